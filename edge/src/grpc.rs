@@ -1,0 +1,291 @@
+//! gRPC framing of our own: five bytes before each message, a status behind the last.
+//!
+//! tonic's codecs would encode a response into a buffer of their own; ours are already bytes when
+//! they get here (see `keyspace`), and the limits and texts of a refusal are grpc-go's, because
+//! etcd's clients see grpc-go's.
+
+use std::{
+    marker::PhantomData,
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, header};
+use http_body_util::BodyExt as _;
+use prost::Message;
+use tonic::{Code, Status};
+
+use crate::{Body, Request, Response};
+
+/// The bytes before a message: a compression flag and the length, big-endian.
+pub const PREFIX: usize = 5;
+
+/// A buffer for one message of `len` bytes with its prefix already written.
+pub fn frame(len: usize) -> BytesMut {
+    let mut out = BytesMut::with_capacity(PREFIX + len);
+    out.put_u8(0);
+    out.put_u32(u32::try_from(len).expect("gRPC messages are below 4 GiB"));
+    out
+}
+
+/// One framed message.
+pub fn encode(message: &impl Message) -> Bytes {
+    let mut out = frame(message.encoded_len());
+    message.encode(&mut out).expect("the buffer has the encoded length");
+    out.freeze()
+}
+
+/// A response that carries exactly these frames and the status OK.
+pub fn reply(frames: Bytes) -> Response {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    respond(Body::with_trailers(frames, trailers))
+}
+
+/// A response with one message.
+pub fn reply_message(message: &impl Message) -> Response {
+    reply(encode(message))
+}
+
+/// A response whose body brings its own trailers.
+pub fn respond(body: Body) -> Response {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// A response without messages.
+pub fn refuse(status: Status) -> Response {
+    status.into_http()
+}
+
+/// The trailers that carry a status.
+pub fn trailers(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    if status.add_header(&mut trailers).is_err() {
+        trailers.clear();
+        trailers.insert("grpc-status", HeaderValue::from(Code::Internal as i32));
+    }
+    trailers
+}
+
+/// Refuses an unknown path with grpc-go's words.
+pub fn unknown_method(path: &str) -> Status {
+    match path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) {
+        None => Status::unimplemented(format!("malformed method name: {path:?}")),
+        Some((service, method)) if KNOWN_SERVICES.contains(&service) => {
+            Status::unimplemented(format!("unknown method {method} for service {service}"))
+        }
+        Some((service, _)) => Status::unimplemented(format!("unknown service {service}")),
+    }
+}
+
+/// Services of which an unknown method is the method's fault.
+const KNOWN_SERVICES: [&str; 9] = [
+    "etcdserverpb.KV",
+    "etcdserverpb.Watch",
+    "etcdserverpb.Lease",
+    "etcdserverpb.Cluster",
+    "etcdserverpb.Maintenance",
+    "etcdserverpb.Auth",
+    "v3lockpb.Lock",
+    "v3electionpb.Election",
+    "grpc.health.v1.Health",
+];
+
+/// The instant at which the caller stops waiting (`grpc-timeout`), if it set one.
+///
+/// A malformed timeout is refused as grpc-go does.
+pub fn deadline(headers: &HeaderMap, now: Instant) -> Result<Option<Instant>, Status> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    let timeout = parse_timeout(text).ok_or_else(|| {
+        Status::internal(format!("malformed grpc-timeout: transport: timeout unit is not recognized: {text:?}"))
+    })?;
+    Ok(now.checked_add(timeout))
+}
+
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount * 3600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+/// Reads the one message of a unary call.
+///
+/// `max` bounds the message in bytes, checked on its prefix before anything is buffered.
+pub async fn unary<M: Message + Default>(request: Request, max: usize) -> Result<(http::request::Parts, M), Status> {
+    let (parts, body) = request.into_parts();
+    let mut messages = Messages::new(&parts.headers, body, max);
+    match messages.next().await? {
+        Some(message) => Ok((parts, message)),
+        None => Err(Status::internal("EOF")),
+    }
+}
+
+/// The messages of a request, one after another.
+pub struct Messages<M> {
+    body: Body,
+    /// Received and not yet decoded.
+    buffer: Pieces,
+    encoding: Option<HeaderValue>,
+    max: usize,
+    message: PhantomData<fn() -> M>,
+}
+
+impl<M: Message + Default> Messages<M> {
+    /// Reads from a request's body; `max` bounds each message in bytes.
+    pub fn new(headers: &HeaderMap, body: Body, max: usize) -> Messages<M> {
+        let encoding = headers.get("grpc-encoding").filter(|value| *value != "identity").cloned();
+        let (body, buffer) = match body.into_ready() {
+            Ok(data) => (Body::empty(), Pieces::from(data)),
+            Err(body) => (body, Pieces::default()),
+        };
+        Messages { body, buffer, encoding, max, message: PhantomData }
+    }
+
+    /// The next message; `None` when the client half-closed. An error ends the stream; a client
+    /// that went away is [`Code::Cancelled`].
+    pub async fn next(&mut self) -> Result<Option<M>, Status> {
+        match self.next_bytes().await? {
+            None => Ok(None),
+            Some(bytes) => M::decode(bytes)
+                .map(Some)
+                .map_err(|error| Status::internal(format!("grpc: error unmarshalling request: {error}"))),
+        }
+    }
+
+    /// The next message, undecoded.
+    pub async fn next_bytes(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            if let Some(prefix) = self.buffer.peek_prefix() {
+                let len = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+                self.check(prefix[0], len)?;
+                if let Some(message) = self.buffer.take_message(len) {
+                    return Ok(Some(message));
+                }
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.buffer.push(data);
+                    }
+                }
+                Some(Err(_)) => return Err(Status::cancelled("context canceled")),
+                None if self.buffer.len() == 0 => return Ok(None),
+                None => return Err(Status::internal("unexpected EOF")),
+            }
+        }
+    }
+
+    fn check(&self, flag: u8, len: usize) -> Result<(), Status> {
+        if len > self.max {
+            let text = format!("grpc: received message larger than max ({len} vs. {})", self.max);
+            return Err(Status::resource_exhausted(text));
+        }
+        match (flag, &self.encoding) {
+            (0, _) => Ok(()),
+            (1, Some(encoding)) => Err(Status::unimplemented(format!(
+                "grpc: Decompressor is not installed for grpc-encoding {encoding:?}"
+            ))),
+            (1, None) => Err(Status::internal("grpc: compressed flag set with identity or empty encoding")),
+            (flag, _) => Err(Status::internal(format!("grpc: received unexpected payload format {flag}"))),
+        }
+    }
+}
+
+/// Received bytes in the pieces in which they came. A message that lies in one piece is taken out
+/// without a copy, which is the usual case.
+#[derive(Default)]
+struct Pieces {
+    first: Bytes,
+    rest: std::collections::VecDeque<Bytes>,
+    len: usize,
+}
+
+impl From<Option<Bytes>> for Pieces {
+    fn from(data: Option<Bytes>) -> Pieces {
+        let first = data.unwrap_or_default();
+        Pieces { len: first.len(), first, rest: Default::default() }
+    }
+}
+
+impl Pieces {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn push(&mut self, data: Bytes) {
+        self.len += data.len();
+        if self.first.is_empty() {
+            self.first = data;
+        } else if !data.is_empty() {
+            self.rest.push_back(data);
+        }
+    }
+
+    fn peek_prefix(&self) -> Option<[u8; PREFIX]> {
+        if self.len < PREFIX {
+            return None;
+        }
+        let mut prefix = [0; PREFIX];
+        let pieces = std::iter::once(&self.first).chain(&self.rest);
+        for (to, from) in prefix.iter_mut().zip(pieces.flat_map(|piece| piece.iter())) {
+            *to = *from;
+        }
+        Some(prefix)
+    }
+
+    /// Takes the message behind the prefix out, once all of it is here.
+    fn take_message(&mut self, len: usize) -> Option<Bytes> {
+        if self.len < PREFIX + len {
+            return None;
+        }
+        self.skip(PREFIX);
+        if self.first.len() >= len {
+            let message = self.first.split_to(len);
+            self.len -= len;
+            self.skip(0);
+            return Some(message);
+        }
+        let mut message = BytesMut::with_capacity(len);
+        while message.len() < len {
+            let part = self.first.split_to(self.first.len().min(len - message.len()));
+            self.len -= part.len();
+            message.extend_from_slice(&part);
+            self.skip(0);
+        }
+        Some(message.freeze())
+    }
+
+    /// Drops `count` bytes, then moves on to the next piece that is not empty.
+    fn skip(&mut self, mut count: usize) {
+        loop {
+            let here = count.min(self.first.len());
+            self.first.advance(here);
+            self.len -= here;
+            count -= here;
+            if !self.first.is_empty() {
+                return;
+            }
+            match self.rest.pop_front() {
+                Some(next) => self.first = next,
+                None => return,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
