@@ -1,0 +1,92 @@
+//! A server under test as an operating system process: started, measured from outside, ended.
+
+use std::{
+    fs::{self, File},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+
+/// A running server; ended when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    /// Where it listens for clients.
+    pub address: SocketAddr,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `program` and waits until it accepts connections on `address`. What it prints goes to
+    /// `log`.
+    pub fn start(program: &Path, args: &[String], address: SocketAddr, log: PathBuf) -> anyhow::Result<Process> {
+        let output = File::create(&log)?;
+        let child = Command::new(program)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let mut process = Process { child, address, log };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
+            if let Some(status) = process.child.try_wait()? {
+                let log = fs::read_to_string(&process.log).unwrap_or_default();
+                bail!("{} ended with {status} before it listened:\n{log}", program.display());
+            }
+            if Instant::now() > deadline {
+                bail!("{} does not listen on {address} after 20 s", program.display());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(process)
+    }
+
+    /// User and system CPU time so far, by the operating system's accounting.
+    pub fn cpu(&self) -> anyhow::Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The command name may hold spaces; the numbered fields follow its closing parenthesis.
+        let fields: Vec<&str> = stat.rsplit_once(')').context("no command in stat")?.1.split_whitespace().collect();
+        let ticks = |index: usize| fields.get(index).context("stat is too short")?.parse::<u64>().context("stat");
+        // 100 ticks a second is fixed in Linux's interface to user space.
+        Ok(Duration::from_millis(10 * (ticks(11)? + ticks(12)?)))
+    }
+
+    /// Resident memory in bytes.
+    pub fn rss(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.split_whitespace().nth(1).context("VmRSS has no value")?.parse()?;
+        Ok(kib * 1024)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A loopback address that was free a moment ago.
+pub fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// etcd's flags for a single member that listens on these addresses.
+pub fn etcd_flags(data_dir: &Path, client: SocketAddr, peer: SocketAddr) -> Vec<String> {
+    vec![
+        format!("--data-dir={}", data_dir.display()),
+        format!("--listen-client-urls=http://{client}"),
+        format!("--advertise-client-urls=http://{client}"),
+        format!("--listen-peer-urls=http://{peer}"),
+        format!("--initial-advertise-peer-urls=http://{peer}"),
+        format!("--initial-cluster=default=http://{peer}"),
+        "--quota-backend-bytes=8589934592".into(),
+        "--log-level=error".into(),
+    ]
+}
