@@ -15,8 +15,19 @@ use tonic::Status;
 /// What a body can fail with; a reset of the peer's stream keeps its `h2` cause inside.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Sees what passes through a body; dropped with it, whether or not all of it passed.
+pub trait Meter: Send {
+    /// A piece of data passed.
+    fn data(&mut self, data: &Bytes);
+    /// The trailers passed, and with them the end.
+    fn trailers(&mut self, trailers: &HeaderMap);
+}
+
 /// The body of a request or a response.
-pub struct Body(Kind);
+pub struct Body {
+    kind: Kind,
+    meter: Option<Box<dyn Meter>>,
+}
 
 enum Kind {
     /// Data and trailers that are ready; what was sent is taken out.
@@ -28,19 +39,29 @@ enum Kind {
 }
 
 impl Body {
+    fn of(kind: Kind) -> Body {
+        Body { kind, meter: None }
+    }
+
+    /// Lets `meter` see what passes from now on.
+    pub fn metered(self, meter: impl Meter + 'static) -> Body {
+        assert!(self.meter.is_none(), "a body is metered once in each direction");
+        Body { meter: Some(Box::new(meter)), ..self }
+    }
+
     /// No data, no trailers.
     pub fn empty() -> Body {
-        Body(Kind::Ready { data: None, trailers: None })
+        Body::of(Kind::Ready { data: None, trailers: None })
     }
 
     /// One piece of data without trailers.
     pub fn full(data: impl Into<Bytes>) -> Body {
-        Body(Kind::Ready { data: Some(data.into()), trailers: None })
+        Body::of(Kind::Ready { data: Some(data.into()), trailers: None })
     }
 
     /// One piece of data, then trailers.
     pub fn with_trailers(data: Bytes, trailers: HeaderMap) -> Body {
-        Body(Kind::Ready { data: Some(data), trailers: Some(trailers) })
+        Body::of(Kind::Ready { data: Some(data), trailers: Some(trailers) })
     }
 
     /// Any other body.
@@ -49,7 +70,7 @@ impl Body {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Body(Kind::Boxed(Box::pin(http_body_util::BodyExt::map_err(body, Into::into))))
+        Body::of(Kind::Boxed(Box::pin(http_body_util::BodyExt::map_err(body, Into::into))))
     }
 
     /// A gRPC response body: each item is whole gRPC frames; the stream's end or its error becomes
@@ -58,14 +79,19 @@ impl Body {
     where
         S: Stream<Item = Result<Bytes, Status>> + Send + 'static,
     {
-        Body(Kind::Boxed(Box::pin(GrpcStream { frames: Some(Box::pin(frames)) })))
+        Body::of(Kind::Boxed(Box::pin(GrpcStream { frames: Some(Box::pin(frames)) })))
     }
+    }
+}
 
-    /// The data, if all of it is at hand and nothing else follows.
-    pub(crate) fn into_ready(self) -> Result<Option<Bytes>, Body> {
-        match self.0 {
-            Kind::Ready { data, .. } => Ok(data),
-            kind => Err(Body(kind)),
+impl Kind {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self {
+            Kind::Ready { data, trailers } => {
+                Poll::Ready(data.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
+            }
+            Kind::Incoming(body) => http_body::Body::poll_frame(Pin::new(body), cx).map_err(Into::into),
+            Kind::Boxed(body) => body.as_mut().poll_frame(cx),
         }
     }
 }
@@ -78,7 +104,7 @@ impl Default for Body {
 
 impl From<Incoming> for Body {
     fn from(body: Incoming) -> Body {
-        Body(Kind::Incoming(body))
+        Body::of(Kind::Incoming(body))
     }
 }
 
@@ -87,17 +113,20 @@ impl http_body::Body for Body {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.0 {
-            Kind::Ready { data, trailers } => {
-                Poll::Ready(data.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
+        let Body { kind, meter } = &mut *self;
+        let frame = std::task::ready!(kind.poll_frame(cx));
+        if let (Some(meter), Some(Ok(frame))) = (meter, &frame) {
+            if let Some(data) = frame.data_ref() {
+                meter.data(data);
+            } else if let Some(trailers) = frame.trailers_ref() {
+                meter.trailers(trailers);
             }
-            Kind::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Kind::Boxed(body) => body.as_mut().poll_frame(cx),
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Ready { data, trailers } => data.is_none() && trailers.is_none(),
             Kind::Incoming(body) => body.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
@@ -105,7 +134,7 @@ impl http_body::Body for Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Ready { data, .. } => SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64)),
             Kind::Incoming(body) => body.size_hint(),
             Kind::Boxed(body) => body.size_hint(),

@@ -148,11 +148,7 @@ impl<M: Message + Default> Messages<M> {
     /// Reads from a request's body; `max` bounds each message in bytes.
     pub fn new(headers: &HeaderMap, body: Body, max: usize) -> Messages<M> {
         let encoding = headers.get("grpc-encoding").filter(|value| *value != "identity").cloned();
-        let (body, buffer) = match body.into_ready() {
-            Ok(data) => (Body::empty(), Pieces::from(data)),
-            Err(body) => (body, Pieces::default()),
-        };
-        Messages { body, buffer, encoding, max, message: PhantomData }
+        Messages { body, buffer: Pieces::default(), encoding, max, message: PhantomData }
     }
 
     /// The next message; `None` when the client half-closed. An error ends the stream; a client
@@ -212,13 +208,6 @@ struct Pieces {
     first: Bytes,
     rest: std::collections::VecDeque<Bytes>,
     len: usize,
-}
-
-impl From<Option<Bytes>> for Pieces {
-    fn from(data: Option<Bytes>) -> Pieces {
-        let first = data.unwrap_or_default();
-        Pieces { len: first.len(), first, rest: Default::default() }
-    }
 }
 
 impl Pieces {

@@ -8,12 +8,13 @@
 mod body;
 pub mod grpc;
 pub mod listener;
+pub mod metrics;
 
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-pub use body::{Body, BoxError};
+pub use body::{Body, BoxError, Meter};
 
 /// A request on its way into an [`Api`].
 pub type Request = http::Request<Body>;
