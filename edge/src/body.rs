@@ -81,7 +81,6 @@ impl Body {
     {
         Body::of(Kind::Boxed(Box::pin(GrpcStream { frames: Some(Box::pin(frames)) })))
     }
-    }
 }
 
 impl Kind {

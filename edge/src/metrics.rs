@@ -1,17 +1,11 @@
 //! What gRPC clients ask for and get, under the names that etcd's dashboards and alerts read.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use bytes::{Buf as _, Bytes};
 use futures::{FutureExt as _, future::BoxFuture};
 use http::HeaderMap;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
-};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 use prost::Message as _;
 use tonic::Code;
 
@@ -81,8 +75,11 @@ impl Measured {
             "Total number of RPCs completed on the server, regardless of success or failure.",
             &["grpc_type", "grpc_service", "grpc_method", "grpc_code"],
         )?;
-        let received =
-            counters("grpc_server_msg_received_total", "Total number of RPC messages received on the server.", &labels)?;
+        let received = counters(
+            "grpc_server_msg_received_total",
+            "Total number of RPC messages received on the server.",
+            &labels,
+        )?;
         let sent = counters("grpc_server_msg_sent_total", "Total number of RPC messages sent by the server.", &labels)?;
         let options = HistogramOpts::new(
             "grpc_server_handling_seconds",
@@ -90,8 +87,10 @@ impl Measured {
         );
         let seconds = HistogramVec::new(options.buckets(HANDLING_BUCKETS.to_vec()), &labels)?;
         registry.register(Box::new(seconds.clone()))?;
-        let received_bytes =
-            counter("etcd_network_client_grpc_received_bytes_total", "Total number of bytes received from grpc clients.")?;
+        let received_bytes = counter(
+            "etcd_network_client_grpc_received_bytes_total",
+            "Total number of bytes received from grpc clients.",
+        )?;
         let sent_bytes =
             counter("etcd_network_client_grpc_sent_bytes_total", "Total number of bytes sent to grpc clients.")?;
 

@@ -3,51 +3,57 @@
 //! The `.proto` files stand in `proto/proto/`; their numbers and names are etcd's. Every `bytes`
 //! field is a [`bytes::Bytes`], so decoding a message never copies a key or a value.
 
-pub mod etcdserverpb {
-    //! The client API (`rpc.proto`), the content of raft entries, and WAL metadata.
-    include!(concat!(env!("OUT_DIR"), "/etcdserverpb.rs"));
-    include!(concat!(env!("OUT_DIR"), "/etcdserverpb.serde.rs"));
+/// Makes one module of what the build script generated for one package: its types, and for the
+/// packages of the client API their JSON form.
+macro_rules! generated {
+    ($(#[$doc:meta])* $package:ident: $($file:literal),+) => {
+        $(#[$doc])*
+        #[allow(clippy::cloned_instead_of_copied, clippy::uninlined_format_args, reason = "generated code")]
+        pub mod $package {
+            $(include!(concat!(env!("OUT_DIR"), "/", $file));)+
+        }
+    };
 }
-pub mod mvccpb {
-    //! Keys, values and events.
-    include!(concat!(env!("OUT_DIR"), "/mvccpb.rs"));
-    include!(concat!(env!("OUT_DIR"), "/mvccpb.serde.rs"));
+
+generated! {
+    /// The client API, the content of raft entries, and WAL metadata.
+    etcdserverpb: "etcdserverpb.rs", "etcdserverpb.serde.rs"
 }
-pub mod authpb {
-    //! Users, roles and permissions.
-    include!(concat!(env!("OUT_DIR"), "/authpb.rs"));
-    include!(concat!(env!("OUT_DIR"), "/authpb.serde.rs"));
+generated! {
+    /// Keys, values and events.
+    mvccpb: "mvccpb.rs", "mvccpb.serde.rs"
 }
-pub mod membershippb {
-    //! Membership facts in the raft log.
-    include!(concat!(env!("OUT_DIR"), "/membershippb.rs"));
-    include!(concat!(env!("OUT_DIR"), "/membershippb.serde.rs"));
+generated! {
+    /// Users, roles and permissions.
+    authpb: "authpb.rs", "authpb.serde.rs"
 }
-pub mod v3lockpb {
-    //! The Lock service.
-    include!(concat!(env!("OUT_DIR"), "/v3lockpb.rs"));
-    include!(concat!(env!("OUT_DIR"), "/v3lockpb.serde.rs"));
+generated! {
+    /// Membership facts in the raft log.
+    membershippb: "membershippb.rs", "membershippb.serde.rs"
 }
-pub mod v3electionpb {
-    //! The Election service.
-    include!(concat!(env!("OUT_DIR"), "/v3electionpb.rs"));
-    include!(concat!(env!("OUT_DIR"), "/v3electionpb.serde.rs"));
+generated! {
+    /// The Lock service.
+    v3lockpb: "v3lockpb.rs", "v3lockpb.serde.rs"
 }
-pub mod leasepb {
-    //! Leases on disk and between members.
-    include!(concat!(env!("OUT_DIR"), "/leasepb.rs"));
+generated! {
+    /// The Election service.
+    v3electionpb: "v3electionpb.rs", "v3electionpb.serde.rs"
 }
-pub mod raftpb {
-    //! Raft entries, messages and snapshots in etcd's encoding.
-    include!(concat!(env!("OUT_DIR"), "/raftpb.rs"));
+generated! {
+    /// Leases on disk and between members.
+    leasepb: "leasepb.rs"
 }
-pub mod walpb {
-    //! Records of the write-ahead log.
-    include!(concat!(env!("OUT_DIR"), "/walpb.rs"));
+generated! {
+    /// Raft entries, messages and snapshots in etcd's encoding.
+    raftpb: "raftpb.rs"
 }
-pub mod snappb {
-    //! The envelope of a `.snap` file.
-    include!(concat!(env!("OUT_DIR"), "/snappb.rs"));
+generated! {
+    /// Records of the write-ahead log.
+    walpb: "walpb.rs"
+}
+generated! {
+    /// The envelope of a `.snap` file.
+    snappb: "snappb.rs"
 }
 
 mod error;
