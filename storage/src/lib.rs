@@ -1,1 +1,7 @@
+//! etcd's files: the write-ahead log, snapshot files and the db file.
+//!
+//! Synchronous and without opinion: what to write and when is the server's business, how it survives a crash is ours.
 
+pub mod disk;
+pub mod wal;
+pub mod db;

@@ -1,0 +1,165 @@
+//! What the log and the snapshot files ask of a disk, and the disk of the operating system.
+//!
+//! Everything that must survive a crash goes through [`Disk`], so that a test can put [`sim::SimDisk`] under the same
+//! code and lose, tear or refuse writes at will. The trait speaks in the terms durability is argued in: bytes are
+//! durable after [`DiskFile::sync_data`], names are durable after [`Disk::sync_dir`], and not before.
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+
+pub mod sim;
+
+/// A file system, as far as the write-ahead log and snapshot files need one.
+pub trait Disk: fmt::Debug + Send + Sync + 'static {
+    /// Opens an existing file for reading and writing.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// Creates a file (mode 0600), or empties the one of that name.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// Creates a directory and its parents (mode 0700); an existing one is no error.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// Renames a file or a directory; a file of the new name is replaced.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes one file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes a directory with its content; a missing one is no error.
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// The names in a directory, ascending.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Whether the path names anything.
+    fn exists(&self, path: &Path) -> bool;
+    /// Makes the creations, renames and removals in a directory durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// An open file. Dropping it releases its lock.
+pub trait DiskFile: Send {
+    /// The length of the file, preallocated space included.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether the file holds no bytes.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Reads at `offset` until `buf` is full or the file ends; returns how many bytes were read.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all of `data` at `offset`.
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes the written bytes durable, and of the metadata what is needed to read them.
+    ///
+    /// After an error nothing is known about any byte written since the last success: the caller must not retry.
+    fn sync_data(&self) -> io::Result<()>;
+    /// Cuts or extends (with zeros) the file.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Reserves space so that the file reads as zeros up to `len`.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Takes an exclusive lock, or says `false` when another opener holds one.
+    fn try_lock(&self) -> io::Result<bool>;
+}
+
+/// The file system of the operating system.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct OsDisk;
+
+impl Disk for OsDisk {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(OsFile(OpenOptions::new().read(true).write(true).open(path)?)))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        Ok(Box::new(OsFile(options.open(path)?)))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            // A name that is not UTF-8 is none of ours.
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        path.exists()
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+}
+
+struct OsFile(File);
+
+impl DiskFile for OsFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buf.len() {
+            match self.0.read_at(&mut buf[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, len) {
+            // tmpfs of old kernels, overlay and network file systems: a hole reads as zeros too.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.0.set_len(len),
+            result => Ok(result?),
+        }
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        match rustix::fs::flock(&self.0, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! A disk in memory that forgets what was not synced.
+//!
+//! It keeps two states: what a process sees, and what would be there after a power cut. [`SimDisk::crash`] takes the
+//! second, and lets chance decide, sector by sector, which of the writes in flight made it. [`SimDisk::fail_after`]
+//! makes one later call fail. As on Linux, a failed sync leaves the written bytes visible and never makes them durable.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{Disk, DiskFile};
+
+/// Writes reach the medium whole sectors at a time.
+pub const SECTOR: usize = 512;
+
+/// A shared handle; clones see the same disk.
+#[derive(Debug, Clone, Default)]
+pub struct SimDisk {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What a process sees.
+    names: BTreeMap<PathBuf, Inode>,
+    /// What a power cut leaves of the names.
+    durable_names: BTreeMap<PathBuf, Inode>,
+    dirs: BTreeSet<PathBuf>,
+    fault: Option<Fault>,
+    mutations: u64,
+}
+
+#[derive(Debug)]
+struct Fault {
+    after: u64,
+    kind: io::ErrorKind,
+}
+
+type Inode = Arc<Mutex<Content>>;
+
+#[derive(Debug, Default)]
+struct Content {
+    live: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<Pending>,
+    locked: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+enum Pending {
+    Write { offset: usize, data: Vec<u8> },
+    Len(usize),
+}
+
+impl SimDisk {
+    /// An empty disk.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes the call that changes the disk after `after` more of them fail, once.
+    pub fn fail_after(&self, after: u64, kind: io::ErrorKind) {
+        let mut state = self.state.lock();
+        let after = state.mutations + after;
+        state.fault = Some(Fault { after, kind });
+    }
+
+    /// Whether the fault asked for has happened.
+    pub fn has_failed(&self) -> bool {
+        self.state.lock().fault.is_none()
+    }
+
+    /// How many calls changed, or tried to change, the disk so far.
+    pub fn mutations(&self) -> u64 {
+        self.state.lock().mutations
+    }
+
+    /// The disk after a power cut: `survives` is asked once for every unsynced sector. Locks are gone.
+    pub fn crash(&self, mut survives: impl FnMut() -> bool) -> Self {
+        let state = self.state.lock();
+        let names: BTreeMap<_, _> = state
+            .durable_names
+            .iter()
+            .map(|(path, inode)| (path.clone(), Arc::new(Mutex::new(inode.lock().after_crash(&mut survives)))))
+            .collect();
+        let state = State { durable_names: names.clone(), names, dirs: state.dirs.clone(), ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// The bytes a process sees in a file.
+    pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
+        self.state.lock().names.get(path).map(|inode| inode.lock().live.clone())
+    }
+
+    /// Puts a file there, durably; for damaging one.
+    pub fn put(&self, path: &Path, content: Vec<u8>) {
+        let inode = Arc::new(Mutex::new(Content { live: content.clone(), durable: content, ..Content::default() }));
+        let mut state = self.state.lock();
+        state.names.insert(path.to_owned(), inode.clone());
+        state.durable_names.insert(path.to_owned(), inode);
+    }
+
+    fn mutate(&self) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.state.lock();
+        state.mutations += 1;
+        match &state.fault {
+            Some(fault) if state.mutations > fault.after => {
+                let kind = fault.kind;
+                state.fault = None;
+                Err(io::Error::new(kind, "injected fault"))
+            }
+            _ => Ok(state),
+        }
+    }
+}
+
+impl Content {
+    fn after_crash(&self, survives: &mut impl FnMut() -> bool) -> Content {
+        let mut durable = self.durable.clone();
+        for pending in &self.pending {
+            match pending {
+                Pending::Len(len) => {
+                    if survives() {
+                        durable.resize(*len, 0);
+                    }
+                }
+                Pending::Write { offset, data } => {
+                    let mut at = 0;
+                    while at < data.len() {
+                        let end = data.len().min(at + SECTOR - (offset + at) % SECTOR);
+                        if survives() {
+                            put_at(&mut durable, offset + at, &data[at..end]);
+                        }
+                        at = end;
+                    }
+                }
+            }
+        }
+        Content { live: durable.clone(), durable, ..Content::default() }
+    }
+}
+
+fn put_at(bytes: &mut Vec<u8>, offset: usize, data: &[u8]) {
+    if bytes.len() < offset + data.len() {
+        bytes.resize(offset + data.len(), 0);
+    }
+    bytes[offset..offset + data.len()].copy_from_slice(data);
+}
+
+fn not_found(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist", path.display()))
+}
+
+impl Disk for SimDisk {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let inode = self.state.lock().names.get(path).cloned().ok_or_else(|| not_found(path))?;
+        Ok(Box::new(SimFile { disk: self.clone(), inode, holds: AtomicBool::new(false) }))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let mut state = self.mutate()?;
+        if !path.parent().is_some_and(|dir| state.dirs.contains(dir)) {
+            return Err(not_found(path));
+        }
+        let inode = Inode::default();
+        state.names.insert(path.to_owned(), inode.clone());
+        drop(state);
+        Ok(Box::new(SimFile { disk: self.clone(), inode, holds: AtomicBool::new(false) }))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.mutate()?;
+        state.dirs.extend(path.ancestors().map(Path::to_owned));
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.mutate()?;
+        if let Some(inode) = state.names.remove(from) {
+            state.names.insert(to.to_owned(), inode);
+            return Ok(());
+        }
+        if !state.dirs.remove(from) {
+            return Err(not_found(from));
+        }
+        state.dirs.insert(to.to_owned());
+        let inside: Vec<_> = state.names.keys().filter(|path| path.starts_with(from)).cloned().collect();
+        for path in inside {
+            let inode = state.names.remove(&path).expect("listed under the lock");
+            let renamed = to.join(path.strip_prefix(from).expect("filtered by the prefix"));
+            state.names.insert(renamed, inode);
+        }
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.mutate()?.names.remove(path).map(|_| ()).ok_or_else(|| not_found(path))
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.mutate()?;
+        state.names.retain(|name, _| !name.starts_with(path));
+        state.dirs.retain(|dir| !dir.starts_with(path));
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let state = self.state.lock();
+        if !state.dirs.contains(dir) {
+            return Err(not_found(dir));
+        }
+        let inside = state.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(inside.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect())
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        let state = self.state.lock();
+        state.names.contains_key(path) || state.dirs.contains(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.mutate()?;
+        // A rename moves a whole directory, so everything below becomes durable with it.
+        state.durable_names.retain(|path, _| !path.starts_with(dir));
+        let inside: Vec<_> =
+            state.names.iter().filter(|(path, _)| path.starts_with(dir)).map(|(p, i)| (p.clone(), i.clone())).collect();
+        state.durable_names.extend(inside);
+        Ok(())
+    }
+}
+
+struct SimFile {
+    disk: SimDisk,
+    inode: Inode,
+    holds: AtomicBool,
+}
+
+impl DiskFile for SimFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.inode.lock().live.len() as u64)
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let content = self.inode.lock();
+        let start = content.live.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
+        let n = buf.len().min(content.live.len() - start);
+        buf[..n].copy_from_slice(&content.live[start..start + n]);
+        Ok(n)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        let failed = self.disk.mutate().err();
+        let offset = usize::try_from(offset).expect("simulated files are small");
+        // A failing write may still have put its first sectors there.
+        let sectors_end = (offset + data.len() / 2) / SECTOR * SECTOR;
+        let data = if failed.is_some() { &data[..sectors_end.saturating_sub(offset)] } else { data };
+        let mut content = self.inode.lock();
+        put_at(&mut content.live, offset, data);
+        content.pending.push(Pending::Write { offset, data: data.to_vec() });
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let failed = self.disk.mutate().err();
+        let mut content = self.inode.lock();
+        let pending = std::mem::take(&mut content.pending);
+        if let Some(error) = failed {
+            // The pages are marked clean: visible until the next crash, durable never.
+            return Err(error);
+        }
+        for op in pending {
+            match op {
+                Pending::Write { offset, data } => put_at(&mut content.durable, offset, &data),
+                Pending::Len(len) => content.durable.resize(len, 0),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        drop(self.disk.mutate()?);
+        let mut content = self.inode.lock();
+        let len = usize::try_from(len).expect("simulated files are small");
+        content.live.resize(len, 0);
+        content.pending.push(Pending::Len(len));
+        Ok(())
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        if self.len()? < len { self.set_len(len) } else { Ok(()) }
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        let locked = self.inode.lock().locked.clone();
+        if self.holds.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let free = !locked.swap(true, Ordering::Relaxed);
+        self.holds.store(free, Ordering::Relaxed);
+        Ok(free)
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        if self.holds.load(Ordering::Relaxed) {
+            self.inode.lock().locked.store(false, Ordering::Relaxed);
+        }
+    }
+}
