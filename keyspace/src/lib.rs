@@ -6,5 +6,6 @@
 
 pub mod record;
 mod varint;
+pub mod watch;
 
 pub use record::{Batch, Change, Form, Put, RecordError, Revision, Version};

@@ -1,0 +1,196 @@
+//! What a stream writes: answers, responses, and responses in pieces.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use bytes::BytesMut;
+
+use super::encode::{Event, Frame, Head, HeaderBase};
+use super::hub::kind_of;
+use super::interval::Span;
+use super::stream::NO_WATCHER;
+use crate::record::{Batch, Version};
+
+/// A message about a watcher that carries no events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Created { id: i64, revision: i64 },
+    Refused { revision: i64, reason: Box<str> },
+    Canceled { id: i64, revision: i64 },
+    Compacted { id: i64, compact_revision: i64 },
+    Progress { id: i64, revision: i64 },
+}
+
+/// Whom a response is for, and how it wants it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target {
+    pub(super) id: i64,
+    pub(super) prev_kv: bool,
+    pub(super) fragment: bool,
+}
+
+/// The writing end of a stream.
+///
+/// Header revisions do not go down on a stream. A synced watcher's response may be older than what another has read
+/// from the history, or than a created message; it then carries their revision, as a catch-up response does.
+pub(super) struct Outbox {
+    revision: i64,
+    /// A response of this size or more is split for a watcher that wants fragments.
+    fragment_bytes: usize,
+    split: Option<Split>,
+    messages: usize,
+    events: usize,
+}
+
+/// What is left of a response that is sent in pieces. It keeps its versions alive by itself: its watcher may be gone
+/// before it is written, and is cancelled only behind it.
+struct Split {
+    id: i64,
+    revision: i64,
+    events: VecDeque<(Version, Option<Version>)>,
+}
+
+impl Outbox {
+    pub(super) fn new(fragment_bytes: usize) -> Outbox {
+        Outbox { revision: 0, fragment_bytes, split: None, messages: 0, events: 0 }
+    }
+
+    /// The highest revision that any header has named.
+    pub(super) fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// Messages and events since the last call.
+    pub(super) fn take_counts(&mut self) -> (usize, usize) {
+        (std::mem::take(&mut self.messages), std::mem::take(&mut self.events))
+    }
+
+    pub(super) fn answer(&mut self, answer: &Answer, base: &HeaderBase, out: &mut BytesMut) {
+        let head = match answer {
+            Answer::Created { id, revision } => {
+                Head { watch_id: *id, created: true, revision: *revision, ..Head::default() }
+            }
+            Answer::Refused { revision, reason } => Head {
+                watch_id: NO_WATCHER,
+                created: true,
+                canceled: true,
+                revision: *revision,
+                cancel_reason: reason,
+                ..Head::default()
+            },
+            Answer::Canceled { id, revision } => {
+                Head { watch_id: *id, canceled: true, revision: *revision, ..Head::default() }
+            }
+            // etcd leaves the header's revision at 0 here.
+            Answer::Compacted { id, compact_revision } => {
+                Head { watch_id: *id, canceled: true, compact_revision: *compact_revision, ..Head::default() }
+            }
+            Answer::Progress { id, revision } => Head { watch_id: *id, revision: *revision, ..Head::default() },
+        };
+        // Never raised to what was sent before: a client resumes from the revision of an answer, so it must be the one at
+        // which the answer was decided. It is not lower, because the store's revision does not go down.
+        self.revision = self.revision.max(head.revision);
+        Frame::begin(&head, base, out).finish(out);
+        self.messages += 1;
+    }
+
+    /// Writes a response with these events, or keeps it to be written in pieces. Returns false if there are none, in
+    /// which case nothing is sent.
+    pub(super) fn respond<'a>(
+        &mut self,
+        to: &Target,
+        revision: i64,
+        events: impl Iterator<Item = Event<'a>> + Clone,
+        base: &HeaderBase,
+        out: &mut BytesMut,
+    ) -> bool {
+        let revision = revision.max(self.revision);
+        let head = Head { watch_id: to.id, revision, ..Head::default() };
+        let frame = Frame::begin(&head, base, out);
+        let mut count = 0;
+        for event in events.clone() {
+            event.write(out);
+            count += 1;
+        }
+        if count == 0 {
+            frame.take_back(out);
+            return false;
+        }
+        self.revision = revision;
+        if to.fragment && count > 1 && frame.message_len(out) >= self.fragment_bytes {
+            frame.take_back(out);
+            let events = events.map(|event| (event.version.clone(), event.prev.cloned())).collect();
+            self.split = Some(Split { id: to.id, revision, events });
+            return true;
+        }
+        frame.finish(out);
+        self.messages += 1;
+        self.events += count;
+        true
+    }
+
+    /// Writes the next piece of a split response, if there is one under way. Nothing else may be written before the last:
+    /// etcd's client puts the pieces together without looking whose they are.
+    pub(super) fn continue_split(&mut self, base: &HeaderBase, out: &mut BytesMut) -> bool {
+        let Some(split) = &mut self.split else { return false };
+        let mut head = Head { watch_id: split.id, revision: split.revision, fragment: true, ..Head::default() };
+        // As etcd counts: the head of a piece that is not the last, and events while they stay below the limit.
+        let mut size = head.len(base);
+        let fits = split.events.iter().enumerate().take_while(|(at, (version, prev))| {
+            size += Event { version, prev: prev.as_ref() }.len();
+            *at == 0 || size < self.fragment_bytes
+        });
+        let count = fits.count();
+        head.fragment = count < split.events.len();
+        let frame = Frame::begin(&head, base, out);
+        for (version, prev) in split.events.drain(..count) {
+            Event { version: &version, prev: prev.as_ref() }.write(out);
+        }
+        frame.finish(out);
+        self.messages += 1;
+        self.events += count;
+        if !head.fragment {
+            self.split = None;
+        }
+        true
+    }
+}
+
+/// The events of one watcher among changes of a batch. `prev_since` is the compacted revision, if it wants `prev_kv`.
+pub(super) fn events_of<'a>(
+    batch: &'a Batch,
+    range: Range<usize>,
+    span: &Span,
+    wants: u8,
+    prev_since: Option<i64>,
+) -> impl Iterator<Item = Event<'a>> + Clone {
+    let watched = move |at: &usize| is_watched(batch, *at, span, wants);
+    range.filter(watched).map(move |at| event_of(batch, at, prev_since))
+}
+
+pub(super) fn is_watched(batch: &Batch, at: usize, span: &Span, wants: u8) -> bool {
+    let change = &batch.changes[at];
+    kind_of(change) & wants != 0 && span.contains(change.version.key())
+}
+
+pub(super) fn event_of(batch: &Batch, at: usize, prev_since: Option<i64>) -> Event<'_> {
+    let version = &batch.changes[at].version;
+    Event { version, prev: prev_since.and_then(|compacted| prev_kv(batch, at, compacted)) }
+}
+
+/// What a read at `mod_revision - 1` would find: nothing if that revision is compacted, nor for the event that creates
+/// the key.
+fn prev_kv(batch: &Batch, at: usize, compacted: i64) -> Option<&Version> {
+    let change = &batch.changes[at];
+    let main = change.version.mod_revision();
+    if main <= compacted || change.version.create_revision() == main {
+        return None;
+    }
+    let prev = change.prev.as_ref()?;
+    if prev.mod_revision() < main {
+        return Some(prev);
+    }
+    // The key changed before in the same revision; what it was before that is what its first change replaced.
+    let first = batch.since(main).iter().find(|other| other.version.key() == change.version.key());
+    first.and_then(|first| first.prev.as_ref())
+}

@@ -1,0 +1,431 @@
+//! One watch stream: its watchers, and the order in which it writes.
+//!
+//! What a client must be able to rely on is decided by the order of [`WatchStream::poll`]: the pieces of a fragmented
+//! response, then answers to requests, then what the hub delivered, then what lagging watchers read from the history.
+//! A watcher's deliveries are therefore written before anything it reads itself, and its created message before both.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+use forebay_proto::etcdserverpb::WatchCreateRequest;
+use forebay_proto::etcdserverpb::watch_create_request::FilterType;
+use forebay_proto::{Error, KeyRange};
+
+use super::catch_up::{Read, read};
+use super::encode::HeaderBase;
+use super::hub::{Shared, kind};
+use super::interval::Span;
+use super::mailbox::{Item, Lagging, Mailbox, Scope, Waker, deliveries, purge};
+use super::outbox::{Answer, Outbox, Target, events_of};
+use super::slab::Slab;
+
+/// The watch id of answers that belong to no watcher.
+pub(super) const NO_WATCHER: i64 = -1;
+
+/// How many answers may wait before the caller should stop reading requests; see [`WatchStream::accepts_requests`].
+const UNSENT_ANSWERS_MAX: usize = 64;
+
+/// How many revisions one call of [`WatchStream::poll`] reads from the history at most, so that a watcher that is far
+/// behind, and finds nothing, does not keep a thread to itself.
+const POLL_REVISIONS_MAX: usize = 16 * 1024;
+
+/// What [`WatchStream::poll`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polled {
+    /// The buffer has grown by whole gRPC messages. Poll again when they are sent.
+    Wrote {
+        /// How many messages.
+        messages: usize,
+        /// How many events are in them.
+        events: usize,
+    },
+    /// Nothing to write so far, but there is history left to read. Poll again soon, after letting others run.
+    Yield,
+    /// Nothing to write. The waker will be called.
+    Idle,
+    /// A watcher has to go on at a revision that the history's window no longer holds, though it is not compacted. The
+    /// stream is over: end it with a status that makes the client resume (UNAVAILABLE).
+    Overrun,
+}
+
+/// One client's watch stream. Dropping it removes its watchers.
+///
+/// The caller owns it, passes requests in, and polls: after every call that takes `&mut self`, and when the waker was
+/// called, until it is [`Polled::Idle`].
+pub struct WatchStream {
+    shared: Arc<Shared>,
+    mailbox: Arc<Mailbox>,
+    watchers: Slab<Watcher>,
+    ids: HashMap<i64, u32>,
+    /// The lowest id that was never given out by us; ids given by the client are skipped.
+    next_id: i64,
+    answers: VecDeque<Answer>,
+    /// Answers to progress requests that are under way through the mailbox.
+    progress_due: usize,
+    taken: VecDeque<Item>,
+    /// Unsynced watchers, in the order they get their turn.
+    reading: VecDeque<u32>,
+    /// How many of them get their turn before the mailbox is looked at again.
+    lap: usize,
+    outbox: Outbox,
+    overrun: bool,
+}
+
+struct Watcher {
+    target: Target,
+    span: Span,
+    wants: u8,
+    sync: Sync,
+    /// No progress below this revision, which is the one the client asked for, or 0.
+    start_revision: i64,
+    periodic_progress: Periodic,
+}
+
+/// Where a watcher gets its changes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sync {
+    /// The hub delivers; the handle there.
+    Synced(u32),
+    /// It reads the history from `next` on; the handle in the hub.
+    Unsynced { member: u32, next: i64 },
+    /// Compaction overtook it. Its id stays taken until the client cancels it.
+    Ended,
+}
+
+/// What a watcher is told when nothing happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Periodic {
+    Off,
+    /// It has got events since the last tick.
+    Busy,
+    Quiet,
+    /// A notice is under way.
+    Due,
+}
+
+impl WatchStream {
+    pub(super) fn new(shared: Arc<Shared>, waker: Waker) -> WatchStream {
+        let outbox = Outbox::new(shared.fragment_bytes);
+        WatchStream {
+            shared,
+            mailbox: Arc::new(Mailbox::new(waker)),
+            watchers: Slab::new(),
+            ids: HashMap::new(),
+            next_id: 0,
+            answers: VecDeque::new(),
+            progress_due: 0,
+            taken: VecDeque::new(),
+            reading: VecDeque::new(),
+            lap: 0,
+            outbox,
+            overrun: false,
+        }
+    }
+
+    /// Creates a watcher, or says in its answer why not. Permission is asked before, see [`WatchStream::refuse`].
+    /// Returns the watch id of the new watcher.
+    pub fn create(&mut self, request: &WatchCreateRequest) -> Option<i64> {
+        // In etcd's order, which decides the reason when there are several.
+        if request.start_revision < 0 {
+            self.refuse(Error::Compacted.message());
+            return None;
+        }
+        let range = watched(&request.key, &request.range_end);
+        if range.is_empty() {
+            self.refuse("mvcc: watcher range is empty");
+            return None;
+        }
+        let Some(id) = self.take_id(request.watch_id) else {
+            self.refuse("mvcc: duplicate watch ID provided on the WatchStream");
+            return None;
+        };
+        let mut wants = kind::PUT | kind::DELETE;
+        for filter in &request.filters {
+            match FilterType::try_from(*filter) {
+                Ok(FilterType::Noput) => wants &= !kind::PUT,
+                Ok(FilterType::Nodelete) => wants &= !kind::DELETE,
+                Err(_) => {}
+            }
+        }
+        let watchers = &mut self.watchers;
+        let handle = watchers.vacant();
+        let joined = self.shared.join(&range, request.start_revision, wants, &self.mailbox, handle);
+        let sync = match joined.catch_up_from {
+            None => Sync::Synced(joined.member),
+            Some(next) => {
+                self.reading.push_back(handle);
+                Sync::Unsynced { member: joined.member, next }
+            }
+        };
+        let watcher = Watcher {
+            target: Target { id, prev_kv: request.prev_kv, fragment: request.fragment },
+            span: joined.span,
+            wants,
+            sync,
+            start_revision: request.start_revision,
+            periodic_progress: if request.progress_notify { Periodic::Quiet } else { Periodic::Off },
+        };
+        assert_eq!(watchers.insert(watcher), handle, "the next handle of a slab is the one it announced");
+        self.ids.insert(id, handle);
+        self.answers.push_back(Answer::Created { id, revision: joined.revision });
+        Some(id)
+    }
+
+    /// Answers a create request that is not to be granted: created and cancelled in one message, with this reason.
+    pub fn refuse(&mut self, reason: impl Into<Box<str>>) {
+        let revision = self.shared.history.revision();
+        self.answers.push_back(Answer::Refused { revision, reason: reason.into() });
+    }
+
+    /// Cancels a watcher. An unknown id gets no answer.
+    pub fn cancel(&mut self, id: i64) {
+        let Some(handle) = self.ids.remove(&id) else { return };
+        let watcher = self.watchers.remove(handle);
+        match watcher.sync {
+            Sync::Synced(member) | Sync::Unsynced { member, .. } => self.shared.state.lock().leave(member),
+            Sync::Ended => self.shared.state.lock().forget_ended(),
+        }
+        let dropped = self.mailbox.left(handle) + purge(&mut self.taken, handle, |_| ());
+        self.shared.pending.fetch_sub(dropped as i64, Ordering::Relaxed);
+        self.reading.retain(|reading| *reading != handle);
+        let revision = self.shared.history.revision();
+        self.answers.push_back(Answer::Canceled { id, revision });
+    }
+
+    /// Asks for a progress notice of the whole stream. There is none unless every watcher is synced and the store has
+    /// reached the revision each of them starts at.
+    pub fn request_progress(&mut self) {
+        let (watchers, mailbox) = (&self.watchers, &self.mailbox);
+        let asked = self.shared.ask_progress(mailbox, Scope::Stream, |revision| {
+            let synced =
+                |watcher: &Watcher| matches!(watcher.sync, Sync::Synced(_)) && watcher.start_revision <= revision;
+            watchers.len() > 0 && !mailbox.has_lagging() && watchers.iter().all(|(_, watcher)| synced(watcher))
+        });
+        self.progress_due += usize::from(asked);
+    }
+
+    /// The time for periodic progress notices has come: those watchers that asked for them, are synced, and got no event
+    /// since the last call, get one.
+    pub fn tick_progress(&mut self) {
+        for (handle, watcher) in self.watchers.iter_mut() {
+            match watcher.periodic_progress {
+                Periodic::Off | Periodic::Due => {}
+                Periodic::Busy => watcher.periodic_progress = Periodic::Quiet,
+                Periodic::Quiet => {
+                    // Whether it lags unnoticed is found out when the notice is written.
+                    let allowed =
+                        |revision| matches!(watcher.sync, Sync::Synced(_)) && watcher.start_revision <= revision;
+                    if self.shared.ask_progress(&self.mailbox, Scope::Watcher(handle), allowed) {
+                        watcher.periodic_progress = Periodic::Due;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the caller should go on reading requests. A client that asks and does not read the answers has to wait.
+    pub fn accepts_requests(&self) -> bool {
+        self.answers.len() + self.progress_due < UNSENT_ANSWERS_MAX
+    }
+
+    /// How many watchers the stream has, ended ones included.
+    pub fn watchers(&self) -> usize {
+        self.watchers.len()
+    }
+
+    /// Appends gRPC messages to `out` until it has grown by `max_bytes` or there is no more. A message is never cut, so
+    /// the last one may go beyond.
+    pub fn poll(&mut self, base: &HeaderBase, out: &mut BytesMut, max_bytes: usize) -> Polled {
+        let limit = out.len().saturating_add(max_bytes);
+        let mut budget = POLL_REVISIONS_MAX;
+        let mut handled = 0;
+        let polled = loop {
+            if self.overrun {
+                break Polled::Overrun;
+            }
+            if out.len() >= limit || budget == 0 {
+                break Polled::Yield;
+            }
+            if self.outbox.continue_split(base, out) {
+                continue;
+            }
+            if let Some(answer) = self.answers.pop_front() {
+                self.outbox.answer(&answer, base, out);
+            } else if let Some(item) = self.taken.pop_front() {
+                match item {
+                    Item::Changes { .. } => {
+                        handled += 1;
+                        self.write_changes(&item, base, out);
+                    }
+                    Item::Progress { scope, revision } => self.write_progress(scope, revision, base, out),
+                }
+            } else if self.lap > 0 && !self.reading.is_empty() {
+                self.lap -= 1;
+                let read = self.read_next(base, out);
+                budget = budget.saturating_sub(read);
+            } else if !self.take() && self.reading.is_empty() {
+                break Polled::Idle;
+            }
+        };
+        self.shared.pending.fetch_sub(handled, Ordering::Relaxed);
+        let (messages, events) = self.outbox.take_counts();
+        if messages == 0 {
+            return polled;
+        }
+        self.shared.events.fetch_add(events as u64, Ordering::Relaxed);
+        // An overrun is told by the next call.
+        Polled::Wrote { messages, events }
+    }
+
+    /// The id of a new watcher; `None` if the client asks for one that is in use.
+    fn take_id(&mut self, asked: i64) -> Option<i64> {
+        if asked != 0 {
+            return (!self.ids.contains_key(&asked)).then_some(asked);
+        }
+        while self.ids.contains_key(&self.next_id) {
+            self.next_id += 1;
+        }
+        self.next_id += 1;
+        Some(self.next_id - 1)
+    }
+
+    /// Looks into the mailbox. Called when everything taken before is written.
+    fn take(&mut self) -> bool {
+        let mut lagging = Vec::new();
+        let found = self.mailbox.take(&mut self.taken, &mut lagging);
+        for Lagging { watcher: handle, next } in lagging {
+            let watcher = &mut self.watchers[handle];
+            let Sync::Synced(member) = watcher.sync else { unreachable!("only a synced watcher starts to lag") };
+            watcher.sync = Sync::Unsynced { member, next };
+            self.reading.push_back(handle);
+        }
+        self.lap = self.reading.len();
+        if !found && self.taken.capacity() > TAKEN_KEPT {
+            self.taken = VecDeque::new();
+        }
+        found
+    }
+
+    fn write_changes(&mut self, item: &Item, base: &HeaderBase, out: &mut BytesMut) {
+        let Item::Changes { watcher, start, end, batch, .. } = item else { return };
+        let watcher = &mut self.watchers[*watcher];
+        let compacted = self.shared.history.compacted();
+        let range = *start as usize..*end as usize;
+        let revision = batch.changes[range.start].version.mod_revision();
+        let events = events_of(batch, range, &watcher.span, watcher.wants, watcher.target.prev_kv.then_some(compacted));
+        if self.outbox.respond(&watcher.target, revision, events, base, out) {
+            watcher.got_events();
+        }
+    }
+
+    /// Writes a notice that everything up to `revision` was written, if that is still so for all it speaks for: since it
+    /// was asked for, watchers may have been created, cancelled, or ended by compaction.
+    fn write_progress(&mut self, scope: Scope, revision: i64, base: &HeaderBase, out: &mut BytesMut) {
+        let (id, holds) = match scope {
+            Scope::Stream => {
+                self.progress_due -= 1;
+                let all = self.watchers.iter().all(|(_, watcher)| watcher.is_complete_to(revision));
+                (NO_WATCHER, all && self.watchers.len() > 0)
+            }
+            Scope::Watcher(handle) => match self.watchers.get_mut(handle) {
+                Some(watcher) if watcher.periodic_progress == Periodic::Due => {
+                    watcher.periodic_progress = Periodic::Quiet;
+                    (watcher.target.id, watcher.is_complete_to(revision))
+                }
+                _ => return,
+            },
+        };
+        if !holds {
+            return;
+        }
+        if revision >= self.outbox.revision() {
+            self.outbox.answer(&Answer::Progress { id, revision }, base, out);
+            return;
+        }
+        // A created message with a newer revision went out in the meantime, and revisions do not go down on a stream. The
+        // answer is a notice at that newer revision, as soon as it is published.
+        match scope {
+            Scope::Stream => self.request_progress(),
+            Scope::Watcher(_) => {}
+        }
+    }
+
+    /// Lets the next unsynced watcher read a slice of the history. Returns how many revisions it looked at.
+    fn read_next(&mut self, base: &HeaderBase, out: &mut BytesMut) -> usize {
+        let readers = self.reading.len();
+        let handle = self.reading.pop_front().expect("a reader's turn comes while there are readers");
+        let watcher = &mut self.watchers[handle];
+        let Sync::Unsynced { member, next } = watcher.sync else { unreachable!("only unsynced watchers read") };
+        let slice = match read(&*self.shared.history, next, &watcher.span, watcher.wants, readers) {
+            Read::Slice(slice) => slice,
+            Read::Compacted(compact_revision) => {
+                watcher.sync = Sync::Ended;
+                self.shared.state.lock().end(member);
+                self.answers.push_back(Answer::Compacted { id: watcher.target.id, compact_revision });
+                return 1;
+            }
+            Read::Overrun => {
+                self.overrun = true;
+                return 1;
+            }
+        };
+        let events = slice.events(watcher.target.prev_kv);
+        if self.outbox.respond(&watcher.target, slice.current, events, base, out) {
+            watcher.got_events();
+        }
+        let next = slice.next;
+        if self.shared.state.lock().splice(member, next) {
+            watcher.sync = Sync::Synced(member);
+        } else {
+            watcher.sync = Sync::Unsynced { member, next };
+            self.reading.push_back(handle);
+        }
+        slice.revisions.max(1)
+    }
+}
+
+/// A queue that was longer than this gives its memory back when the stream is idle.
+const TAKEN_KEPT: usize = 64;
+
+impl Drop for WatchStream {
+    fn drop(&mut self) {
+        {
+            let mut state = self.shared.state.lock();
+            for (_, watcher) in self.watchers.iter() {
+                match watcher.sync {
+                    Sync::Synced(member) | Sync::Unsynced { member, .. } => state.leave(member),
+                    Sync::Ended => state.forget_ended(),
+                }
+            }
+            state.close_stream();
+        }
+        let dropped = self.mailbox.close() + deliveries(&self.taken);
+        self.shared.pending.fetch_sub(dropped as i64, Ordering::Relaxed);
+    }
+}
+
+impl Watcher {
+    fn got_events(&mut self) {
+        if self.periodic_progress == Periodic::Quiet {
+            self.periodic_progress = Periodic::Busy;
+        }
+    }
+
+    /// Whether all events up to `revision`, which is published, are written, given that all taken so far are.
+    fn is_complete_to(&self, revision: i64) -> bool {
+        let complete = match self.sync {
+            Sync::Synced(_) => true,
+            Sync::Unsynced { next, .. } => next > revision,
+            Sync::Ended => false,
+        };
+        complete && self.start_revision <= revision
+    }
+}
+
+/// What a create request watches: an empty key means from the first one on, see [`KeyRange::new`] for the end.
+fn watched(key: &Bytes, range_end: &Bytes) -> KeyRange {
+    let key = if key.is_empty() { Bytes::from_static(b"\0") } else { key.clone() };
+    KeyRange::new(key, range_end.clone())
+}
