@@ -2,6 +2,7 @@
 //!
 //! Synchronous and without opinion: what to write and when is the server's business, how it survives a crash is ours.
 
-pub mod disk;
-pub mod wal;
 pub mod db;
+pub mod disk;
+pub mod snap;
+pub mod wal;
