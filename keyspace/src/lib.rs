@@ -4,7 +4,9 @@
 //! answered by the same code from there on. The crate decides and never does: no file, socket, thread, clock or random
 //! number, and nothing whose order depends on a hash.
 
+pub mod check;
 pub mod record;
+mod tree;
 mod varint;
 pub mod watch;
 

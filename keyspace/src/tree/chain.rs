@@ -1,0 +1,83 @@
+//! The versions of one key.
+
+use std::collections::VecDeque;
+
+use crate::record::{Revision, Version};
+
+/// The versions of one key, never none: the newest at hand, older ones until they are compacted.
+#[derive(Clone, Debug)]
+pub(crate) struct Chain {
+    newest: Version,
+    /// Ascending; never empty. Boxed because most keys have none, and a queue because compaction takes from the front.
+    older: Option<Box<VecDeque<Version>>>,
+}
+
+/// What is left of a chain after a version was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It was not the oldest version of the key.
+    Nothing,
+    /// Other versions remain.
+    Oldest,
+    /// It was the only one: the key has to go.
+    Last,
+}
+
+impl Chain {
+    pub(super) fn new(version: Version) -> Chain {
+        Chain { newest: version, older: None }
+    }
+
+    pub(super) fn key(&self) -> &[u8] {
+        self.newest.key()
+    }
+
+    pub(crate) fn newest(&self) -> &Version {
+        &self.newest
+    }
+
+    /// Every version, oldest first.
+    pub(crate) fn versions(&self) -> impl Iterator<Item = &Version> {
+        self.older.iter().flat_map(|older| older.iter()).chain([&self.newest])
+    }
+
+    /// The newest version at main revision `at`, a tombstone included.
+    pub(crate) fn at(&self, at: i64) -> Option<&Version> {
+        if self.newest.mod_revision() <= at {
+            return Some(&self.newest);
+        }
+        let older = self.older.as_ref()?;
+        let above = older.partition_point(|version| version.mod_revision() <= at);
+        older.get(above.checked_sub(1)?)
+    }
+
+    /// What a reader at main revision `at` sees of the key.
+    pub(crate) fn live_at(&self, at: i64) -> Option<&Version> {
+        self.at(at).filter(|version| !version.is_tombstone())
+    }
+
+    /// Adds the newest version and gives back the one before.
+    pub(super) fn push(&mut self, version: Version) -> Version {
+        assert!(self.newest.revision() < version.revision(), "the versions of a key ascend: {self:?}, {version:?}");
+        let before = std::mem::replace(&mut self.newest, version);
+        self.older.get_or_insert_default().push_back(before.clone());
+        before
+    }
+
+    /// Takes the version of this revision if it is the oldest.
+    pub(super) fn take_oldest(&mut self, revision: Revision) -> Taken {
+        let Some(older) = &mut self.older else {
+            return if self.newest.revision() == revision { Taken::Last } else { Taken::Nothing };
+        };
+        if older.front().is_none_or(|oldest| oldest.revision() != revision) {
+            return Taken::Nothing;
+        }
+        older.pop_front();
+        if older.is_empty() {
+            self.older = None;
+        } else if older.len() < older.capacity() / 4 {
+            older.shrink_to(older.len() * 2);
+        }
+        Taken::Oldest
+    }
+}
