@@ -15,6 +15,8 @@ mod mailbox;
 mod outbox;
 mod slab;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use encode::HeaderBase;
 pub use hub::{History, Hub, HubStats};
