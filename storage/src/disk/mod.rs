@@ -18,6 +18,10 @@ pub mod sim;
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens an existing file that will not be written.
+    fn open_read_only(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.open(path)
+    }
     /// Creates a file (mode 0600), or empties the one of that name.
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     /// Creates a directory and its parents (mode 0700); an existing one is no error.
@@ -37,7 +41,7 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
 }
 
 /// An open file. Dropping it releases its lock.
-pub trait DiskFile: Send {
+pub trait DiskFile: fmt::Debug + Send + Sync {
     /// The length of the file, preallocated space included.
     fn len(&self) -> io::Result<u64>;
     /// Whether the file holds no bytes.
@@ -58,6 +62,8 @@ pub trait DiskFile: Send {
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// Takes an exclusive lock, or says `false` when another opener holds one.
     fn try_lock(&self) -> io::Result<bool>;
+    /// Takes a lock that others may share, or says `false` when another opener holds an exclusive one.
+    fn try_lock_shared(&self) -> io::Result<bool>;
 }
 
 /// The file system of the operating system.
@@ -67,6 +73,10 @@ pub struct OsDisk;
 impl Disk for OsDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         Ok(Box::new(OsFile(OpenOptions::new().read(true).write(true).open(path)?)))
+    }
+
+    fn open_read_only(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(OsFile(File::open(path)?)))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
@@ -115,7 +125,18 @@ impl Disk for OsDisk {
     }
 }
 
+#[derive(Debug)]
 struct OsFile(File);
+
+impl OsFile {
+    fn flock(&self, operation: rustix::fs::FlockOperation) -> io::Result<bool> {
+        match rustix::fs::flock(&self.0, operation) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
 
 impl DiskFile for OsFile {
     fn len(&self) -> io::Result<u64> {
@@ -156,10 +177,10 @@ impl DiskFile for OsFile {
     }
 
     fn try_lock(&self) -> io::Result<bool> {
-        match rustix::fs::flock(&self.0, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(true),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        self.flock(rustix::fs::FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn try_lock_shared(&self) -> io::Result<bool> {
+        self.flock(rustix::fs::FlockOperation::NonBlockingLockShared)
     }
 }

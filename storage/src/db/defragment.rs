@@ -1,0 +1,139 @@
+//! Writing the database anew without its holes.
+
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+
+use crate::disk::Disk;
+
+use super::error::{Error, Result};
+use super::read::{Bucket, ReadTxn};
+use super::write::{APPEND_FILL, BucketMut, WriteTxn, Writer};
+use super::{Options, open_writer};
+
+/// Entries and bytes copied between two commits, which bound the memory it takes.
+const ENTRIES: usize = 10_000;
+const BYTES: usize = 8 << 20;
+
+/// Copies everything `from` sees into a new file beside `path`, durably, and puts it in the place of `path`.
+///
+/// A crash at any point leaves the old file or the new one under `path`, and at most a temporary file that
+/// [`remove_temporaries`] finds. When the names cannot be switched for certain, the old file is poisoned: what would be
+/// written to it could be gone after the next start.
+pub(super) fn rewrite(from: &ReadTxn, path: &Path, options: &Options) -> Result<Writer> {
+    let disk = &*options.disk;
+    remove_temporaries(disk, path)?;
+    let temporary = temporary_path(path);
+    let writer = match write_copy(from, path, &temporary, options) {
+        Ok(writer) => writer,
+        Err(error) => {
+            // The first error is the one to report; the next start removes the file if this does not.
+            let _ = disk.remove(&temporary);
+            return Err(error);
+        }
+    };
+    let switched = disk.rename(&temporary, path).map_err(writer.store.io("rename", 0)).and_then(|()| {
+        if options.sync {
+            disk.sync_dir(directory(path)).map_err(writer.store.io("fsync of the directory", 0))?;
+        }
+        Ok(())
+    });
+    match switched {
+        Ok(()) => Ok(writer),
+        Err(error) => {
+            from.store.poison();
+            Err(error)
+        }
+    }
+}
+
+fn write_copy(from: &ReadTxn, path: &Path, temporary: &Path, options: &Options) -> Result<Writer> {
+    // Nothing needs to be durable before the whole is.
+    let lazily = Options { page_size: from.meta.page_size, sync: false, ..options.clone() };
+    let writer = Mutex::new(open_writer(temporary, path, &lazily)?);
+    copy(from, &writer)?;
+    let mut writer = writer.into_inner();
+    writer.sync = options.sync;
+    if options.sync {
+        writer.store.file.sync_data().map_err(writer.store.io("fsync", 0))?;
+    }
+    Ok(writer)
+}
+
+fn copy(from: &ReadTxn, to: &Mutex<Writer>) -> Result<()> {
+    let mut txn = WriteTxn::begin(to.lock())?;
+    let (mut entries, mut bytes) = (0, 0);
+    for name in from.buckets()? {
+        let bucket = from.bucket(&name)?.ok_or_else(|| Error::NoBucket(name.clone()))?;
+        prepare(&bucket, &mut txn.create_bucket_if_missing(&name)?);
+        let mut cursor = bucket.cursor();
+        while let Some(entry) = cursor.next_entry()? {
+            let mut to_bucket = txn.bucket(&name)?;
+            if entry.is_bucket {
+                copy_nested(&bucket, entry.key, to_bucket)?;
+            } else {
+                to_bucket.put(entry.key, entry.value)?;
+            }
+            entries += 1;
+            bytes += entry.key.len() + entry.value.len();
+            if entries == ENTRIES || bytes >= BYTES {
+                (entries, bytes) = (0, 0);
+                txn.commit()?;
+                txn = WriteTxn::begin(to.lock())?;
+                prepare(&bucket, &mut txn.bucket(&name)?);
+            }
+        }
+    }
+    txn.commit()
+}
+
+fn prepare(from: &Bucket<'_>, to: &mut BucketMut<'_>) {
+    to.set_sequence(from.sequence);
+    to.set_fill(APPEND_FILL);
+}
+
+/// Copies a bucket inside another in one piece: etcd has none, and those of other programs are small.
+fn copy_nested(parent: &Bucket<'_>, name: &[u8], to: BucketMut<'_>) -> Result<()> {
+    let from = parent.bucket(name)?.ok_or_else(|| Error::NoBucket(name.to_vec()))?;
+    let mut to = to.into_bucket_or_create(name)?;
+    prepare(&from, &mut to);
+    let mut cursor = from.cursor();
+    while let Some(entry) = cursor.next_entry()? {
+        if entry.is_bucket {
+            copy_nested(&from, entry.key, to.reborrow())?;
+        } else {
+            to.put(entry.key, entry.value)?;
+        }
+    }
+    Ok(())
+}
+
+/// `db.tmp.` and a name, as etcd calls its own: whoever starts on this directory next removes it.
+fn temporary_path(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".tmp.defragment");
+    path.with_file_name(name)
+}
+
+pub(super) fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Removes what a defragmentation left that was cut short.
+pub(super) fn remove_temporaries(disk: &dyn Disk, path: &Path) -> Result<()> {
+    let mut prefix = path.file_name().unwrap_or_default().to_os_string();
+    prefix.push(".tmp.");
+    let failed = |operation: &'static str| {
+        let path = path.to_path_buf();
+        move |source| Error::Io { path, operation, offset: 0, source }
+    };
+    for name in disk.list(directory(path)).map_err(failed("list the directory"))? {
+        if name.as_bytes().starts_with(prefix.as_encoded_bytes()) {
+            disk.remove(&path.with_file_name(name)).map_err(failed("remove a temporary file"))?;
+        }
+    }
+    Ok(())
+}

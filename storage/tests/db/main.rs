@@ -1,0 +1,4 @@
+//! The db engine through its public face: against a model, under power cuts, on damaged files, with etcd's own tools.
+
+mod model;
+mod peers;
