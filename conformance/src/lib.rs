@@ -1,1 +1,30 @@
+//! The same requests to real etcd and to Forebay, and every field of every answer compared.
+//!
+//! Three things meet here. A [`Target`](target::Target) is a running process that speaks etcd's
+//! protocol: etcd of some release, `forebay server`, or `forebay gateway` in front of either. A
+//! [`Session`](session::Session) sends requests to one target and records what came back, with
+//! everything that must differ between two runs replaced by what it stands for. The
+//! [differ](diff) names every place where two recordings are not the same, and
+//! [`allowed`] lists, with a reason each, the few places where they need not be.
+//!
+//! What is recorded comes from [`cases`] (one per fact of the protocol), from seeded random
+//! [`programs`] and [`watches`], from [`http`] requests and from [`etcdctl`] itself. [`crash`] asks
+//! the other question: whether what was acknowledged is still there after a `kill -9`.
+//!
+//! **Invariant:** this crate knows `forebay-proto` and processes, and no other crate of the
+//! workspace: nothing that is tested here can be mistaken the same way by its test.
 
+pub mod peers;
+pub mod target;
+
+pub mod outcome;
+pub mod session;
+pub mod streams;
+
+pub mod allowed;
+pub mod diff;
+pub mod runner;
+
+pub mod cases;
+
+pub mod http;

@@ -1,0 +1,250 @@
+//! A running process that speaks etcd's protocol, on ports and in a folder of its own.
+
+use std::{
+    fmt,
+    fs::File,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use tempfile::TempDir;
+
+use crate::{
+    http,
+    peers::{self, Release},
+};
+
+/// How long a process may take until it serves.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// What to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Real etcd.
+    Etcd(Release),
+    /// `forebay server`.
+    Server,
+    /// `forebay gateway` in front of `forebay server`.
+    GatewayOverServer,
+    /// `forebay gateway` in front of real etcd.
+    GatewayOverEtcd(Release),
+}
+
+impl Kind {
+    /// The etcd whose behaviour is the measure.
+    pub const REFERENCE: Kind = Kind::Etcd(Release::REFERENCE);
+
+    /// Why this target cannot run here, if it cannot.
+    pub fn missing(self) -> Option<&'static str> {
+        let needs_forebay = !matches!(self, Kind::Etcd(_));
+        match self {
+            _ if needs_forebay && peers::forebay().is_none() => Some(peers::BUILD),
+            Kind::Etcd(release) | Kind::GatewayOverEtcd(release) if release.etcd().is_none() => Some(peers::INSTALL),
+            _ => None,
+        }
+    }
+
+    /// Whether a gateway stands between the client and the store.
+    pub fn is_gateway(self) -> bool {
+        matches!(self, Kind::GatewayOverServer | Kind::GatewayOverEtcd(_))
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Etcd(release) => write!(f, "etcd {release}"),
+            Kind::Server => f.write_str("forebay server"),
+            Kind::GatewayOverServer => f.write_str("forebay gateway over forebay server"),
+            Kind::GatewayOverEtcd(release) => write!(f, "forebay gateway over etcd {release}"),
+        }
+    }
+}
+
+/// One target: a single member, perhaps with a gateway before it. Ends with the value.
+#[derive(Debug)]
+pub struct Target {
+    /// What it is.
+    pub kind: Kind,
+    /// Where clients connect.
+    pub client: SocketAddr,
+    /// Where the member behind it listens for clients; the same as `client` without a gateway.
+    pub member: SocketAddr,
+    /// Where the member listens for peers.
+    pub peer: SocketAddr,
+    member_process: Process,
+    gateway_process: Option<Process>,
+    // Dropped after the processes that write into it.
+    dir: TempDir,
+}
+
+impl Target {
+    /// Starts a fresh target and waits until it serves. `args` go to the member.
+    pub async fn start(kind: Kind, args: &[&str]) -> anyhow::Result<Target> {
+        // A free port can be taken by somebody else before the process binds it: try again then.
+        let mut last = None;
+        for _ in 0..3 {
+            match Target::try_start(kind, args).await {
+                Ok(target) => return Ok(target),
+                Err(error) if format!("{error:#}").contains("address already in use") => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.expect("three attempts leave an error"))
+    }
+
+    async fn try_start(kind: Kind, args: &[&str]) -> anyhow::Result<Target> {
+        let dir = TempDir::with_prefix("conformance-")?;
+        let [member, peer, gateway] = free_addresses()?;
+        let mut command = match kind {
+            Kind::Etcd(release) | Kind::GatewayOverEtcd(release) => {
+                Command::new(release.etcd().context(peers::INSTALL)?)
+            }
+            Kind::Server | Kind::GatewayOverServer => {
+                let mut command = Command::new(peers::forebay().context(peers::BUILD)?);
+                command.arg("server");
+                command
+            }
+        };
+        command.args(["--name", NAME, "--log-level", "error"]);
+        if matches!(kind, Kind::Etcd(Release::V3_4) | Kind::GatewayOverEtcd(Release::V3_4)) {
+            command.args(["--logger", "zap"]);
+        }
+        command.arg("--data-dir").arg(dir.path().join("data"));
+        for flag in ["--listen-client-urls", "--advertise-client-urls"] {
+            command.args([flag, &format!("http://{member}")]);
+        }
+        for flag in ["--listen-peer-urls", "--initial-advertise-peer-urls"] {
+            command.args([flag, &format!("http://{peer}")]);
+        }
+        command.args(["--initial-cluster", &format!("{NAME}=http://{peer}")]).args(args);
+        let member_process = Process::start(command, member, dir.path().join("member.log")).await?;
+        let mut target = Target { kind, client: member, member, peer, member_process, gateway_process: None, dir };
+        if kind.is_gateway() {
+            target.client = gateway;
+            target.gateway_process = Some(target.start_gateway().await?);
+        }
+        Ok(target)
+    }
+
+    async fn start_gateway(&self) -> anyhow::Result<Process> {
+        let mut command = Command::new(peers::forebay().context(peers::BUILD)?);
+        command.arg("gateway").args(["--endpoints", &format!("http://{}", self.member)]);
+        command.args(["--listen-client-urls", &format!("http://{}", self.client)]);
+        Process::start(command, self.client, self.dir.path().join("gateway.log")).await
+    }
+
+    /// The URL for a gRPC client.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.client)
+    }
+
+    /// Ends the member with SIGKILL, in the middle of whatever it does.
+    pub fn kill(&mut self) {
+        self.member_process.kill();
+    }
+
+    /// Starts the member again on what is left in its data directory, and waits until it serves.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.member_process.restart().await
+    }
+
+    /// The member's data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+}
+
+/// The name of the one member.
+pub const NAME: &str = "conformance";
+
+/// A child process, killed and reaped when it goes.
+#[derive(Debug)]
+struct Process {
+    command: Command,
+    serves_at: SocketAddr,
+    log: PathBuf,
+    child: Child,
+}
+
+impl Process {
+    async fn start(mut command: Command, serves_at: SocketAddr, log: PathBuf) -> anyhow::Result<Process> {
+        let child = spawn(&mut command, &log)?;
+        let mut process = Process { command, serves_at, log, child };
+        process.serving().await?;
+        Ok(process)
+    }
+
+    async fn restart(&mut self) -> anyhow::Result<()> {
+        self.kill();
+        self.child = spawn(&mut self.command, &self.log)?;
+        self.serving().await
+    }
+
+    fn kill(&mut self) {
+        // Either fails only for a child that is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits until the cluster version is known and the member can read and write.
+    async fn serving(&mut self) -> anyhow::Result<()> {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{:?} ended with {status}:\n{}", self.command, tail(&self.log));
+            }
+            if is_serving(self.serves_at).await {
+                return Ok(());
+            }
+            if started.elapsed() > START_LIMIT {
+                bail!("{:?} does not serve after {START_LIMIT:?}:\n{}", self.command, tail(&self.log));
+            }
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(command: &mut Command, log: &Path) -> anyhow::Result<Child> {
+    let log = File::options().create(true).append(true).open(log)?;
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    // Variables such as ETCD_NAME would be read as flags.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD")) {
+        command.env_remove(name);
+    }
+    command.spawn().with_context(|| format!("cannot run {command:?}"))
+}
+
+async fn is_serving(at: SocketAddr) -> bool {
+    let get = async |path| http::Call::get(path).send(at).await.ok().filter(|response| response.status == 200);
+    let Some(version) = get("/version").await else { return false };
+    !version.body_text().contains("not_decided") && get("/health").await.is_some()
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
+    // All are held until all are known, so that no two are the same.
+    let mut held = Vec::with_capacity(N);
+    for _ in 0..N {
+        held.push(TcpListener::bind("127.0.0.1:0")?);
+    }
+    let mut addresses = [SocketAddr::from(([127, 0, 0, 1], 0)); N];
+    for (address, listener) in addresses.iter_mut().zip(&held) {
+        *address = listener.local_addr()?;
+    }
+    Ok(addresses)
+}

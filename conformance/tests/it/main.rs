@@ -1,0 +1,3 @@
+//! Every comparison, once for every target that is installed.
+
+mod cases;
