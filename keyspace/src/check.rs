@@ -22,6 +22,37 @@ pub fn range(request: &RangeRequest) -> Result<(), Error> {
     Ok(())
 }
 
+/// Why a RangeStream is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RangeStreamError {
+    /// For what a Range is refused for.
+    #[error(transparent)]
+    Range(#[from] Error),
+    /// It asks for an order that needs all keys at once. The code is UNIMPLEMENTED.
+    #[error("RangeStream does not support custom sort orders")]
+    Order,
+    /// It asks for filters, which would make the count unknown. The code is UNIMPLEMENTED.
+    #[error("RangeStream does not support revision filters")]
+    Filters,
+}
+
+/// Checks a RangeStream.
+pub fn range_stream(request: &RangeRequest) -> Result<(), RangeStreamError> {
+    range(request)?;
+    match (request.sort_order(), request.sort_target()) {
+        // Without an order the target is ignored.
+        (SortOrder::None, _) | (SortOrder::Ascend, SortTarget::Key) => {}
+        _ => return Err(RangeStreamError::Order),
+    }
+    if has_revision_filters(request) { Err(RangeStreamError::Filters) } else { Ok(()) }
+}
+
+/// Whether a range asks for some keys only, by when they were created or changed.
+pub(crate) fn has_revision_filters(request: &RangeRequest) -> bool {
+    let RangeRequest { min_mod_revision, max_mod_revision, min_create_revision, max_create_revision, .. } = *request;
+    [min_mod_revision, max_mod_revision, min_create_revision, max_create_revision] != [0; 4]
+}
+
 /// Checks a put.
 pub fn put(request: &PutRequest) -> Result<(), Error> {
     if request.key.is_empty() {
@@ -242,7 +273,10 @@ mod tests {
     #[test]
     fn nested_txns_share_keys_only_between_their_branches() {
         assert_eq!(check(vec![nested(vec![puts("a")], vec![puts("a")])]), Ok(()));
-        assert_eq!(check(vec![nested(vec![puts("a")], vec![]), nested(vec![], vec![puts("a")])]), Err(Error::DuplicateKey));
+        assert_eq!(
+            check(vec![nested(vec![puts("a")], vec![]), nested(vec![], vec![puts("a")])]),
+            Err(Error::DuplicateKey)
+        );
         assert_eq!(check(vec![nested(vec![puts("a")], vec![]), puts("a")]), Err(Error::DuplicateKey));
         assert_eq!(check(vec![nested(vec![puts("a")], vec![]), deletes("a", "")]), Err(Error::DuplicateKey));
         assert_eq!(check(vec![nested(vec![deletes("a", "")], vec![]), puts("a")]), Err(Error::DuplicateKey));
@@ -282,7 +316,10 @@ mod tests {
     #[test]
     fn puts_say_either_what_or_ignore() {
         let base = PutRequest { key: "a".into(), ..Default::default() };
-        assert_eq!(put(&PutRequest { ignore_value: true, value: "v".into(), ..base.clone() }), Err(Error::ValueProvided));
+        assert_eq!(
+            put(&PutRequest { ignore_value: true, value: "v".into(), ..base.clone() }),
+            Err(Error::ValueProvided)
+        );
         assert_eq!(put(&PutRequest { ignore_lease: true, lease: 1, ..base.clone() }), Err(Error::LeaseProvided));
         assert_eq!(put(&PutRequest { ignore_lease: true, ignore_value: true, ..base }), Ok(()));
     }
@@ -290,8 +327,9 @@ mod tests {
     #[test]
     fn spans_agree_with_brute_force() {
         // Every pair of keys from a small alphabet, in an order made by a fixed generator.
-        let keys: Vec<Vec<u8>> =
-            (0..40u32).map(|n| [vec![b'a' + (n / 8) as u8], vec![0; (n % 4) as usize], vec![b'x'; (n % 3) as usize]].concat()).collect();
+        let keys: Vec<Vec<u8>> = (0..40u32)
+            .map(|n| [vec![b'a' + (n / 8) as u8], vec![0; (n % 4) as usize], vec![b'x'; (n % 3) as usize]].concat())
+            .collect();
         let mut state = 7u64;
         let mut next = |bound: usize| {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -301,7 +339,8 @@ mod tests {
             let requests: Vec<DeleteRangeRequest> = (0..6)
                 .map(|_| {
                     let key = Bytes::from(keys[next(keys.len())].clone());
-                    let range_end = if next(3) == 0 { Bytes::new() } else { Bytes::from(keys[next(keys.len())].clone()) };
+                    let range_end =
+                        if next(3) == 0 { Bytes::new() } else { Bytes::from(keys[next(keys.len())].clone()) };
                     DeleteRangeRequest { key, range_end, prev_kv: false }
                 })
                 .collect();

@@ -5,9 +5,18 @@
 //! number, and nothing whose order depends on a hash.
 
 pub mod check;
+pub mod compact;
+pub mod eval;
+pub mod hash;
+pub mod reader;
 pub mod record;
+pub mod store;
 mod tree;
 mod varint;
 pub mod watch;
 
+pub use compact::CompactStep;
+pub use hash::{HashJob, RevisionHash};
+pub use reader::{Reader, Snapshot, View};
 pub use record::{Batch, Change, Form, Put, RecordError, Revision, Version};
+pub use store::{Keyspace, Restore, WriteTxn};

@@ -56,12 +56,11 @@ impl Chain {
         self.at(at).filter(|version| !version.is_tombstone())
     }
 
-    /// Adds the newest version and gives back the one before.
-    pub(super) fn push(&mut self, version: Version) -> Version {
+    /// Adds the newest version.
+    pub(super) fn push(&mut self, version: Version) {
         assert!(self.newest.revision() < version.revision(), "the versions of a key ascend: {self:?}, {version:?}");
         let before = std::mem::replace(&mut self.newest, version);
-        self.older.get_or_insert_default().push_back(before.clone());
-        before
+        self.older.get_or_insert_default().push_back(before);
     }
 
     /// Takes the version of this revision if it is the oldest.

@@ -32,10 +32,6 @@ impl Heads {
         Heads { prefix: prefix.into(), heads: keys.map(|key| head(&key[prefix.len()..])).collect() }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.heads.len()
-    }
-
     /// Where `key` is, or where it belongs. `full` gives the key at an index.
     pub(super) fn search<'k>(&self, key: &[u8], full: impl Fn(usize) -> &'k [u8]) -> Result<usize, usize> {
         let shared = shared_len(key, &self.prefix);
@@ -127,7 +123,7 @@ mod tests {
                     );
                 }
             }
-            assert_eq!(heads.len(), held.len());
+            assert_eq!(heads.heads.len(), held.len());
         }
     }
 }

@@ -41,21 +41,22 @@ impl Leaf {
     }
 
     /// Adds what `make` returns for the newest version of the key.
+    ///
+    /// There is one writer, so nothing changes between the look and the change; readers need not wait while a large
+    /// value is copied.
     pub(super) fn update(&self, key: &[u8], make: impl FnOnce(Option<&Version>) -> Version) -> Updated {
-        let mut entries = self.0.write();
-        match entries.search(key) {
-            Ok(index) => {
-                let version = make(Some(entries.chains[index].newest()));
-                let before = entries.chains[index].push(version.clone());
-                Updated::Done { version, before: Some(before) }
-            }
-            Err(_) if entries.chains.len() == NODE_LEN => Updated::Full(make(None)),
-            Err(index) => {
-                let version = make(None);
-                entries.insert(index, version.clone());
-                Updated::Done { version, before: None }
-            }
+        let entries = self.read();
+        let place = entries.search(key);
+        let before = place.ok().map(|index| entries.chains[index].newest().clone());
+        let is_full = entries.chains.len() == NODE_LEN;
+        drop(entries);
+        let version = make(before.as_ref());
+        match place {
+            Ok(index) => self.0.write().chains[index].push(version.clone()),
+            Err(_) if is_full => return Updated::Full(version),
+            Err(index) => self.0.write().insert(index, version.clone()),
         }
+        Updated::Done { version, before }
     }
 
     /// Takes the oldest version of a key if it is the one of this revision; a key without versions goes too.

@@ -1,0 +1,161 @@
+//! RangeStream: a range in pieces that are small enough for the client to take one at a time.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use forebay_proto::{
+    Error, KeyRange,
+    etcdserverpb::{RangeRequest, ResponseHeader},
+};
+
+use super::{
+    range::{RangeResult, form, limit, page, range},
+    response::{RANGE_KVS, Response as _, kvs_len, write_kvs},
+};
+use crate::{
+    reader::{Reader, View},
+    record::{Form, Version},
+    varint::{message_field_len, put_message_head},
+};
+
+/// How many keys the first chunk may have.
+const FIRST_LIMIT: usize = 10;
+
+/// The field of `RangeStreamResponse` that holds the `RangeResponse`.
+const RANGE_RESPONSE: u8 = 1;
+
+/// The chunks of a range, all of one revision. A compaction that overtakes it ends it with an error.
+#[derive(Debug)]
+pub struct RangeChunks {
+    reader: Reader,
+    request: RangeRequest,
+    form: Form,
+    /// How many bytes a chunk should have, roughly.
+    target_bytes: usize,
+    /// The most keys the next chunk may have, for its size's sake.
+    chunk_limit: usize,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Begin,
+    Amid(Cursor),
+    Ended,
+}
+
+/// Where the stream is.
+#[derive(Debug)]
+struct Cursor {
+    view: View,
+    /// The revision it reads at.
+    at: i64,
+    /// What is left of the range.
+    rest: KeyRange,
+    sent: usize,
+}
+
+/// One message of a RangeStream.
+#[derive(Clone, Debug)]
+pub enum RangeChunk {
+    /// Keys, and more to come.
+    Some(Vec<Version>, Form),
+    /// The last keys, with all that comes once.
+    Last(RangeResult),
+}
+
+impl RangeChunks {
+    /// The chunks that answer a request. `target_bytes` is `--max-request-bytes`.
+    pub fn new(reader: Reader, request: RangeRequest, target_bytes: usize) -> RangeChunks {
+        let form = form(&request);
+        RangeChunks { reader, request, form, target_bytes, chunk_limit: FIRST_LIMIT, state: State::Begin }
+    }
+
+    fn begin(&mut self) -> Result<RangeChunk, Error> {
+        if self.request.count_only {
+            return self.reader.evaluate(|snapshot| range(snapshot, &self.request)).map(RangeChunk::Last);
+        }
+        loop {
+            let view = self.reader.view();
+            let at = match self.request.revision {
+                asked if asked > 0 => view.evaluate(|snapshot| snapshot.at(asked))?,
+                _ => view.revision(),
+            };
+            let rest = KeyRange::new(self.request.key.clone(), self.request.range_end.clone());
+            match self.chunk(Cursor { view, at, rest, sent: 0 }) {
+                // The view was overtaken before it was read, and any revision will do.
+                Err(Error::Compacted) if self.request.revision <= 0 => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn chunk(&mut self, cursor: Cursor) -> Result<RangeChunk, Error> {
+        let Cursor { view, at, rest, sent } = cursor;
+        let left = limit(self.request.limit) - sent;
+        let selection = view.evaluate(|snapshot| Ok(page(snapshot, &rest, at, self.chunk_limit.min(left))))?;
+        let sent = sent + selection.kvs.len();
+        let rest = match selection.kvs.last().filter(|_| selection.more) {
+            Some(last) => behind(last.key(), rest),
+            None => return Ok(self.end(&view, selection.kvs, false, sent)),
+        };
+        if selection.kvs.len() == left {
+            let unsent = view.evaluate(|snapshot| Ok(snapshot.count(&rest, at)))?;
+            return Ok(self.end(&view, selection.kvs, true, sent + unsent));
+        }
+        self.chunk_limit = match kvs_len(&selection.kvs, self.form) {
+            bytes if bytes < self.target_bytes / 2 => self.chunk_limit.saturating_mul(2),
+            bytes if bytes > self.target_bytes.saturating_mul(2) => (self.chunk_limit / 2).max(1),
+            _ => self.chunk_limit,
+        };
+        self.state = State::Amid(Cursor { view, at, rest, sent });
+        Ok(RangeChunk::Some(selection.kvs, self.form))
+    }
+
+    fn end(&self, view: &View, kvs: Vec<Version>, more: bool, count: usize) -> RangeChunk {
+        RangeChunk::Last(RangeResult { revision: view.revision(), kvs, form: self.form, more, count: count as i64 })
+    }
+}
+
+/// What of a range lies behind a key.
+fn behind(key: &[u8], range: KeyRange) -> KeyRange {
+    let mut next = BytesMut::with_capacity(key.len() + 1);
+    next.put_slice(key);
+    next.put_u8(0);
+    let next: Bytes = next.freeze();
+    match range {
+        KeyRange::Range(_, end) => KeyRange::Range(next, end),
+        KeyRange::From(_) => KeyRange::From(next),
+        KeyRange::Key(_) => unreachable!("one key fits one chunk"),
+    }
+}
+
+impl Iterator for RangeChunks {
+    type Item = Result<RangeChunk, Error>;
+
+    fn next(&mut self) -> Option<Result<RangeChunk, Error>> {
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Begin => Some(self.begin()),
+            State::Amid(cursor) => Some(self.chunk(cursor)),
+            State::Ended => None,
+        }
+    }
+}
+
+impl RangeChunk {
+    /// Writes the `RangeStreamResponse`. Only the last chunk has a header: `base`, with the stream's revision.
+    pub fn encode(&self, base: &ResponseHeader, out: &mut BytesMut) {
+        match self {
+            RangeChunk::Some(kvs, form) => {
+                let len = kvs_len(kvs, *form);
+                out.reserve(message_field_len(len));
+                put_message_head(RANGE_RESPONSE, len, out);
+                write_kvs(RANGE_KVS, kvs, *form, out);
+            }
+            RangeChunk::Last(result) => {
+                let len = result.encoded_len(base);
+                out.reserve(message_field_len(len));
+                put_message_head(RANGE_RESPONSE, len, out);
+                result.encode(base, out);
+            }
+        }
+    }
+}

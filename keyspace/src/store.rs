@@ -1,0 +1,273 @@
+//! The keyspace's one writer.
+//!
+//! [`Keyspace`] is what raft entries (or an upstream's events) are applied to. Each write txn takes one main revision;
+//! [`Keyspace::publish`] makes everything written since the last publish visible to all [`Reader`]s in one swap, so a
+//! batch of entries costs one. Readers never hold the writer up for longer than it takes to copy one leaf's pointers.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use forebay_proto::KeyRange;
+
+use crate::{
+    compact::Compaction,
+    reader::{Published, Reader, Shared, Snapshot},
+    record::{Batch, Change, Put, RecordError, Revision, Version},
+    tree::{Direction, Tree},
+};
+
+/// The revision of a store that nothing was ever written to.
+const FIRST_REVISION: i64 = 1;
+/// What a store answers as its compacted revision before it is first compacted.
+const NEVER_COMPACTED: i64 = -1;
+/// How many changes a batch of restored history holds, give or take those of one revision.
+const RESTORED_BATCH_LEN: usize = 1024;
+
+/// The multi-version keyspace, and the right to change it.
+#[derive(Debug)]
+pub struct Keyspace {
+    pub(crate) tree: Tree,
+    /// The main revision of the last txn, published or not.
+    pub(crate) revision: i64,
+    /// The last revision compacted at, published or not.
+    pub(crate) compacted: i64,
+    /// Written and not yet published, ascending.
+    pending: Vec<Change>,
+    /// Accepted and not yet finished, oldest first.
+    pub(crate) compactions: VecDeque<Compaction>,
+    /// Entries of a db file that stand for a revision and no key, ascending; a restored snapshot may have them.
+    pub(crate) placeholders: Arc<[Revision]>,
+    /// Where records are encoded.
+    scratch: Vec<u8>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Default for Keyspace {
+    fn default() -> Keyspace {
+        Keyspace::new()
+    }
+}
+
+impl Keyspace {
+    /// An empty store at revision 1, never compacted.
+    ///
+    /// ```
+    /// use forebay_keyspace::Keyspace;
+    /// let mut keyspace = Keyspace::new();
+    /// let reader = keyspace.reader();
+    /// let mut txn = keyspace.write();
+    /// txn.put(b"key", b"value", 0);
+    /// assert_eq!(txn.end(), 2);
+    /// assert_eq!(reader.revision(), 1, "not published yet");
+    /// keyspace.publish();
+    /// assert_eq!(reader.revision(), 2);
+    /// ```
+    pub fn new() -> Keyspace {
+        Restore::new(None).finish(FIRST_REVISION)
+    }
+
+    /// A handle to read with, which shows what was published.
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.shared.clone())
+    }
+
+    /// The main revision of the last txn, published or not.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// The last revision compacted at, published or not; -1 before the first compaction.
+    pub fn compacted_revision(&self) -> i64 {
+        self.compacted
+    }
+
+    /// The state that the next txn begins from, published or not.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot::new(&self.tree, self.revision, self.compacted, None)
+    }
+
+    /// Begins a write txn.
+    pub fn write(&mut self) -> WriteTxn<'_> {
+        WriteTxn { main: self.revision + 1, sub: 0, keyspace: self }
+    }
+
+    /// Makes everything written and compacted so far visible; returns what was written, if anything was.
+    pub fn publish(&mut self) -> Option<Arc<Batch>> {
+        let batch = (!self.pending.is_empty()).then(|| Arc::new(Batch::new(std::mem::take(&mut self.pending))));
+        if let Some(batch) = &batch {
+            self.shared.publish(batch.clone(), self.published());
+        }
+        // After the view: a reader that finds its revision compacted must find a newer view to read instead.
+        self.shared.set_compacted(self.compacted);
+        batch
+    }
+
+    /// What a publish would show.
+    pub(crate) fn published(&self) -> Published {
+        Published { tree: self.tree.clone(), revision: self.revision, placeholders: self.placeholders.clone() }
+    }
+
+    /// Whether readers see everything.
+    pub(crate) fn is_published(&self) -> bool {
+        self.pending.is_empty() && self.shared.compacted() == self.compacted
+    }
+
+    /// Takes over the content of another keyspace, which a snapshot from the leader was restored to. Readers of this one
+    /// go on, with the new content.
+    ///
+    /// # Panics
+    /// When that would take readers back in revision.
+    pub fn replace(&mut self, restored: Keyspace) {
+        assert!(restored.revision >= self.shared.revision(), "the revision of a store never goes back");
+        assert!(restored.is_published(), "a restored keyspace has nothing unpublished");
+        self.shared.take_over(&restored.shared);
+        *self = Keyspace { shared: self.shared.clone(), ..restored };
+    }
+}
+
+/// A write txn: its changes share one main revision, and take effect together.
+///
+/// What is written cannot be taken back, so everything that could be refused is checked before. Dropping it ends it.
+#[derive(Debug)]
+pub struct WriteTxn<'k> {
+    keyspace: &'k mut Keyspace,
+    main: i64,
+    /// The sub revision of the next change, so also the number of changes.
+    sub: i64,
+}
+
+impl WriteTxn<'_> {
+    /// Writes a key; returns the live version that this replaces.
+    pub fn put(&mut self, key: &[u8], value: &[u8], lease: i64) -> Option<Version> {
+        let revision = self.next_revision();
+        let Keyspace { tree, scratch, .. } = self.keyspace;
+        let (version, before) = tree.update(key, |before| {
+            let (create_revision, version) = match before {
+                Some(before) if !before.is_tombstone() => (before.create_revision(), before.version() + 1),
+                _ => (revision.main, 1),
+            };
+            Version::put(Put { revision, create_revision, version, lease, key, value }, scratch)
+        });
+        let prev = before.filter(|before| !before.is_tombstone());
+        self.keyspace.pending.push(Change { version, prev: prev.clone() });
+        prev
+    }
+
+    /// Deletes every live key of a range, in order; returns what they were.
+    pub fn delete_range(&mut self, range: &KeyRange) -> Vec<Version> {
+        let mut deleted = Vec::new();
+        self.keyspace.tree.scan(range, self.revision(), Direction::Ascending, &mut |version| {
+            deleted.push(version.clone());
+            std::ops::ControlFlow::Continue(())
+        });
+        for prev in &deleted {
+            let revision = self.next_revision();
+            let Keyspace { tree, scratch, .. } = self.keyspace;
+            let (version, _) = tree.update(prev.key(), |_| Version::tombstone(revision, prev.key(), scratch));
+            self.keyspace.pending.push(Change { version, prev: Some(prev.clone()) });
+        }
+        deleted
+    }
+
+    /// The state as this txn left it so far.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot::new(&self.keyspace.tree, self.revision(), self.keyspace.compacted, None)
+    }
+
+    /// The main revision: the txn's own once it has changed something.
+    pub fn revision(&self) -> i64 {
+        if self.sub == 0 { self.main - 1 } else { self.main }
+    }
+
+    /// What the txn changed so far.
+    pub fn changes(&self) -> &[Change] {
+        &self.keyspace.pending[self.keyspace.pending.len() - self.sub as usize..]
+    }
+
+    /// Ends the txn; returns the revision of the store after it.
+    pub fn end(self) -> i64 {
+        self.revision()
+    }
+
+    fn next_revision(&mut self) -> Revision {
+        self.sub += 1;
+        Revision { main: self.main, sub: self.sub - 1 }
+    }
+}
+
+impl Drop for WriteTxn<'_> {
+    fn drop(&mut self) {
+        self.keyspace.revision = self.revision();
+    }
+}
+
+/// Builds a keyspace from the entries of bucket `key` of a db file.
+#[derive(Debug)]
+pub struct Restore {
+    tree: Tree,
+    compacted: i64,
+    last: Option<Revision>,
+    placeholders: Vec<Revision>,
+    history: VecDeque<Arc<Batch>>,
+    batch: Vec<Change>,
+}
+
+impl Restore {
+    /// `compacted` is the revision of the last compaction that was *finished*. One that was only scheduled is asked for
+    /// again, of the restored keyspace.
+    pub fn new(compacted: Option<i64>) -> Restore {
+        Restore {
+            tree: Tree::new(),
+            compacted: compacted.unwrap_or(NEVER_COMPACTED),
+            last: None,
+            placeholders: Vec::new(),
+            history: VecDeque::new(),
+            batch: Vec::new(),
+        }
+    }
+
+    /// Takes the next entry; they come in ascending order of revision, as the file has them.
+    pub fn record(&mut self, revision: Revision, tombstone: bool, record: &[u8]) -> Result<(), RecordError> {
+        if let Some(last) = self.last.filter(|last| *last >= revision) {
+            return Err(RecordError::Unordered(revision, last));
+        }
+        if self.last.is_none_or(|last| last.main < revision.main) && self.batch.len() >= RESTORED_BATCH_LEN {
+            self.end_batch();
+        }
+        self.last = Some(revision);
+        if record.is_empty() && !tombstone {
+            self.placeholders.push(revision);
+            return Ok(());
+        }
+        let version = Version::restore(revision, tombstone, record)?;
+        let (version, before) = self.tree.update(version.key(), |_| version.clone());
+        if revision.main >= self.compacted {
+            let prev = before.filter(|before| !before.is_tombstone());
+            self.batch.push(Change { version, prev });
+        }
+        Ok(())
+    }
+
+    /// The keyspace, published. `revision` is the lowest that it may be at; that of the last entry may be higher.
+    pub fn finish(mut self, revision: i64) -> Keyspace {
+        self.end_batch();
+        let revision = revision.max(FIRST_REVISION).max(self.last.map_or(0, |last| last.main));
+        let placeholders: Arc<[Revision]> = self.placeholders.into();
+        let published = Published { tree: self.tree.clone(), revision, placeholders: placeholders.clone() };
+        Keyspace {
+            tree: self.tree,
+            revision,
+            compacted: self.compacted,
+            pending: Vec::new(),
+            compactions: VecDeque::new(),
+            placeholders,
+            scratch: Vec::new(),
+            shared: Arc::new(Shared::new(published, self.compacted, self.history)),
+        }
+    }
+
+    fn end_batch(&mut self) {
+        if !self.batch.is_empty() {
+            self.history.push_back(Arc::new(Batch::new(std::mem::take(&mut self.batch))));
+        }
+    }
+}
