@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use forebay_proto::KeyRange;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use super::interval::{GroupId, IntervalIndex, Span};
 use super::mailbox::{Item, Mailbox, Posted, Scope, Waker};
@@ -92,14 +93,14 @@ pub(super) struct State {
 
 /// The watchers of one range.
 struct Group {
-    members: Vec<u32>,
+    members: SmallVec<[u32; 4]>,
     /// Where in `touched` this group stands while a revision is delivered.
     touched: u32,
 }
 
 impl Default for Group {
     fn default() -> Group {
-        Group { members: Vec::new(), touched: UNTOUCHED }
+        Group { members: SmallVec::new(), touched: UNTOUCHED }
     }
 }
 

@@ -117,8 +117,9 @@ struct Node<G> {
     group: G,
     left: u32,
     right: u32,
-    /// The node with the highest end in this subtree; it never leaves the subtree it is named in.
-    widest: u32,
+    /// The span with the highest end in this subtree. Kept here rather than by node, for a search looks at it at every
+    /// node and pays a cache miss for each step of the way.
+    widest: Span,
     height: u8,
 }
 
@@ -160,9 +161,8 @@ impl<G: Default> IntervalIndex<G> {
     }
 
     fn insert(&mut self, span: Span) -> GroupId {
-        let node = Node { span: span.clone(), group: G::default(), left: NIL, right: NIL, widest: NIL, height: 1 };
-        let id = self.nodes.insert(node);
-        self.nodes[id].widest = id;
+        let (widest, group) = (span.clone(), G::default());
+        let id = self.nodes.insert(Node { span: span.clone(), group, left: NIL, right: NIL, widest, height: 1 });
         if span.kind() == Kind::Key {
             self.keys.insert(SingleKey(span), id);
         } else {
@@ -204,10 +204,14 @@ impl<G: Default> IntervalIndex<G> {
     }
 
     fn visit(&mut self, at: u32, key: &[u8], found: &mut impl FnMut(GroupId, &mut G)) {
-        if at == NIL || !self.nodes[self.nodes[at].widest].span.ends_after(key) {
+        if at == NIL {
             return;
         }
-        self.visit(self.nodes[at].left, key, found);
+        let node = &self.nodes[at];
+        if !node.widest.ends_after(key) {
+            return;
+        }
+        self.visit(node.left, key, found);
         let node = &mut self.nodes[at];
         if node.span.start() > key {
             return;
@@ -306,15 +310,14 @@ impl<G: Default> IntervalIndex<G> {
     /// Recomputes what a node knows about its subtree from its children.
     fn summarise(&mut self, at: u32) {
         let (left, right) = (self.nodes[at].left, self.nodes[at].right);
-        let mut widest = at;
-        for child in [left, right] {
-            if child != NIL {
-                let other = self.nodes[child].widest;
-                if self.nodes[other].span.cmp_end(&self.nodes[widest].span) == Ordering::Greater {
-                    widest = other;
-                }
+        let mut widest = &self.nodes[at].span;
+        for child in [left, right].into_iter().filter(|child| *child != NIL) {
+            let other = &self.nodes[child].widest;
+            if other.cmp_end(widest) == Ordering::Greater {
+                widest = other;
             }
         }
+        let widest = widest.clone();
         let height = 1 + self.height(left).max(self.height(right));
         let node = &mut self.nodes[at];
         (node.widest, node.height) = (widest, height);
@@ -346,11 +349,11 @@ mod tests {
                 let below = &self.nodes[child];
                 let order = if child == node.left { Ordering::Less } else { Ordering::Greater };
                 assert_eq!(below.span.cmp(&node.span), order);
-                if self.nodes[below.widest].span.cmp_end(&widest) == Ordering::Greater {
-                    widest = self.nodes[below.widest].span.clone();
+                if below.widest.cmp_end(&widest) == Ordering::Greater {
+                    widest = below.widest.clone();
                 }
             }
-            assert_eq!(self.nodes[node.widest].span.cmp_end(&widest), Ordering::Equal);
+            assert_eq!(node.widest.cmp_end(&widest), Ordering::Equal);
             node.height
         }
     }

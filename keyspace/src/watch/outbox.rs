@@ -37,7 +37,8 @@ pub(super) struct Outbox {
     revision: i64,
     /// A response of this size or more is split for a watcher that wants fragments.
     fragment_bytes: usize,
-    split: Option<Split>,
+    /// Boxed: few streams ever have one.
+    split: Option<Box<Split>>,
     messages: usize,
     events: usize,
 }
@@ -120,7 +121,7 @@ impl Outbox {
         if to.fragment && count > 1 && frame.message_len(out) >= self.fragment_bytes {
             frame.take_back(out);
             let events = events.map(|event| (event.version.clone(), event.prev.cloned())).collect();
-            self.split = Some(Split { id: to.id, revision, events });
+            self.split = Some(Box::new(Split { id: to.id, revision, events }));
             return true;
         }
         frame.finish(out);

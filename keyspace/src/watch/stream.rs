@@ -302,8 +302,12 @@ impl WatchStream {
             self.reading.push_back(handle);
         }
         self.lap = self.reading.len();
-        if !found && self.taken.capacity() > TAKEN_KEPT {
-            self.taken = VecDeque::new();
+        if !found {
+            // Idle, as most streams are most of the time: they should cost little then.
+            self.answers = VecDeque::new();
+            if self.taken.capacity() > TAKEN_KEPT {
+                self.taken = VecDeque::new();
+            }
         }
         found
     }

@@ -157,7 +157,7 @@ fn random_txn(rng: &mut StdRng) -> Vec<Op> {
         .map(|_| {
             let key = *choose(rng, &KEYS);
             let len = if large { 200_000 } else { rng.random_range(0..200) };
-            let value = Bytes::from(vec![rng.random_range(b'a'..b'z'); len]);
+            let value = Bytes::from(vec![rng.random_range(b'a'..=b'z'); len]);
             if rng.random_bool(0.7) { Op::Put(key, value) } else { Op::Delete(key) }
         })
         .collect();
