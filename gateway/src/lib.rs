@@ -1,1 +1,21 @@
+//! The gateway: etcd's API in front of etcd's API.
+//!
+//! Calls pass as bytes, streams in both directions, whatever the method; what is looked into is
+//! named in [`stack`](crate::Gateway). Start reading at `stack.rs`, which shows the whole way of a
+//! request on one screen.
 
+mod call;
+mod config;
+mod gateway;
+mod layers;
+pub mod methods;
+mod metrics;
+mod replies;
+mod rescue;
+mod stack;
+pub mod upstream;
+
+pub use config::{Config, GatewayId, KEEPALIVE_MIN, MAX_MESSAGE_BYTES, PoolConfig};
+pub use gateway::Gateway;
+pub use metrics::Metrics;
+pub use upstream::Upstream;

@@ -1,0 +1,68 @@
+//! What travels through the stack: a call inwards, a response or a failure outwards.
+
+use std::future::Future;
+
+use forebay_edge::{BoxError, Request, Response};
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::methods::Method;
+
+/// A routed request.
+pub(crate) struct Call {
+    /// What the method may and may not be done to.
+    pub(crate) method: &'static Method,
+    /// When the caller stops waiting.
+    pub(crate) deadline: Option<Instant>,
+    /// The request, undecoded.
+    pub(crate) request: Request,
+}
+
+/// One layer of the stack with everything below it.
+///
+/// The stack is written with tower's `ServiceBuilder`, which composes any types. A layer is not a
+/// `tower::Service` because nothing here needs `poll_ready`: a future that may be awaited by
+/// reference costs no clone of the stack and no box per layer, and dropping it abandons the call.
+pub(crate) trait Handler: Send + Sync + 'static {
+    /// Answers one call.
+    fn handle(&self, call: Call) -> impl Future<Output = Result<Response, Failure>> + Send;
+}
+
+/// Why there is no response, or why its body ended early. [`crate::rescue`] turns it into a status.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Refused before anything was forwarded.
+    #[error("refused: {0}")]
+    Refused(Status),
+    /// No endpoint was there to take the call; it surely never left.
+    #[error("no endpoint is reachable")]
+    Unreachable,
+    /// The upstream's stream broke; the call may have been carried out.
+    #[error("the upstream's stream broke")]
+    Broken(#[source] BoxError),
+    /// The caller's own deadline passed; the call may have been carried out.
+    #[error("the deadline passed")]
+    DeadlineExceeded,
+    /// The gateway is shutting down and did not take the call; it surely never left.
+    #[error("the gateway is shutting down")]
+    Draining,
+    /// The gateway is shutting down and ended a stream that could have gone on.
+    #[error("the gateway ended the stream to shut down")]
+    Stopped,
+}
+
+impl Failure {
+    /// A body's error is a failure; whatever is not one broke the stream.
+    pub(crate) fn from_body(error: BoxError) -> Failure {
+        match error.downcast::<Failure>() {
+            Ok(failure) => *failure,
+            Err(error) => Failure::Broken(error),
+        }
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Failure {
+        Failure::Refused(status)
+    }
+}

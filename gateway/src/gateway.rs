@@ -1,0 +1,41 @@
+//! The gateway as a value.
+
+use std::time::Duration;
+
+use forebay_edge::Api;
+
+use crate::{config::Config, layers::Draining, metrics::Metrics, stack, upstream::Upstream};
+
+/// A gateway in front of an upstream.
+#[derive(Clone)]
+pub struct Gateway {
+    api: Api,
+    upstream: Upstream,
+    draining: Draining,
+}
+
+impl Gateway {
+    /// Builds a gateway. `config` must be the one that a remote upstream was connected with, since
+    /// both speak of the same gateway.
+    pub fn new(config: &Config, upstream: Upstream, metrics: Metrics) -> Gateway {
+        let draining = Draining::default();
+        let api = stack::build(config, upstream.clone(), metrics, draining.clone());
+        Gateway { api, upstream, draining }
+    }
+
+    /// What a listener serves.
+    pub fn api(&self) -> Api {
+        self.api.clone()
+    }
+
+    /// What the gateway forwards to.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// Takes no new calls, ends streams, and lets unary calls finish for at most `bound`; returns
+    /// whether all ended. Telling connections to go away is the listener's part.
+    pub async fn drain(&self, bound: Duration) -> bool {
+        self.draining.drain(bound).await
+    }
+}

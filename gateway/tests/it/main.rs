@@ -1,0 +1,10 @@
+//! The gateway in front of upstreams that misbehave on purpose, and of real etcd.
+
+mod client;
+mod failures;
+mod fake;
+mod forwarding;
+mod keep_alive;
+mod lifecycle;
+mod peers;
+mod real;

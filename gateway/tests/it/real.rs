@@ -1,0 +1,1 @@
+//! Real etcd, directly and through the gateway.
