@@ -4,5 +4,6 @@
 
 pub mod db;
 pub mod disk;
+pub mod schema;
 pub mod snap;
 pub mod wal;

@@ -16,6 +16,30 @@ pub fn member_json(member: &MemberRecord) -> String {
     out + &attributes + "}"
 }
 
+/// Reads the JSON of a member.
+pub fn member_from_json(json: &[u8]) -> Option<MemberRecord> {
+    #[derive(serde::Deserialize)]
+    struct Json {
+        id: u64,
+        #[serde(rename = "peerURLs")]
+        peer_urls: Option<Vec<String>>,
+        #[serde(rename = "isLearner", default)]
+        is_learner: bool,
+        #[serde(default)]
+        name: String,
+        #[serde(rename = "clientURLs", default)]
+        client_urls: Option<Vec<String>>,
+    }
+    let json: Json = serde_json::from_slice(json).ok()?;
+    Some(MemberRecord {
+        id: json.id,
+        name: json.name,
+        peer_urls: json.peer_urls.unwrap_or_default(),
+        client_urls: json.client_urls.unwrap_or_default(),
+        is_learner: json.is_learner,
+    })
+}
+
 /// `"peerURLs":[..]`, and `"isLearner":true` for a learner.
 pub(super) fn raft_attributes_fields(out: &mut String, member: &MemberRecord) {
     out.push_str("\"peerURLs\":");
