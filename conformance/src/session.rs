@@ -252,6 +252,12 @@ impl Session {
         if let Ok(status) = &answer {
             let parts: Vec<Option<u64>> = status.version.split('.').map(|part| part.parse().ok()).collect();
             tree["version"] = json!(if parts.len() == 3 && !parts.contains(&None) { "three numbers" } else { "odd" });
+            // Go's printer puts one or two spaces between fields, by the build.
+            // Alarms come in the order of a Go map.
+            let words = |error: &String| error.split_whitespace().collect::<Vec<_>>().join(" ");
+            let mut errors: Vec<String> = status.errors.iter().map(words).collect();
+            errors.sort();
+            tree["errors"] = errors.iter().map(|error| json!(self.names.in_text(error))).collect();
             tree["dbSize"] = json!(if status.db_size > 0 { "positive" } else { "not positive" });
             tree["dbSizeInUse"] =
                 json!(if (1..=status.db_size).contains(&status.db_size_in_use) { "within dbSize" } else { "odd" });

@@ -16,6 +16,7 @@ cases! { "auth":
     with_a_bad_token: "a token that nobody gave";
     passwords: "wrong, empty, changed, forbidden, too long";
     key_permissions: "reads and writes inside and outside of a user's ranges";
+    range_stream_permissions: "the same for RangeStream";
     admin_only: "what only root may do";
     watch_permissions: "a watch that may not be";
     lease_permissions: "leases and the keys on them";
@@ -194,7 +195,6 @@ async fn without_a_token(s: &mut Session) -> anyhow::Result<()> {
     people(s).await;
     everything(s).await;
     s.snapshot().await;
-    s.range_stream(get("a")).await;
     s.auth_disable(pb::AuthDisableRequest {}).await;
     Ok(())
 }
@@ -266,6 +266,13 @@ async fn key_permissions(s: &mut Session) -> anyhow::Result<()> {
         let version = pb::compare::TargetUnion::Version(0);
         s.txn(txn([compare(key, pb::compare::CompareResult::Equal, version)], [], [])).await;
     }
+    Ok(())
+}
+
+async fn range_stream_permissions(s: &mut Session) -> anyhow::Result<()> {
+    people(s).await;
+    s.range_stream(get("a")).await;
+    s.log_in("alice", "secret").await;
     s.range_stream(range("a", "c")).await;
     s.range_stream(range("a", "d")).await;
     Ok(())

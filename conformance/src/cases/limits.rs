@@ -16,7 +16,9 @@ cases! { "limits":
     request_size_by_flag: "the same with --max-request-bytes" with ["--max-request-bytes", "10000"];
     large_keys: "keys have no limit of their own";
     unknown_methods: "methods and services that nobody has";
-    metadata: "hasleader, tokens while auth is off, odd client versions";
+    leader_wanted: "hasleader on a member that has one";
+    tokens_without_auth: "tokens while auth is off";
+    client_versions: "the client's version, and one that is no text";
     deadlines: "a deadline that has passed";
     deep_txns: "txns nested deeply";
 }
@@ -67,18 +69,26 @@ async fn unknown_methods(s: &mut Session) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn metadata(s: &mut Session) -> anyhow::Result<()> {
+async fn leader_wanted(s: &mut Session) -> anyhow::Result<()> {
     s.metadata("hasleader", b"true");
     s.put(put("a", "1")).await;
     s.range(get("a")).await;
-    s.without_metadata("hasleader");
+    Ok(())
+}
+
+async fn tokens_without_auth(s: &mut Session) -> anyhow::Result<()> {
+    s.put(put("a", "1")).await;
     s.metadata("token", b"nonsense");
     s.range(get("a")).await;
     s.auth_status(pb::AuthStatusRequest {}).await;
     s.without_metadata("token");
     s.metadata("authorization", b"Bearer nonsense");
     s.range(get("a")).await;
-    s.without_metadata("authorization");
+    Ok(())
+}
+
+async fn client_versions(s: &mut Session) -> anyhow::Result<()> {
+    s.put(put("a", "1")).await;
     s.metadata("client-api-version", b"3.7.1");
     s.range(get("a")).await;
     s.metadata("client-api-version", b"odd \xff\xfe");
@@ -98,6 +108,14 @@ async fn deadlines(s: &mut Session) -> anyhow::Result<()> {
     // Either side may notice first, and tonic calls its own timer's end "cancelled".
     let late = matches!(code, Code::DeadlineExceeded | Code::Cancelled);
     s.note("waiting for a lock", serde_json::json!(if late { "late".to_owned() } else { format!("{code:?}") }));
+    // The waiter's key goes a moment after the waiter.
+    for _ in 0..100 {
+        let mut client = pb::kv_client::KvClient::new(s.channel.clone());
+        if client.range(range("l", "m")).await?.into_inner().count == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     s.range(range("l", "m")).await;
     Ok(())
 }

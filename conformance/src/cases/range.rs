@@ -9,7 +9,8 @@ use super::{cases, requests::*};
 use crate::session::Session;
 
 cases! { "range":
-    refuses_what_is_no_request: "empty key, unknown sort numbers, revisions that are not there";
+    refuses_what_is_no_request: "empty keys and revisions that are not there";
+    unknown_sort_numbers: "sort orders and targets outside of the protocol";
     ends: "one key, a range, from a key on, every key, and ranges that hold nothing";
     revisions: "the present, the past, the compacted revision itself";
     limit_more_and_count: "limit, more and count";
@@ -49,14 +50,18 @@ async fn five_keys(s: &mut Session) {
 async fn refuses_what_is_no_request(s: &mut Session) -> anyhow::Result<()> {
     s.range(get("")).await;
     s.range(range("", FROM)).await;
+    s.range(pb::RangeRequest { revision: 2, ..get("a") }).await;
+    s.range(pb::RangeRequest { revision: i64::MAX, ..get("a") }).await;
+    s.range(pb::RangeRequest { revision: 2, count_only: true, ..get("a") }).await;
+    Ok(())
+}
+
+async fn unknown_sort_numbers(s: &mut Session) -> anyhow::Result<()> {
     s.range(pb::RangeRequest { sort_order: 3, ..all() }).await;
     s.range(pb::RangeRequest { sort_order: -1, ..all() }).await;
     s.range(pb::RangeRequest { sort_target: 5, ..all() }).await;
     s.range(pb::RangeRequest { sort_target: -1, ..all() }).await;
     s.range(pb::RangeRequest { sort_order: 3, ..get("") }).await;
-    s.range(pb::RangeRequest { revision: 2, ..get("a") }).await;
-    s.range(pb::RangeRequest { revision: i64::MAX, ..get("a") }).await;
-    s.range(pb::RangeRequest { revision: 2, count_only: true, ..get("a") }).await;
     Ok(())
 }
 

@@ -16,7 +16,8 @@ cases! { "txn_rules":
     duplicate_keys: "two puts, a put under a delete, in any order";
     duplicate_keys_nested: "parents, siblings and the two branches of one nested txn";
     holes: "the duplicates that are let through, and what they do";
-    operations_are_checked_like_requests: "sort options, ignore flags and leases inside";
+    puts_are_checked_like_requests: "ignore flags inside";
+    unknown_sort_numbers: "sort options inside";
 }
 
 fn puts(count: usize) -> Vec<pb::RequestOp> {
@@ -147,10 +148,17 @@ async fn holes(s: &mut Session) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn operations_are_checked_like_requests(s: &mut Session) -> anyhow::Result<()> {
+async fn unknown_sort_numbers(s: &mut Session) -> anyhow::Result<()> {
+    for ask in [pb::RangeRequest { sort_order: 9, ..all() }, pb::RangeRequest { sort_target: 9, ..all() }] {
+        s.txn(always([ask.clone().op()])).await;
+        s.txn(txn([], [], [ask.clone().op()])).await;
+        s.txn(always([always([ask.op()]).op()])).await;
+    }
+    Ok(())
+}
+
+async fn puts_are_checked_like_requests(s: &mut Session) -> anyhow::Result<()> {
     for op in [
-        pb::RangeRequest { sort_order: 9, ..all() }.op(),
-        pb::RangeRequest { sort_target: 9, ..all() }.op(),
         pb::PutRequest { ignore_value: true, ..put("a", "v") }.op(),
         pb::PutRequest { ignore_lease: true, lease: 1, ..put("a", "v") }.op(),
     ] {
