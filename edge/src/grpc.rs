@@ -6,12 +6,14 @@
 
 use std::{
     marker::PhantomData,
+    pin::Pin,
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
-use http_body_util::BodyExt as _;
+use http_body::Body as _;
 use prost::Message;
 use tonic::{Code, Status};
 
@@ -154,33 +156,37 @@ impl<M: Message + Default> Messages<M> {
     /// The next message; `None` when the client half-closed. An error ends the stream; a client
     /// that went away is [`Code::Cancelled`].
     pub async fn next(&mut self) -> Result<Option<M>, Status> {
-        match self.next_bytes().await? {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`Messages::next`]: call again when woken, and never after `None` or an error.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<M>, Status>> {
+        Poll::Ready(match ready!(self.poll_bytes(cx))? {
             None => Ok(None),
             Some(bytes) => M::decode(bytes)
                 .map(Some)
                 .map_err(|error| Status::internal(format!("grpc: error unmarshalling request: {error}"))),
-        }
+        })
     }
 
-    /// The next message, undecoded.
-    pub async fn next_bytes(&mut self) -> Result<Option<Bytes>, Status> {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
         loop {
             if let Some(prefix) = self.buffer.peek_prefix() {
                 let len = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
                 self.check(prefix[0], len)?;
                 if let Some(message) = self.buffer.take_message(len) {
-                    return Ok(Some(message));
+                    return Poll::Ready(Ok(Some(message)));
                 }
             }
-            match self.body.frame().await {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.buffer.push(data);
                     }
                 }
-                Some(Err(_)) => return Err(Status::cancelled("context canceled")),
-                None if self.buffer.len() == 0 => return Ok(None),
-                None => return Err(Status::internal("unexpected EOF")),
+                Some(Err(_)) => return Poll::Ready(Err(Status::cancelled("context canceled"))),
+                None if self.buffer.len() == 0 => return Poll::Ready(Ok(None)),
+                None => return Poll::Ready(Err(Status::internal("unexpected EOF"))),
             }
         }
     }

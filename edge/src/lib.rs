@@ -9,6 +9,7 @@ mod body;
 pub mod grpc;
 pub mod listener;
 pub mod metrics;
+pub mod watch;
 
 use std::sync::Arc;
 

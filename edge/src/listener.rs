@@ -72,6 +72,11 @@ impl Drain {
         self.0.send_replace(true);
     }
 
+    /// Whether [`Drain::start`] was called.
+    pub fn has_started(&self) -> bool {
+        *self.0.borrow()
+    }
+
     /// Waits until [`Drain::start`] was called.
     pub async fn started(&self) {
         let mut receiver = self.0.subscribe();

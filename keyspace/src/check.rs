@@ -48,7 +48,7 @@ pub fn range_stream(request: &RangeRequest) -> Result<(), RangeStreamError> {
 }
 
 /// Whether a range asks for some keys only, by when they were created or changed.
-pub(crate) fn has_revision_filters(request: &RangeRequest) -> bool {
+pub fn has_revision_filters(request: &RangeRequest) -> bool {
     let RangeRequest { min_mod_revision, max_mod_revision, min_create_revision, max_create_revision, .. } = *request;
     [min_mod_revision, max_mod_revision, min_create_revision, max_create_revision] != [0; 4]
 }

@@ -1,1 +1,26 @@
+//! The bundled server: a member of an etcd cluster.
+//!
+//! In reading order: [`start`](start()) brings a member up from its files, [`Member`] is what requests call, `rpc` are
+//! the gRPC services, `raft` orders what they propose, `apply` carries it out, `backend` writes it to the db file.
 
+mod alarms;
+mod apply;
+mod backend;
+mod cluster;
+mod compactor;
+mod config;
+pub mod identity;
+mod lease;
+mod member;
+mod membership;
+mod metrics;
+mod proposals;
+pub mod raft;
+mod rpc;
+mod start;
+mod upkeep;
+pub mod version;
+
+pub use config::Config;
+pub use member::Member;
+pub use start::{StartError, start};

@@ -216,7 +216,6 @@ impl Lessor {
 mod tests {
     use super::*;
 
-    #[expect(clippy::disallowed_methods, reason = "the first instant of a pure test", unfulfilled_lint_expectations)]
     fn start() -> Instant {
         Instant::now()
     }

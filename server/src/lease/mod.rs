@@ -6,7 +6,7 @@
 
 mod lessor;
 
-pub use lessor::{Grant, Lessor, Remaining, Renewal};
+pub use lessor::{Grant, Lessor, Renewal};
 
 /// The largest TTL that a client may ask for, in seconds.
 pub const MAX_TTL_SECONDS: i64 = 9_000_000_000;

@@ -1,0 +1,247 @@
+//! The state machine.
+
+use std::{sync::Arc, time::Instant};
+
+use forebay_keyspace::{Batch, Keyspace, eval};
+use forebay_proto::{
+    Error, KeyRange,
+    etcdserverpb::{alarm_request::AlarmAction, *},
+    leasepb,
+    membershippb::ClusterMemberAttrSetRequest,
+    raftpb::ConfState,
+};
+use forebay_storage::{schema, snap::Membership};
+use parking_lot::Mutex;
+use prost::Message as _;
+
+use super::{Applied, Outcome, txn_cost};
+use crate::{
+    alarms::Alarms,
+    backend::{Backend, Op},
+    cluster::Cluster,
+    compactor::Compactor,
+    lease::Lessor,
+    membership::Change,
+};
+
+/// The replicated state of a member, with what reads of it share.
+#[derive(Debug)]
+pub struct Machine {
+    keyspace: Arc<Mutex<Keyspace>>,
+    lessor: Arc<Mutex<Lessor>>,
+    cluster: Arc<Cluster>,
+    compactor: Compactor,
+    alarms: Alarms,
+    membership: Membership,
+    /// Changes of the db file since they were last taken.
+    ops: Vec<Op>,
+}
+
+/// What a machine starts from, as the db file had it.
+#[derive(Debug)]
+pub struct Restored {
+    /// The keys.
+    pub keyspace: Arc<Mutex<Keyspace>>,
+    /// The leases, keys attached.
+    pub lessor: Arc<Mutex<Lessor>>,
+    /// The raised alarms.
+    pub alarms: Alarms,
+    /// The members.
+    pub membership: Membership,
+}
+
+impl Machine {
+    /// Goes on from what was restored.
+    pub fn new(restored: Restored, cluster: Arc<Cluster>, compactor: Compactor) -> Machine {
+        let Restored { keyspace, lessor, alarms, membership } = restored;
+        let machine = Machine { keyspace, lessor, cluster, compactor, alarms, membership, ops: Vec::new() };
+        machine.show();
+        machine
+    }
+
+    /// Lets readers see members and alarms.
+    fn show(&self) {
+        self.cluster.show(&self.membership, &self.alarms);
+    }
+
+    /// Who is, and who was, a member.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// Carries out a membership change that holds.
+    pub fn change_membership(&mut self, change: Change) {
+        let members = &mut self.membership.members;
+        match change {
+            Change::Put(member) => {
+                self.ops.push(Op::Put(schema::member(&member)));
+                members.retain(|known| known.id != member.id);
+                members.push(member);
+            }
+            Change::Remove(id) => {
+                members.retain(|known| known.id != id);
+                self.membership.removed.push(id);
+                self.ops.push(Op::Delete { bucket: schema::MEMBERS, key: schema::member_key(id) });
+                self.ops.push(Op::Put(schema::removed_member(id)));
+            }
+            Change::Nothing => {}
+        }
+        self.show();
+    }
+
+    /// Keeps the configuration that a membership change led to.
+    pub fn set_conf_state(&mut self, conf_state: &ConfState) {
+        self.ops.push(Op::Put(schema::conf_state(conf_state)));
+    }
+
+    /// Makes what was applied visible to readers, hands it to the file, and says what it was.
+    /// `index` and `term` are of the last entry applied.
+    pub fn publish(&mut self, backend: &Backend, index: u64, term: u64) -> Option<Arc<Batch>> {
+        // The file is told under the keyspace's lock: the compactor, which holds it too, must not
+        // get ahead with removing what the file has not heard of.
+        let mut keyspace = self.keyspace.lock();
+        let batch = keyspace.publish();
+        backend.add(batch.iter().cloned().map(Op::Batch).chain(self.ops.drain(..)), index, term);
+        batch
+    }
+
+    /// Carries out one request of the log. `now` is when a lease that it grants begins to run.
+    pub fn apply(&mut self, request: InternalRaftRequest, now: Instant) -> Applied {
+        if let Some(put) = &request.put {
+            self.check_growth(true)?;
+            self.put(put)
+        } else if let Some(txn) = &request.txn {
+            self.check_growth(txn_cost(txn) > 0)?;
+            self.txn(txn)
+        } else if let Some(delete) = &request.delete_range {
+            self.check_growth(false)?;
+            self.delete_range(delete)
+        } else if let Some(compaction) = &request.compaction {
+            self.check_growth(false)?;
+            self.compact(compaction)
+        } else if let Some(grant) = &request.lease_grant {
+            self.check_growth(true)?;
+            self.grant(grant, now)
+        } else if let Some(revoke) = &request.lease_revoke {
+            self.check_growth(false)?;
+            self.revoke(revoke.id)
+        } else if let Some(alarm) = &request.alarm {
+            Ok(self.alarm(alarm))
+        } else if let Some(set) = &request.cluster_member_attr_set {
+            self.set_attributes(set);
+            Ok(Outcome::Done)
+        } else if let Some(set) = &request.cluster_version_set {
+            self.membership.cluster_version = Some(set.ver.clone());
+            self.show();
+            self.ops.push(Op::Put(schema::cluster_version(&set.ver)));
+            self.ops.push(Op::Put(schema::storage_version(&set.ver)));
+            Ok(Outcome::Done)
+        } else if request.lease_checkpoint.is_some() || request.range.is_some() {
+            // A checkpoint only shortens what a later leader grants; without one it grants more.
+            Ok(Outcome::Done)
+        } else {
+            panic!(
+                "invariant: every entry of the log is of a kind that this member carries out; request {}",
+                request.id
+            );
+        }
+    }
+
+    /// Refuses what the raised alarms forbid.
+    fn check_growth(&self, grows: bool) -> Result<(), Error> {
+        if self.alarms.any(AlarmType::Corrupt) {
+            return Err(Error::Corrupt);
+        }
+        if grows && self.alarms.any(AlarmType::Nospace) {
+            return Err(Error::NoSpace);
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, request: &PutRequest) -> Applied {
+        let mut keyspace = self.keyspace.lock();
+        let mut lessor = self.lessor.lock();
+        let mut txn = keyspace.write();
+        let result = eval::put(&mut txn, &|id| lessor.exists(id), request)?;
+        txn.changes().iter().for_each(|change| lessor.observe(change));
+        Ok(Outcome::Put(result))
+    }
+
+    fn delete_range(&mut self, request: &DeleteRangeRequest) -> Applied {
+        let mut keyspace = self.keyspace.lock();
+        let mut lessor = self.lessor.lock();
+        let mut txn = keyspace.write();
+        let result = eval::delete_range(&mut txn, request);
+        txn.changes().iter().for_each(|change| lessor.observe(change));
+        Ok(Outcome::DeleteRange(result))
+    }
+
+    fn txn(&mut self, request: &TxnRequest) -> Applied {
+        let mut keyspace = self.keyspace.lock();
+        let mut lessor = self.lessor.lock();
+        let mut txn = keyspace.write();
+        let result = eval::txn(&mut txn, &|id| lessor.exists(id), request)?;
+        txn.changes().iter().for_each(|change| lessor.observe(change));
+        Ok(Outcome::Txn(result))
+    }
+
+    fn compact(&mut self, request: &CompactionRequest) -> Applied {
+        let hash = self.keyspace.lock().compact(request.revision)?;
+        self.ops.push(Op::Put(schema::scheduled_compaction(request.revision)));
+        Ok(Outcome::Compact(self.compactor.schedule(request.revision, hash)))
+    }
+
+    fn grant(&mut self, request: &LeaseGrantRequest, now: Instant) -> Applied {
+        let granted = self.lessor.lock().grant(request.id, request.ttl, now)?;
+        let lease = leasepb::Lease { id: granted.id, ttl: granted.ttl, remaining_ttl: 0 };
+        self.ops.push(Op::Put(schema::lease(&lease)));
+        Ok(Outcome::LeaseGrant(granted))
+    }
+
+    fn revoke(&mut self, id: i64) -> Applied {
+        let keys = self.lessor.lock().revoke(id)?;
+        let mut keyspace = self.keyspace.lock();
+        let mut txn = keyspace.write();
+        for key in keys {
+            txn.delete_range(&KeyRange::Key(key.into()));
+        }
+        drop(txn);
+        self.ops.push(Op::Delete { bucket: schema::LEASE, key: schema::lease_key(id) });
+        Ok(Outcome::Done)
+    }
+
+    fn alarm(&mut self, request: &AlarmRequest) -> Outcome {
+        let member = AlarmMember { member_id: request.member_id, alarm: request.alarm };
+        let changed = match request.action() {
+            AlarmAction::Get => return Outcome::Alarm(self.alarms.list(request.alarm())),
+            AlarmAction::Activate if request.alarm() == AlarmType::None => return Outcome::Alarm(Vec::new()),
+            AlarmAction::Activate => {
+                if self.alarms.raise(&member) {
+                    self.ops.push(Op::Put(schema::alarm(&member)));
+                }
+                true
+            }
+            AlarmAction::Deactivate => {
+                let cleared = self.alarms.clear(&member);
+                if cleared {
+                    self.ops.push(Op::Delete { bucket: schema::ALARM, key: member.encode_to_vec() });
+                }
+                cleared
+            }
+        };
+        self.show();
+        Outcome::Alarm(changed.then_some(member).into_iter().collect())
+    }
+
+    fn set_attributes(&mut self, set: &ClusterMemberAttrSetRequest) {
+        let attributes = set.member_attributes.clone().unwrap_or_default();
+        let Some(member) = self.membership.members.iter_mut().find(|member| member.id == set.member_id) else {
+            // It was removed meanwhile.
+            return;
+        };
+        member.name = attributes.name;
+        member.client_urls = attributes.client_urls;
+        self.ops.push(Op::Put(schema::member(member)));
+        self.show();
+    }
+}

@@ -1,0 +1,157 @@
+//! Between the raft thread and the state machine: decodes entries, and tells everybody what they
+//! did, in the order that keeps promises.
+
+use std::{io::Read, sync::Arc, time::Instant};
+
+use forebay_keyspace::watch::Hub;
+use forebay_proto::{
+    Error,
+    etcdserverpb::InternalRaftRequest,
+    raftpb::{ConfChange, ConfState, Entry, Snapshot},
+};
+use forebay_storage::snap::Membership;
+use parking_lot::Mutex;
+use prost::Message as _;
+
+use super::{Applied, Machine, Outcome};
+use crate::{
+    backend::Backend,
+    lease::Lessor,
+    membership::{self, Change},
+    proposals::Waiters,
+    raft::{self, BoxError, Dropped, Leadership, SnapshotData, StateMachine},
+};
+
+/// The state machine as raft sees it.
+pub struct Replica {
+    /// What the entries change.
+    pub machine: Machine,
+    /// Where it goes.
+    pub backend: Arc<Backend>,
+    /// Who watches it.
+    pub hub: Hub,
+    /// Who waits for it.
+    pub waiters: Arc<Waiters<Applied>>,
+    /// Promoted and demoted as leadership comes and goes.
+    pub lessor: Arc<Mutex<Lessor>>,
+    /// Added to every lease when this member becomes leader.
+    pub lease_extension: std::time::Duration,
+    /// How far the db file was when it was opened.
+    pub restored: raft::Applied,
+}
+
+impl Replica {
+    /// Tells everybody: readers first, then the file, watchers, and those who wait. Whoever is
+    /// answered finds what it was told about.
+    fn finish(&mut self, entry: &Entry, outcomes: Vec<(u64, Applied)>) {
+        let batch = self.machine.publish(&self.backend, entry.index(), entry.term());
+        if let Some(batch) = batch {
+            self.hub.publish(&batch);
+        }
+        self.waiters.complete(outcomes.into_iter());
+    }
+}
+
+impl StateMachine for Replica {
+    fn applied(&self) -> raft::Applied {
+        self.restored.clone()
+    }
+
+    fn apply(&mut self, entries: &[Entry]) -> Result<(), BoxError> {
+        let Some(last) = entries.last() else { return Ok(()) };
+        let now = Instant::now();
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let Some(data) = entry.data.as_ref().filter(|data| !data.is_empty()) else { continue };
+            let request = InternalRaftRequest::decode(data.clone())
+                .map_err(|error| format!("entry {} is no request: {error}", entry.index()))?;
+            let id = request.header.as_ref().map_or(request.id, |header| header.id);
+            outcomes.push((id, self.machine.apply(request, now)));
+        }
+        self.finish(last, outcomes);
+        Ok(())
+    }
+
+    fn accepts(&self, change: &ConfChange) -> bool {
+        membership::decide(self.machine.membership(), change).is_ok()
+    }
+
+    fn apply_conf_change(
+        &mut self,
+        entry: &Entry,
+        change: &ConfChange,
+        accepted: bool,
+        conf_state: &ConfState,
+    ) -> Result<(), BoxError> {
+        let decided = membership::decide(self.machine.membership(), change);
+        let outcome = match decided {
+            Ok(Change::Nothing) => Ok(Outcome::Done),
+            Ok(decided) if accepted => {
+                self.machine.change_membership(decided);
+                Ok(Outcome::Done)
+            }
+            Ok(_) => Err(Error::MemberNotFound),
+            Err(error) => Err(error),
+        };
+        self.machine.set_conf_state(conf_state);
+        self.finish(entry, vec![(change.id(), outcome)]);
+        Ok(())
+    }
+
+    fn dropped(&mut self, proposal: u64, reason: Dropped) {
+        let error = match reason {
+            Dropped::Refused => Error::LeaderChanged,
+            Dropped::Stopped => Error::Stopped,
+        };
+        self.waiters.complete(std::iter::once((proposal, Err(error))));
+    }
+
+    fn leader_changed(&mut self, leadership: Leadership) {
+        let mut lessor = self.lessor.lock();
+        if leadership.is_self && !lessor.is_primary() {
+            lessor.promote(Instant::now(), self.lease_extension);
+        } else if !leadership.is_self {
+            lessor.demote();
+        }
+    }
+
+    fn flush(&mut self) {
+        self.backend.begin_flush();
+    }
+
+    fn durable_index(&self) -> u64 {
+        self.backend.durable_index()
+    }
+
+    fn membership(&self) -> Membership {
+        self.machine.membership().clone()
+    }
+
+    fn snapshot(&mut self) -> Result<Box<dyn SnapshotData>, BoxError> {
+        let (size, db) = self.backend.snapshot()?;
+        Ok(Box::new(Db { size, db }))
+    }
+
+    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), BoxError> {
+        let index = snapshot.metadata.as_ref().map_or(0, |metadata| metadata.index());
+        Err(format!("a snapshot at index {index} arrived, but a cluster of one has nobody to send it").into())
+    }
+}
+
+/// The db file on its way to a follower.
+struct Db<R> {
+    size: u64,
+    db: R,
+}
+
+impl<R: Read> Read for Db<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.db.read(buffer)
+    }
+}
+
+impl<R: Read + Send> SnapshotData for Db<R> {
+    fn len(&self) -> u64 {
+        self.size
+    }
+}

@@ -1,0 +1,303 @@
+//! Writes what apply decided to the db file, behind the requests.
+//!
+//! The WAL made it durable before anybody was answered, so the file may lag: changes are collected
+//! and committed together with the index of the last entry that made them. After a crash the
+//! entries behind that index are applied again, from the file's state, with the same result.
+
+use std::{
+    io::Read,
+    mem,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use forebay_keyspace::{Batch, Revision};
+use forebay_storage::{
+    db::{self, BucketMut, Db},
+    schema,
+};
+use parking_lot::{Condvar, Mutex};
+use prometheus::Histogram;
+use tonic::Status;
+
+/// Changes that may wait for the file. A large value rides out a slow disk; a small one bounds the
+/// work that a restart repeats. When it is reached, apply waits.
+const PENDING_MAX: usize = 200_000;
+
+/// One change of the file.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// New versions of keys.
+    Batch(Arc<Batch>),
+    /// Versions that a compaction removed; a tombstone is marked.
+    Compacted(Vec<(Revision, bool)>),
+    /// A value of another bucket.
+    Put(schema::Value),
+    /// The end of a value of another bucket.
+    Delete { bucket: &'static [u8], key: Vec<u8> },
+}
+
+/// When to commit.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How long changes are collected at most.
+    pub interval: Duration,
+    /// How many changes are collected at most.
+    pub limit: usize,
+}
+
+/// The db file and the thread that writes it.
+#[derive(Debug)]
+pub struct Backend {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    db: Db,
+    pace: Pace,
+    pending: Mutex<Pending>,
+    /// Something for the writer to do.
+    work: Condvar,
+    /// A commit is done, or the writer is gone.
+    committed: Condvar,
+    commit_seconds: Histogram,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    ops: Vec<Op>,
+    changes: usize,
+    /// The last entry whose effect is in `ops` or in the file.
+    index: u64,
+    term: u64,
+    /// Counts what was added, so that a flush knows what it waits for.
+    added: u64,
+    durable: u64,
+    /// The index that the file holds.
+    durable_index: u64,
+    flush: bool,
+    stop: bool,
+    failed: Option<String>,
+}
+
+impl Backend {
+    /// Starts the writer. `index` and `term` are of the last entry that the file holds. When the
+    /// file cannot be written, `fail` is called once with a message that says why.
+    pub fn start(
+        db: Db,
+        index: u64,
+        term: u64,
+        pace: Pace,
+        commit_seconds: Histogram,
+        fail: impl FnOnce(String) + Send + 'static,
+    ) -> Backend {
+        let pending = Pending { index, term, durable_index: index, ..Pending::default() };
+        let shared = Arc::new(Shared {
+            db,
+            pace,
+            pending: Mutex::new(pending),
+            work: Condvar::new(),
+            committed: Condvar::new(),
+            commit_seconds,
+        });
+        let writer = shared.clone();
+        let run = move || {
+            if let Err(error) = writer.run() {
+                let message = format!("the db file cannot be written: {error}");
+                writer.pending.lock().failed = Some(message.clone());
+                writer.committed.notify_all();
+                fail(message);
+            }
+        };
+        let thread = std::thread::Builder::new().name("backend".into()).spawn(run).expect("a thread can be started");
+        Backend { shared, thread: Mutex::new(Some(thread)) }
+    }
+
+    /// Hands over what the entries up to `index` changed.
+    pub fn add(&self, ops: impl IntoIterator<Item = Op>, index: u64, term: u64) {
+        self.extend(ops, Some((index, term)));
+    }
+
+    fn extend(&self, ops: impl IntoIterator<Item = Op>, applied: Option<(u64, u64)>) {
+        let mut pending = self.shared.pending.lock();
+        while pending.changes >= PENDING_MAX && pending.failed.is_none() && !pending.stop {
+            pending.flush = true;
+            self.shared.work.notify_one();
+            self.shared.committed.wait(&mut pending);
+        }
+        let was_idle = pending.added == pending.durable;
+        for op in ops {
+            pending.changes += op.changes();
+            pending.ops.push(op);
+        }
+        if let Some(applied) = applied {
+            (pending.index, pending.term) = applied;
+        }
+        pending.added += 1;
+        if was_idle || pending.changes >= self.shared.pace.limit {
+            self.shared.work.notify_one();
+        }
+    }
+
+    /// Hands over changes that belong to no entry: what a compaction step removed.
+    pub fn add_untracked(&self, ops: impl IntoIterator<Item = Op>) {
+        self.extend(ops, None);
+    }
+
+    /// Waits until everything handed over so far is durable in the file.
+    pub fn flush(&self) -> Result<(), Status> {
+        let mut pending = self.shared.pending.lock();
+        let wanted = pending.added;
+        while pending.durable < wanted {
+            if let Some(message) = &pending.failed {
+                return Err(Status::unavailable(message.clone()));
+            }
+            pending.flush = true;
+            self.shared.work.notify_one();
+            self.shared.committed.wait(&mut pending);
+        }
+        Ok(())
+    }
+
+    /// Asks for a commit soon, without waiting for it.
+    pub fn begin_flush(&self) {
+        self.shared.pending.lock().flush = true;
+        self.shared.work.notify_one();
+    }
+
+    /// The index of the last entry whose effect is durable in the file.
+    pub fn durable_index(&self) -> u64 {
+        self.shared.pending.lock().durable_index
+    }
+
+    /// The file, for what only reads.
+    pub fn db(&self) -> &Db {
+        &self.shared.db
+    }
+
+    /// Gives space back. Nothing waits for it but the caller.
+    pub fn defragment(&self) -> Result<(), Status> {
+        self.flush()?;
+        self.shared.db.defragment().map_err(unknown)
+    }
+
+    /// The hash of the whole file.
+    pub fn hash(&self) -> Result<u32, Status> {
+        self.flush()?;
+        schema::hash(&self.shared.db.begin_read()).map_err(unknown)
+    }
+
+    /// A consistent copy of the file, with its size.
+    pub fn snapshot(&self) -> Result<(u64, impl Read + use<>), Status> {
+        self.flush()?;
+        let reader = self.shared.db.snapshot();
+        Ok((reader.size(), reader))
+    }
+
+    /// Writes what waits and ends the writer.
+    pub fn stop(&self) {
+        self.shared.pending.lock().stop = true;
+        self.shared.work.notify_one();
+        if let Some(thread) = self.thread.lock().take() {
+            thread.join().expect("the backend's writer does not panic");
+        }
+    }
+}
+
+fn unknown(error: impl std::fmt::Display) -> Status {
+    Status::unknown(error.to_string())
+}
+
+impl Op {
+    /// How many values of the file it touches.
+    fn changes(&self) -> usize {
+        match self {
+            Op::Batch(batch) => batch.changes.len(),
+            Op::Compacted(revisions) => revisions.len(),
+            Op::Put(_) | Op::Delete { .. } => 1,
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self) -> Result<(), db::Error> {
+        loop {
+            let Some((ops, index, term, added)) = self.collect() else { return Ok(()) };
+            let start = Instant::now();
+            self.commit(&ops, index, term)?;
+            self.commit_seconds.observe(start.elapsed().as_secs_f64());
+            // Freeing the batches is our work, not that of whoever waits for the lock.
+            drop(ops);
+            let mut pending = self.pending.lock();
+            pending.durable = added;
+            pending.durable_index = index;
+            self.committed.notify_all();
+        }
+    }
+
+    /// Waits for changes, then for more of them, but not long. `None` when it is time to end.
+    fn collect(&self) -> Option<(Vec<Op>, u64, u64, u64)> {
+        let mut pending = self.pending.lock();
+        while pending.added == pending.durable && !pending.stop {
+            self.work.wait(&mut pending);
+        }
+        let deadline = Instant::now() + self.pace.interval;
+        while !pending.stop && !pending.flush && pending.changes < self.pace.limit {
+            if self.work.wait_until(&mut pending, deadline).timed_out() {
+                break;
+            }
+        }
+        if pending.added == pending.durable {
+            return None;
+        }
+        pending.flush = false;
+        pending.changes = 0;
+        Some((mem::take(&mut pending.ops), pending.index, pending.term, pending.added))
+    }
+
+    fn commit(&self, ops: &[Op], index: u64, term: u64) -> Result<(), db::Error> {
+        let mut txn = self.db.begin_write()?;
+        {
+            let mut keys = txn.bucket(schema::KEY)?;
+            // Revisions come in ascending order: pages are filled, not halved.
+            keys.set_fill(db::APPEND_FILL);
+            for op in ops {
+                match op {
+                    Op::Batch(batch) => put_versions(&mut keys, batch)?,
+                    Op::Compacted(revisions) => {
+                        for (revision, tombstone) in revisions {
+                            keys.delete(&schema::RevisionKey::new(revision.main, revision.sub, *tombstone))?;
+                        }
+                    }
+                    Op::Put(_) | Op::Delete { .. } => {}
+                }
+            }
+        }
+        for op in ops {
+            match op {
+                Op::Put(value) => value.put(&mut txn)?,
+                Op::Delete { bucket, key } => {
+                    txn.bucket(bucket)?.delete(key)?;
+                }
+                Op::Batch(_) | Op::Compacted(_) => {}
+            }
+        }
+        for value in schema::applied(index, term) {
+            value.put(&mut txn)?;
+        }
+        txn.commit()
+    }
+}
+
+fn put_versions(keys: &mut BucketMut<'_>, batch: &Batch) -> Result<(), db::Error> {
+    for change in &batch.changes {
+        let version = &change.version;
+        let revision = version.revision();
+        let key = schema::RevisionKey::new(revision.main, revision.sub, version.is_tombstone());
+        keys.put(&key, version.record())?;
+    }
+    Ok(())
+}

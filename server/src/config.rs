@@ -1,0 +1,128 @@
+//! What a member is told at start. Resolved and validated by the command line; every value is in
+//! force as it stands here.
+
+use std::{path::PathBuf, time::Duration};
+
+/// The configuration of a member. Names and defaults are etcd's.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The member's name, unique in the cluster.
+    pub name: String,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where the WAL is kept instead of below `data_dir`.
+    pub wal_dir: Option<PathBuf>,
+    /// The client URLs that other members and clients are told.
+    pub advertise_client_urls: Vec<String>,
+    /// The peer URLs that other members are told; part of the member's identity.
+    pub advertise_peer_urls: Vec<String>,
+    /// Sets clusters apart that otherwise start alike.
+    pub initial_cluster_token: String,
+    /// The leader's heartbeat. Small values notice a lost leader sooner and cost messages.
+    pub heartbeat_interval: Duration,
+    /// How long a member waits for a leader before it stands for election.
+    pub election_timeout: Duration,
+    /// Whether a member asks for votes before it disturbs the cluster with a new term.
+    pub pre_vote: bool,
+    /// Applied entries between two raft snapshots. A large value keeps more WAL, a small one
+    /// interrupts more often.
+    pub snapshot_count: u64,
+    /// Entries that stay in memory behind a snapshot for followers that lag.
+    pub snapshot_catchup_entries: u64,
+    /// WAL segments that are kept.
+    pub max_wals: usize,
+    /// Raft snapshot files that are kept.
+    pub max_snapshots: usize,
+    /// The largest proposal in bytes. Requests may be [`GRPC_OVERHEAD_BYTES`] larger.
+    pub max_request_bytes: usize,
+    /// Operations of one txn.
+    pub max_txn_ops: usize,
+    /// The size of the db file at which writes are refused, in bytes; `None` for no quota.
+    pub quota_backend_bytes: Option<u64>,
+    /// How long writes to the db file are collected.
+    pub backend_batch_interval: Duration,
+    /// How many writes to the db file are collected.
+    pub backend_batch_limit: usize,
+    /// Revisions that one step of a compaction looks at.
+    pub compaction_batch_limit: usize,
+    /// The pause between two steps of a compaction.
+    pub compaction_sleep_interval: Duration,
+    /// How often an idle watcher that asked for it is told the revision.
+    pub watch_progress_notify_interval: Duration,
+    /// Skips fsync. Loses acknowledged writes in a power cut; for tests alone.
+    pub unsafe_no_fsync: bool,
+}
+
+/// What a gRPC message may hold beyond the request it carries.
+pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
+
+impl Config {
+    /// The largest gRPC message that is read.
+    pub fn max_message_bytes(&self) -> usize {
+        self.max_request_bytes + GRPC_OVERHEAD_BYTES
+    }
+
+    /// How long a request may wait for raft.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + 2 * self.election_timeout
+    }
+
+    /// The shortest lease in seconds: it must outlive an election.
+    pub fn min_lease_ttl(&self) -> i64 {
+        let seconds = (3 * self.election_timeout.as_millis() as i64).div_euclid(2);
+        // Rounded up to whole seconds.
+        (seconds + 999) / 1000
+    }
+
+    /// Where the WAL is kept.
+    pub fn wal_path(&self) -> PathBuf {
+        self.wal_dir.clone().unwrap_or_else(|| self.data_dir.join("member").join("wal"))
+    }
+
+    /// Where the db file and the raft snapshots are kept.
+    pub fn snap_path(&self) -> PathBuf {
+        self.data_dir.join("member").join("snap")
+    }
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            name: "default".into(),
+            data_dir: "default.etcd".into(),
+            wal_dir: None,
+            advertise_client_urls: vec!["http://localhost:2379".into()],
+            advertise_peer_urls: vec!["http://localhost:2380".into()],
+            initial_cluster_token: "etcd-cluster".into(),
+            heartbeat_interval: Duration::from_millis(100),
+            election_timeout: Duration::from_millis(1000),
+            pre_vote: true,
+            snapshot_count: 10_000,
+            snapshot_catchup_entries: 5_000,
+            max_wals: 5,
+            max_snapshots: 5,
+            max_request_bytes: 1_572_864,
+            max_txn_ops: 128,
+            quota_backend_bytes: Some(2 << 30),
+            backend_batch_interval: Duration::from_millis(100),
+            backend_batch_limit: 10_000,
+            compaction_batch_limit: 1000,
+            compaction_sleep_interval: Duration::from_millis(10),
+            watch_progress_notify_interval: Duration::from_secs(600),
+            unsafe_no_fsync: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn derived_limits_are_etcds() {
+        let config = Config::default();
+        assert_eq!(config.min_lease_ttl(), 2);
+        assert_eq!(config.request_timeout(), Duration::from_secs(7));
+        assert_eq!(config.max_message_bytes(), 2_097_152);
+    }
+}

@@ -1,0 +1,345 @@
+//! A running member: what requests call.
+
+use std::{sync::Arc, thread::JoinHandle, time::Instant};
+
+use forebay_edge::{Api, grpc, listener::Drain, watch::Watches};
+use forebay_keyspace::{Reader, RevisionHash};
+use forebay_proto::{
+    Error, KeyRange,
+    etcdserverpb::{
+        self, AlarmMember, AlarmRequest, AlarmType, InternalRaftRequest, RequestHeader, ResponseHeader,
+        alarm_request::AlarmAction,
+    },
+};
+use http::HeaderMap;
+use parking_lot::{Mutex, MutexGuard};
+use prost::Message as _;
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::{
+    apply::{Applied, Outcome},
+    backend::Backend,
+    cluster::{self, Cluster},
+    config::Config,
+    lease::Lessor,
+    proposals::{RequestIds, Waiters},
+    raft::{Proposal, RaftHandle, RaftThread, Refused},
+    rpc::Rpc,
+};
+
+/// A handle on a running member; clones are the same member.
+#[derive(Clone)]
+pub struct Member(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) cluster_id: u64,
+    pub(crate) member_id: u64,
+    pub(crate) ids: RequestIds,
+    pub(crate) waiters: Arc<Waiters<Applied>>,
+    pub(crate) raft: RaftHandle,
+    pub(crate) reader: Reader,
+    pub(crate) watches: Watches,
+    pub(crate) lessor: Arc<Mutex<Lessor>>,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) backend: Arc<Backend>,
+    pub(crate) stopping: Drain,
+    /// Set once, with the reason, when the member cannot go on.
+    pub(crate) failed: watch::Sender<Option<String>>,
+    pub(crate) running: Running,
+}
+
+/// The threads of a member.
+pub(crate) struct Running {
+    /// Set when the raft thread has ended.
+    raft_ended: watch::Sender<bool>,
+    compacting: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Running {
+    pub(crate) fn new(compacting: JoinHandle<()>) -> Running {
+        Running { raft_ended: watch::Sender::new(false), compacting: Mutex::new(Some(compacting)) }
+    }
+
+    /// Waits for the raft thread's end, on a thread that does nothing else, and tells everybody.
+    pub(crate) fn watch_raft<S: Send + 'static>(
+        &self,
+        thread: RaftThread<S>,
+        waiters: Arc<Waiters<Applied>>,
+        fail: impl FnOnce(String) + Send + 'static,
+    ) {
+        let ended = self.raft_ended.clone();
+        let wait = move || {
+            if let Err(error) = thread.join() {
+                fail(error.to_string());
+            }
+            waiters.clear();
+            ended.send_replace(true);
+        };
+        std::thread::Builder::new().name("raft-end".into()).spawn(wait).expect("a thread can be started");
+    }
+}
+
+/// Until when a request waits, and whose patience that is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    at: Instant,
+    is_callers: bool,
+}
+
+impl Deadline {
+    /// The error of a request that waited in vain.
+    fn passed(self) -> Status {
+        match self.is_callers {
+            true => Status::deadline_exceeded("context deadline exceeded"),
+            false => Error::Timeout.into(),
+        }
+    }
+}
+
+/// Sizes of the db file in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DbSizes {
+    pub(crate) total: u64,
+    pub(crate) in_use: u64,
+}
+
+impl Member {
+    /// The configuration it was started with.
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// The member's id.
+    pub fn id(&self) -> u64 {
+        self.0.member_id
+    }
+
+    /// The cluster's id.
+    pub fn cluster_id(&self) -> u64 {
+        self.0.cluster_id
+    }
+
+    /// The cluster version, once it is decided.
+    pub fn cluster_version(&self) -> Option<String> {
+        self.0.cluster.shown().version.clone()
+    }
+
+    /// Whether a leader is known.
+    pub fn has_leader(&self) -> bool {
+        self.raft_status().leader != 0
+    }
+
+    /// A response header with the current revision.
+    pub(crate) fn header(&self) -> ResponseHeader {
+        self.header_at(self.0.reader.revision())
+    }
+
+    /// A response header with this revision.
+    pub(crate) fn header_at(&self, revision: i64) -> ResponseHeader {
+        ResponseHeader {
+            cluster_id: self.0.cluster_id,
+            member_id: self.0.member_id,
+            revision,
+            raft_term: self.raft_status().term,
+        }
+    }
+
+    pub(crate) fn next_request_id(&self) -> u64 {
+        self.0.ids.next()
+    }
+
+    pub(crate) fn reader(&self) -> &Reader {
+        &self.0.reader
+    }
+
+    /// How many keys there are.
+    pub(crate) fn key_count(&self) -> i64 {
+        let view = self.0.reader.view();
+        // A compaction that overtakes the view leaves its count as it is.
+        view.evaluate(|snapshot| Ok(snapshot.count(&KeyRange::all(), snapshot.revision()))).unwrap_or(0) as i64
+    }
+
+    pub(crate) fn lessor(&self) -> MutexGuard<'_, Lessor> {
+        self.0.lessor.lock()
+    }
+
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.0.watches
+    }
+
+    pub(crate) fn backend(&self) -> &Backend {
+        &self.0.backend
+    }
+
+    pub(crate) fn raft_status(&self) -> crate::raft::Status {
+        self.0.raft.status()
+    }
+
+    /// The raised alarms.
+    pub fn alarms(&self) -> Vec<AlarmMember> {
+        self.0.cluster.shown().alarms.clone()
+    }
+
+    pub(crate) fn members(&self) -> Vec<etcdserverpb::Member> {
+        self.0.cluster.shown().members.iter().map(cluster::to_wire).collect()
+    }
+
+    pub(crate) fn db_sizes(&self) -> DbSizes {
+        let db = self.0.backend.db();
+        DbSizes { total: db.size(), in_use: db.size_in_use() }
+    }
+
+    /// The API that listeners serve.
+    pub fn api(&self) -> Api {
+        Api::new(Rpc::new(self.clone()))
+    }
+
+    /// Resolves with the reason when the member cannot go on. Stop it then.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.0.failed.subscribe();
+        match failed.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The sender lives as long as the member, which `self` is.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Begins to stop: streams end, and nothing new is taken that lasts.
+    pub fn drain(&self) {
+        self.0.stopping.start();
+    }
+
+    /// Stops: what was proposed is finished or given up, and everything applied is in the db file.
+    pub async fn stop(&self) {
+        self.drain();
+        self.0.raft.stop();
+        let mut ended = self.0.running.raft_ended.subscribe();
+        let _ = ended.wait_for(|ended| *ended).await;
+        let member = self.clone();
+        let stopped = tokio::task::spawn_blocking(move || {
+            // With the raft thread the compactor's callers are gone, so it ends after its step.
+            if let Some(compacting) = member.0.running.compacting.lock().take() {
+                let _ = compacting.join();
+            }
+            member.0.backend.stop();
+        });
+        if let Err(panic) = stopped.await {
+            std::panic::resume_unwind(panic.into_panic());
+        }
+    }
+
+    /// Resolves when the member begins to stop.
+    pub(crate) async fn draining(&self) {
+        self.0.stopping.started().await;
+    }
+
+    /// Until when a request with these headers waits.
+    pub(crate) fn deadline(&self, headers: &HeaderMap) -> Result<Deadline, Status> {
+        let now = Instant::now();
+        let ours = now + self.0.config.request_timeout();
+        Ok(match grpc::deadline(headers, now)? {
+            Some(theirs) if theirs < ours => Deadline { at: theirs, is_callers: true },
+            _ => Deadline { at: ours, is_callers: false },
+        })
+    }
+
+    /// As patient as the member itself.
+    pub(crate) fn own_deadline(&self) -> Deadline {
+        Deadline { at: Instant::now() + self.0.config.request_timeout(), is_callers: false }
+    }
+
+    /// Has a request ordered by raft and carried out, and says what it did.
+    ///
+    /// Dropping the future does not undo the proposal.
+    pub(crate) async fn propose(
+        &self,
+        mut request: InternalRaftRequest,
+        deadline: Deadline,
+    ) -> Result<Outcome, Status> {
+        let id = self.0.ids.next();
+        request.header = Some(RequestHeader { id, ..RequestHeader::default() });
+        let size = request.encoded_len();
+        if size > self.0.config.max_request_bytes {
+            return Err(Error::RequestTooLarge.into());
+        }
+        let receiver = self.0.waiters.register(id, deadline.at);
+        let proposal = Proposal { id, data: request.encode_to_vec().into() };
+        self.0.raft.propose(proposal).map_err(refused)?;
+        match receiver.await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) if self.0.stopping.has_started() => Err(Error::Stopped.into()),
+            Err(_) => Err(deadline.passed()),
+        }
+    }
+
+    /// Waits until this member has applied everything that was committed when this was called.
+    pub(crate) async fn linearize(&self, deadline: Deadline) -> Result<(), Status> {
+        let waited = tokio::time::timeout_at(deadline.at.into(), self.0.raft.read_index()).await;
+        match waited {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(refused(error)),
+            Err(_) => Err(deadline.passed()),
+        }
+    }
+
+    /// Refuses what a member without a leader cannot know.
+    pub(crate) fn check_leader(&self) -> Result<(), Error> {
+        if self.has_leader() { Ok(()) } else { Err(Error::NoLeader) }
+    }
+
+    /// Refuses a write that the backend quota has no room for, and raises the alarm.
+    pub(crate) fn check_quota(&self, cost: u64) -> Result<(), Error> {
+        let Some(quota) = self.0.config.quota_backend_bytes else { return Ok(()) };
+        if self.0.backend.db().size() + cost < quota {
+            return Ok(());
+        }
+        let raised = self
+            .0
+            .cluster
+            .shown()
+            .alarms
+            .iter()
+            .any(|alarm| alarm.member_id == self.0.member_id && alarm.alarm == AlarmType::Nospace as i32);
+        if !raised {
+            let member = self.clone();
+            tokio::spawn(async move {
+                let alarm = AlarmRequest {
+                    action: AlarmAction::Activate as i32,
+                    member_id: member.id(),
+                    alarm: AlarmType::Nospace as i32,
+                };
+                let request = InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
+                if let Err(status) = member.propose(request, member.own_deadline()).await {
+                    tracing::warn!(error = status.message(), "failed to raise the NOSPACE alarm");
+                }
+            });
+        }
+        Err(Error::NoSpace)
+    }
+
+    /// The hash of the keyspace at a revision, 0 for the current one.
+    pub(crate) fn hash_kv(&self, revision: i64) -> Result<(RevisionHash, i64), Error> {
+        self.0.reader.hash(revision)
+    }
+
+    /// Runs something that waits for the disk or computes for long, off the threads of requests.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Member) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let member = self.clone();
+        tokio::task::spawn_blocking(move || work(&member))
+            .await
+            .unwrap_or_else(|error| Err(Status::internal(format!("the work was given up: {error}"))))
+    }
+}
+
+fn refused(error: Refused) -> Status {
+    match error {
+        Refused::Stopped => Error::Stopped.into(),
+        // etcd's server sends this text with this code.
+        Refused::TooManyRequests => Status::unknown(Error::TooManyRequests.message()),
+    }
+}

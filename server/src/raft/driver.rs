@@ -1,0 +1,484 @@
+//! Does what the node says, on one thread.
+//!
+//! A turn of the loop takes everything that waits in the mailbox, steps the node with it (all proposals as one batch),
+//! persists the outcome with one append and one sync, applies what is committed and answers. While it does, the next
+//! batch gathers: the slower the disk, the larger the batches.
+
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use forebay_proto::{
+    raftpb::{
+        ConfChange, ConfChangeType, Entry, EntryType, HardState, Message, MessageType, Snapshot, SnapshotMetadata,
+    },
+    walpb,
+};
+use forebay_storage::{
+    snap::{SnapError, Snapshots},
+    wal::{Wal, Written},
+};
+use prost::Message as _;
+use raft::StateRole;
+
+use super::{
+    Dropped, Leadership, RaftConfig, RaftError, RaftMetrics, StateMachine, Transport,
+    handle::{Control, Inbox, Proposal, RaftHandle, Role, Shared},
+    node::{Node, Ready, Rejected},
+    reads::Reads,
+};
+
+/// Proposals in one step. More wait for the next: a batch delays its first entry by the time of its last.
+const BATCH_ENTRIES_MAX: usize = 10_000;
+/// Bytes of proposals in one step, but for a single larger one.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Bytes of applied entries kept for slow followers, whatever `snapshot_catchup_entries` says.
+const CATCHUP_BYTES_MAX: usize = 256 << 20;
+
+/// The running raft thread.
+#[derive(Debug)]
+pub struct RaftThread<S> {
+    handle: RaftHandle,
+    thread: JoinHandle<Result<S, RaftError>>,
+}
+
+impl<S> RaftThread<S> {
+    /// Waits until the thread has ended. After [`RaftHandle::stop`] the state machine comes back; anything else that
+    /// ends the thread is an error.
+    pub fn join(self) -> Result<S, RaftError> {
+        self.thread.join().unwrap_or_else(|panic| Err(RaftError::Panicked(panic_text(&*panic))))
+    }
+
+    /// Talks to the thread.
+    pub fn handle(&self) -> &RaftHandle {
+        &self.handle
+    }
+}
+
+/// Everything the thread owns.
+pub(super) struct Driver<S, T> {
+    pub(super) config: RaftConfig,
+    pub(super) node: Node,
+    pub(super) wal: Wal,
+    pub(super) snapshots: Snapshots,
+    pub(super) state_machine: S,
+    pub(super) transport: T,
+    pub(super) metrics: RaftMetrics,
+    pub(super) shared: Arc<Shared>,
+    pub(super) reads: Reads,
+    /// Proposals that were taken from the mailbox but not yet stepped.
+    pub(super) backlog: VecDeque<Proposal>,
+    /// Whether the commit index moved since the hard state was last written.
+    pub(super) commit_unwritten: bool,
+    pub(super) leadership: Leadership,
+    pub(super) snapshot: SnapshotWork,
+    /// Index of the last snapshot that was made or received.
+    pub(super) snapshot_index: u64,
+    /// Whether this member's removal was applied.
+    pub(super) removed: bool,
+}
+
+/// Making a snapshot takes a db that is durable, then a file; neither is waited for.
+pub(super) enum SnapshotWork {
+    None,
+    /// Until the db file holds everything up to the snapshot's index.
+    Flushing(Snapshot),
+    /// Until its file is written.
+    Saving {
+        metadata: SnapshotMetadata,
+        file: JoinHandle<Result<Duration, SnapError>>,
+    },
+}
+
+/// Starts the thread.
+pub(super) fn spawn<S: StateMachine, T: Transport>(mut driver: Driver<S, T>) -> Result<RaftThread<S>, RaftError> {
+    let shared = driver.shared.clone();
+    let handle = RaftHandle::new(shared.clone());
+    let thread = std::thread::Builder::new().name("raft".into()).spawn(move || {
+        shared.mailbox.set_reader(std::thread::current());
+        let result = catch_unwind(AssertUnwindSafe(|| driver.run()));
+        // From here on nobody may wait for this thread.
+        shared.sole_read_index.store(0, Ordering::Release);
+        let left = shared.mailbox.close();
+        let result = result.unwrap_or_else(|panic| Err(RaftError::Panicked(panic_text(&*panic))));
+        let result = result.map(|()| {
+            driver.drop_all(left);
+            driver.state_machine
+        });
+        if let Err(error) = &result {
+            tracing::error!(%error, "the raft thread has ended");
+        }
+        shared.stopped.send_replace(true);
+        result
+    });
+    let thread = thread.map_err(|error| RaftError::Library(format!("cannot start its thread: {error}")))?;
+    Ok(RaftThread { handle, thread })
+}
+
+impl<S: StateMachine, T: Transport> Driver<S, T> {
+    fn run(&mut self) -> Result<(), RaftError> {
+        self.work()?;
+        if self.node.is_only_voter() {
+            // Nobody else can answer, so there is nobody to wait for.
+            self.node.campaign();
+            self.work()?;
+        }
+        let mut inbox = Inbox::default();
+        let mut next_tick = Instant::now() + self.config.tick;
+        loop {
+            let busy = !self.backlog.is_empty() && self.node.leader() != 0;
+            if !busy {
+                self.write_commit()?;
+            }
+            self.shared.mailbox.take(&mut inbox, (!busy).then_some(next_tick));
+            let now = Instant::now();
+            if now >= next_tick {
+                self.node.tick();
+                // After a pause one tick is enough: the messages that waited show what happened meanwhile.
+                next_tick = (next_tick + self.config.tick).max(now);
+            }
+            let goes_on = self.take_in(&mut inbox);
+            self.step_backlog();
+            if let Some(context) = self.reads_may_begin().then(|| self.reads.begin(now)).flatten() {
+                self.node.read_index(context);
+            }
+            self.work()?;
+            self.snapshot_step()?;
+            if !goes_on {
+                self.write_commit()?;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Steps the node with what came in, but for proposals. Returns whether to go on.
+    fn take_in(&mut self, inbox: &mut Inbox) -> bool {
+        let mut goes_on = true;
+        for control in inbox.controls.drain(..) {
+            match control {
+                Control::ConfChange(change) => {
+                    if self.node.propose_conf_change(&change).is_err() {
+                        self.dropped(change.id(), Dropped::Refused);
+                    }
+                }
+                Control::TransferLeader(to) => self.node.transfer_leader(to),
+                Control::Campaign => self.node.campaign(),
+                Control::Unreachable(id) => self.node.unreachable(id),
+                Control::SnapshotSent { to, arrived } => self.node.snapshot_sent(to, arrived),
+                Control::Stop => goes_on = false,
+            }
+        }
+        for message in inbox.messages.drain(..) {
+            match self.node.step(message) {
+                // The proposer's own member takes care of it: it times out there.
+                Ok(()) | Err(Rejected::ProposalDropped) => {}
+                Err(rejected) => tracing::warn!(%rejected, "ignored a message of a peer"),
+            }
+        }
+        self.backlog.extend(inbox.proposals.drain(..));
+        self.reads.join(inbox.reads.drain(..));
+        inbox.clear();
+        goes_on
+    }
+
+    /// Proposes as much of the backlog as makes a batch. Without a leader it waits, as in etcd, until the proposers'
+    /// timeouts end their waiting.
+    fn step_backlog(&mut self) {
+        if self.node.leader() != 0 {
+            let mut bytes = 0;
+            let fits = |proposal: &&Proposal| {
+                bytes += proposal.data.len();
+                bytes <= BATCH_BYTES_MAX
+            };
+            let count = self.backlog.iter().take(BATCH_ENTRIES_MAX).take_while(fits).count();
+            let count = count.max(usize::from(!self.backlog.is_empty()));
+            let proposed = self.node.propose(self.backlog.iter().take(count).map(|proposal| proposal.data.clone()));
+            for proposal in self.backlog.drain(..count) {
+                if proposed.is_err() {
+                    self.metrics.proposals_failed.inc();
+                    self.state_machine.dropped(proposal.id, Dropped::Refused);
+                }
+            }
+        }
+        self.shared.proposals_held.store(self.backlog.len() as u64, Ordering::Relaxed);
+    }
+
+    /// A leader that has not committed in its term would not answer, nor is there anybody to ask without one.
+    fn reads_may_begin(&self) -> bool {
+        if self.node.role() == StateRole::Leader { self.node.is_settled_leader() } else { self.node.leader() != 0 }
+    }
+
+    /// Carries out everything the node has to say.
+    fn work(&mut self) -> Result<(), RaftError> {
+        while let Some(ready) = self.node.ready() {
+            self.carry_out(ready)?;
+        }
+        if self.removed {
+            return Err(RaftError::Removed);
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, mut ready: Ready) -> Result<(), RaftError> {
+        self.observe_leadership();
+        self.send(std::mem::take(&mut ready.send))?;
+        self.persist(&ready)?;
+        let snapshot = ready.snapshot.take();
+        let persisted = self.node.persisted(ready);
+        self.commit_unwritten |= persisted.commit.is_some();
+        if let Some(snapshot) = snapshot {
+            self.restore(&snapshot)?;
+        }
+        self.shared.commit.store(self.node.commit(), Ordering::Release);
+        self.metrics.proposals_committed.set(self.node.commit() as i64);
+        self.send(persisted.send)?;
+        for (context, index) in persisted.reads {
+            self.reads.confirm(context, index);
+        }
+        self.apply(persisted.apply)?;
+        self.publish();
+        Ok(())
+    }
+
+    fn persist(&mut self, ready: &Ready) -> Result<(), RaftError> {
+        if let Some(snapshot) = &ready.snapshot {
+            // The file first: a mark in the log without it would stop an older member.
+            self.snapshots.save(snapshot)?;
+            let metadata = snapshot.metadata.clone().unwrap_or_default();
+            let written = self.wal.save_snapshot(&mark(&metadata))?;
+            self.observe_write(written);
+        }
+        let sync = ready.sync && !self.config.unsafe_no_fsync;
+        if !ready.sync && ready.entries.is_empty() {
+            self.commit_unwritten |= ready.hard_state.is_some();
+            return Ok(());
+        }
+        let hard_state = ready.hard_state.or_else(|| self.commit_unwritten.then(|| self.node.hard_state()));
+        self.append(hard_state, &ready.entries, sync)
+    }
+
+    /// Writes a commit index that no append has taken along, when there is nothing better to do. Losing it costs a
+    /// restarted member nothing but asking for it again, hence no sync.
+    fn write_commit(&mut self) -> Result<(), RaftError> {
+        if self.commit_unwritten {
+            self.append(Some(self.node.hard_state()), &[], false)?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, hard_state: Option<HardState>, entries: &[Entry], sync: bool) -> Result<(), RaftError> {
+        let written = self.wal.append(hard_state.as_ref(), entries, sync)?;
+        self.commit_unwritten &= hard_state.is_none();
+        self.observe_write(written);
+        Ok(())
+    }
+
+    fn send(&mut self, messages: Vec<Message>) -> Result<(), RaftError> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let (snapshots, rest): (Vec<_>, Vec<_>) =
+            messages.into_iter().partition(|message| message.r#type() == MessageType::MsgSnap);
+        self.transport.send(rest);
+        for mut message in snapshots {
+            if let Some(snapshot) = &mut message.snapshot {
+                snapshot.data = Some(self.state_machine.membership().to_snapshot_data().into());
+            }
+            // Nothing was applied since the message was made, so this is the state its metadata speaks of.
+            let db = self.state_machine.snapshot().map_err(RaftError::Apply)?;
+            self.transport.send_snapshot(message, db);
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, entries: Vec<Entry>) -> Result<(), RaftError> {
+        let is_conf_change = |entry: &Entry| entry.r#type == Some(EntryType::EntryConfChange as i32);
+        for run in entries.chunk_by(|a, b| !is_conf_change(a) && !is_conf_change(b)) {
+            let (first, last) = (&run[0], &run[run.len() - 1]);
+            match first.r#type() {
+                EntryType::EntryConfChange => self.apply_conf_change(first)?,
+                EntryType::EntryNormal => self.state_machine.apply(run).map_err(RaftError::Apply)?,
+                EntryType::EntryConfChangeV2 => {
+                    let what = format!("no entry is a joint conf change, but {} is", first.index());
+                    return Err(RaftError::Invariant(what));
+                }
+            }
+            self.node.applied(last.index());
+            self.shared.applied.store(last.index(), Ordering::Release);
+            self.reads.answer(last.index());
+        }
+        self.node.compact(self.config.snapshot_catchup_entries, CATCHUP_BYTES_MAX);
+        Ok(())
+    }
+
+    fn apply_conf_change(&mut self, entry: &Entry) -> Result<(), RaftError> {
+        let data = entry.data.clone().unwrap_or_default();
+        let change = ConfChange::decode(data)
+            .map_err(|error| RaftError::Invariant(format!("the conf change at {} parses: {error}", entry.index())))?;
+        // Whatever the change, from here on this member alone may not be able to vouch for a read.
+        self.shared.sole_read_index.store(0, Ordering::Release);
+        let accepted = self.state_machine.accepts(&change);
+        if accepted && change.r#type() != ConfChangeType::ConfChangeUpdateNode {
+            self.node.apply_conf_change(&change)?;
+        }
+        let conf_state = self.node.conf_state();
+        self.state_machine.apply_conf_change(entry, &change, accepted, &conf_state).map_err(RaftError::Apply)?;
+        let removes_self =
+            change.r#type() == ConfChangeType::ConfChangeRemoveNode && change.node_id() == self.node.id();
+        self.removed |= accepted && removes_self;
+        Ok(())
+    }
+
+    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), RaftError> {
+        self.state_machine.restore(snapshot).map_err(RaftError::Apply)?;
+        let index = snapshot.metadata.as_ref().map_or(0, SnapshotMetadata::index);
+        self.snapshot_index = index;
+        self.wal.release_to(index);
+        self.shared.applied.store(index, Ordering::Release);
+        self.reads.answer(index);
+        Ok(())
+    }
+
+    /// Moves the making of a snapshot one step on, without waiting for anything.
+    fn snapshot_step(&mut self) -> Result<(), RaftError> {
+        match std::mem::replace(&mut self.snapshot, SnapshotWork::None) {
+            SnapshotWork::None => {
+                let (index, term) = self.node.applied_mark();
+                if index - self.snapshot_index >= self.config.snapshot_count {
+                    let metadata = SnapshotMetadata {
+                        conf_state: Some(self.node.conf_state()),
+                        index: Some(index),
+                        term: Some(term),
+                    };
+                    let data = self.state_machine.membership().to_snapshot_data();
+                    self.state_machine.flush();
+                    self.snapshot_index = index;
+                    self.snapshot =
+                        SnapshotWork::Flushing(Snapshot { data: Some(data.into()), metadata: Some(metadata) });
+                }
+            }
+            SnapshotWork::Flushing(snapshot) => {
+                let metadata = snapshot.metadata.clone().unwrap_or_default();
+                self.snapshot = if self.state_machine.durable_index() < metadata.index() {
+                    SnapshotWork::Flushing(snapshot)
+                } else {
+                    let file = save_in_background(&self.snapshots, snapshot, self.config.snapshots_max)?;
+                    SnapshotWork::Saving { metadata, file }
+                };
+            }
+            SnapshotWork::Saving { metadata, file } if !file.is_finished() => {
+                self.snapshot = SnapshotWork::Saving { metadata, file };
+            }
+            SnapshotWork::Saving { metadata, file } => {
+                let took = file.join().map_err(|panic| RaftError::Panicked(panic_text(&*panic)))??;
+                self.metrics.snapshot_save_seconds.observe(took.as_secs_f64());
+                let written = self.wal.save_snapshot(&mark(&metadata))?;
+                self.observe_write(written);
+                self.wal.release_to(metadata.index());
+                tracing::info!(index = metadata.index(), term = metadata.term(), "saved snapshot");
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells everybody who leads, if that changed.
+    fn observe_leadership(&mut self) {
+        let (term, leader) = (self.node.term(), self.node.leader());
+        let now = Leadership { term, leader, is_self: self.node.role() == StateRole::Leader };
+        let before = std::mem::replace(&mut self.leadership, now);
+        if now == before {
+            return;
+        }
+        // The round under way was lost with the old leader or the old term.
+        self.reads.abandon_round();
+        if now.leader != 0 && now.leader != before.leader {
+            self.metrics.leader_changes_seen.inc();
+        }
+        self.metrics.has_leader.set(i64::from(now.leader != 0));
+        self.metrics.is_leader.set(i64::from(now.is_self));
+        if !now.is_self {
+            self.shared.sole_read_index.store(0, Ordering::Release);
+        }
+        self.state_machine.leader_changed(now);
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let (node, shared) = (&self.node, &*self.shared);
+        let role = match node.role() {
+            StateRole::Leader => Role::Leader,
+            StateRole::Candidate => Role::Candidate,
+            StateRole::PreCandidate => Role::PreCandidate,
+            StateRole::Follower if node.is_learner() => Role::Learner,
+            StateRole::Follower => Role::Follower,
+        };
+        let (applied, _) = node.applied_mark();
+        shared.term.store(node.term(), Ordering::Release);
+        shared.leader.store(node.leader(), Ordering::Release);
+        shared.role.store(role as u8, Ordering::Release);
+        shared.commit.store(node.commit(), Ordering::Release);
+        shared.applied.store(applied, Ordering::Release);
+        // What was acknowledged is applied: this thread does both in that order.
+        let is_sole = node.is_only_voter() && node.is_settled_leader();
+        shared.sole_read_index.store(if is_sole { applied } else { 0 }, Ordering::Release);
+        self.metrics.proposals_applied.set(applied as i64);
+        self.metrics.is_learner.set(i64::from(node.is_learner()));
+    }
+
+    fn observe_write(&self, written: Written) {
+        self.metrics.wal_write_seconds.observe(written.write.as_secs_f64());
+        self.metrics.wal_write_bytes.add(written.bytes as f64);
+        if let Some(sync) = written.sync {
+            self.metrics.wal_fsync_seconds.observe(sync.as_secs_f64());
+        }
+    }
+
+    fn dropped(&mut self, proposal: u64, reason: Dropped) {
+        self.metrics.proposals_failed.inc();
+        self.state_machine.dropped(proposal, reason);
+    }
+
+    /// The end: nothing that still waits will be proposed. Readers find out by their channel.
+    fn drop_all(&mut self, inbox: Inbox) {
+        let changes = inbox.controls.into_iter().filter_map(|control| match control {
+            Control::ConfChange(change) => Some(change.id()),
+            _ => None,
+        });
+        let proposals = std::mem::take(&mut self.backlog).into_iter().chain(inbox.proposals);
+        for id in proposals.map(|proposal| proposal.id).chain(changes).collect::<Vec<_>>() {
+            self.dropped(id, Dropped::Stopped);
+        }
+    }
+}
+
+/// The record that lets the log be read from a snapshot on.
+fn mark(metadata: &SnapshotMetadata) -> walpb::Snapshot {
+    walpb::Snapshot { index: metadata.index, term: metadata.term, conf_state: metadata.conf_state.clone() }
+}
+
+fn save_in_background(
+    snapshots: &Snapshots,
+    snapshot: Snapshot,
+    keep: usize,
+) -> Result<JoinHandle<Result<Duration, SnapError>>, RaftError> {
+    let snapshots = snapshots.clone();
+    let save = move || {
+        let start = Instant::now();
+        snapshots.save(&snapshot)?;
+        snapshots.purge(keep)?;
+        Ok(start.elapsed())
+    };
+    std::thread::Builder::new()
+        .name("raft-snapshot".into())
+        .spawn(save)
+        .map_err(|error| RaftError::Library(format!("cannot start a thread: {error}")))
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

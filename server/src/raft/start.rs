@@ -1,0 +1,220 @@
+//! From files to a running raft thread.
+//!
+//! Two steps, because between them the db file is opened, and which one depends on what the log says:
+//! [`Opened::open`] reads the log, or bootstraps it; [`Opened::start`] brings it together with the state machine.
+
+use std::{collections::VecDeque, sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+use forebay_proto::{
+    etcdserverpb::Metadata,
+    raftpb::{ConfChange, ConfChangeType, ConfState, Entry, HardState},
+};
+use forebay_storage::{
+    disk::Disk,
+    snap::{MemberRecord, Snapshots, member_json},
+    wal::{self, Recovered, Wal},
+};
+use prost::Message as _;
+
+use super::{
+    Applied, Leadership, RaftConfig, RaftError, RaftMetrics, RaftThread, StateMachine, Transport,
+    driver::{Driver, SnapshotWork, spawn},
+    handle::Shared,
+    log::Log,
+    node::{Node, NodeConfig},
+    reads::Reads,
+    translate::{conf_change_entry, conf_state_to_library, entry_to_library, hard_state_to_library},
+};
+
+/// How a member that has no log begins.
+#[derive(Debug, Clone)]
+pub struct Bootstrap {
+    pub member_id: u64,
+    pub cluster_id: u64,
+    /// All members of a new cluster, this one included. Empty when joining: the leader tells.
+    pub members: Vec<MemberRecord>,
+}
+
+/// A log that was read and is ready to go on.
+#[derive(Debug)]
+pub struct Opened {
+    config: RaftConfig,
+    wal: Wal,
+    recovered: Recovered,
+    snapshots: Snapshots,
+    metadata: Metadata,
+}
+
+impl Opened {
+    /// Reads the log of `config.wal_dir`; if there is none, creates it as `bootstrap` says.
+    ///
+    /// `bootstrap` is ignored by a member that has a log, but for one that crashed before its first entries were
+    /// written: they are written now.
+    pub fn open(config: RaftConfig, disk: Arc<dyn Disk>, bootstrap: &Bootstrap) -> Result<Self, RaftError> {
+        let snapshots = Snapshots::open(disk.clone(), &config.snap_dir)?;
+        let (wal, recovered) = if wal::exists(&*disk, &config.wal_dir) {
+            Wal::open(disk, &config.wal_dir, config.wal, None)?
+        } else {
+            if let Some(parent) = config.wal_dir.parent() {
+                disk.create_dir_all(parent)
+                    .map_err(|error| RaftError::Library(format!("cannot create {}: {error}", parent.display())))?;
+            }
+            let metadata = Metadata { node_id: Some(bootstrap.member_id), cluster_id: Some(bootstrap.cluster_id) };
+            drop(Wal::create(disk.clone(), &config.wal_dir, config.wal, metadata.encode_to_vec().into())?);
+            Wal::open(disk, &config.wal_dir, config.wal, None)?
+        };
+        let metadata = Metadata::decode(recovered.metadata.clone())
+            .map_err(|error| RaftError::Invariant(format!("the metadata of the WAL parses: {error}")))?;
+        if metadata.node_id() == 0 {
+            return Err(RaftError::Invariant("the WAL names its member".into()));
+        }
+        let mut opened = Self { config, wal, recovered, snapshots, metadata };
+        opened.bootstrap(bootstrap)?;
+        Ok(opened)
+    }
+
+    /// The id of the member this log belongs to.
+    pub fn member_id(&self) -> u64 {
+        self.metadata.node_id()
+    }
+
+    /// The id of its cluster.
+    pub fn cluster_id(&self) -> u64 {
+        self.metadata.cluster_id()
+    }
+
+    /// Index of the snapshot the log begins with. A db file below it must be replaced by `<index>.snap.db` before
+    /// [`Opened::start`].
+    pub fn snapshot_index(&self) -> u64 {
+        self.recovered.snapshot.index()
+    }
+
+    /// Writes the first entries of a new cluster: one per member, committed as they stand, equal on all members.
+    fn bootstrap(&mut self, bootstrap: &Bootstrap) -> Result<(), RaftError> {
+        let recovered = &self.recovered;
+        let is_blank = recovered.snapshot.index() == 0
+            && recovered.entries.is_empty()
+            && recovered.hard_state == HardState::default();
+        if !is_blank || bootstrap.members.is_empty() {
+            return Ok(());
+        }
+        let entries = first_entries(&bootstrap.members);
+        let commit = entries.len() as u64;
+        let hard_state = HardState { term: Some(1), vote: Some(0), commit: Some(commit) };
+        self.wal.append(Some(&hard_state), &entries, !self.config.unsafe_no_fsync)?;
+        self.recovered.entries = entries;
+        self.recovered.hard_state = hard_state;
+        Ok(())
+    }
+
+    /// Starts the raft thread. Entries that the state machine does not have yet are applied by it.
+    pub fn start<S: StateMachine, T: Transport>(
+        self,
+        state_machine: S,
+        transport: T,
+        metrics: RaftMetrics,
+    ) -> Result<RaftThread<S>, RaftError> {
+        let applied = state_machine.applied();
+        let id = self.member_id();
+        let snapshot = &self.recovered.snapshot;
+        let snapshot_index = snapshot.index();
+        let last = snapshot_index + self.recovered.entries.len() as u64;
+        if applied.index < snapshot_index || last < applied.index {
+            return Err(RaftError::Invariant(format!(
+                "the db is at an index the WAL knows (db {}, WAL {snapshot_index} to {last})",
+                applied.index
+            )));
+        }
+        let conf_state = configuration(&applied, &self.recovered)?;
+        // What is applied is committed, even if the log was not told before the crash.
+        let mut hard_state = hard_state_to_library(&self.recovered.hard_state);
+        hard_state.commit = hard_state.commit.max(applied.index);
+        let mut entries = Vec::with_capacity(self.recovered.entries.len());
+        for entry in self.recovered.entries {
+            let index = entry.index();
+            entries.push(entry_to_library(entry).map_err(|unknown| {
+                RaftError::Invariant(format!("every entry is of a known kind, but {index} is {unknown}"))
+            })?);
+        }
+        let conf_state = conf_state_to_library(&conf_state)
+            .map_err(|unknown| RaftError::Invariant(format!("the configuration is not {unknown}")))?;
+        let mut log = Log::new((snapshot_index, snapshot.term()), entries, hard_state, conf_state);
+        log.set_applied(applied.index);
+        let node_config = NodeConfig {
+            id,
+            election_ticks: self.config.election_ticks,
+            pre_vote: self.config.pre_vote,
+            seed: rand::random(),
+        };
+        let node = Node::new(node_config, log, applied.index)?;
+        let shared = Arc::new(Shared::new(id));
+        spawn(Driver {
+            config: self.config,
+            node,
+            wal: self.wal,
+            snapshots: self.snapshots,
+            state_machine,
+            transport,
+            metrics,
+            shared,
+            reads: Reads::new(first_context(id)),
+            backlog: VecDeque::new(),
+            commit_unwritten: false,
+            leadership: Leadership::default(),
+            snapshot: SnapshotWork::None,
+            snapshot_index,
+            removed: false,
+        })
+    }
+}
+
+/// The entries that add the members of a new cluster.
+///
+/// Every member writes them for itself, so their bytes follow etcd's: ids ascending, the type of an AddNode explicit,
+/// the member as Go prints it.
+fn first_entries(members: &[MemberRecord]) -> Vec<Entry> {
+    let mut members: Vec<_> = members.iter().collect();
+    members.sort_unstable_by_key(|member| member.id);
+    let entry = |(index, member): (u64, &MemberRecord)| {
+        let change = ConfChange {
+            id: None,
+            r#type: Some(ConfChangeType::ConfChangeAddNode as i32),
+            node_id: Some(member.id),
+            context: Some(Bytes::from(member_json(member))),
+        };
+        Entry { term: Some(1), index: Some(index), ..conf_change_entry(&change) }
+    };
+    (1..).zip(members).map(entry).collect()
+}
+
+/// The configuration as of the applied index: from the db if it knows, else from the log.
+fn configuration(applied: &Applied, recovered: &Recovered) -> Result<ConfState, RaftError> {
+    if let Some(conf_state) = &applied.conf_state {
+        return Ok(conf_state.clone());
+    }
+    let mut conf_state = recovered.snapshot.conf_state.clone().unwrap_or_default();
+    let is_change = |entry: &&Entry| entry.r#type == Some(1) && entry.index() <= applied.index;
+    for entry in recovered.entries.iter().filter(is_change) {
+        let change = ConfChange::decode(entry.data.clone().unwrap_or_default())
+            .map_err(|error| RaftError::Invariant(format!("the conf change at {} parses: {error}", entry.index())))?;
+        let id = change.node_id();
+        if change.r#type() != ConfChangeType::ConfChangeUpdateNode {
+            conf_state.voters.retain(|voter| *voter != id);
+            conf_state.learners.retain(|learner| *learner != id);
+        }
+        match change.r#type() {
+            ConfChangeType::ConfChangeAddNode => conf_state.voters.push(id),
+            ConfChangeType::ConfChangeAddLearnerNode => conf_state.learners.push(id),
+            ConfChangeType::ConfChangeRemoveNode | ConfChangeType::ConfChangeUpdateNode => {}
+        }
+    }
+    Ok(conf_state)
+}
+
+/// Contexts of read rounds travel to the leader, which tells them apart by value: 16 bits of the member, 40 of the
+/// start time, 8 to count, overflowing upward.
+fn first_context(id: u64) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    id << 48 | (now.as_millis() as u64 & 0xff_ffff_ffff) << 8
+}

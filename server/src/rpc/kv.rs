@@ -1,0 +1,148 @@
+//! The KV service.
+
+use bytes::Bytes;
+use forebay_edge::{Body, Request, Response, grpc};
+use forebay_keyspace::{
+    check::{self, RangeStreamError},
+    eval::{self, RangeChunks},
+};
+use forebay_proto::{Error, etcdserverpb::*};
+use futures::stream;
+use tonic::Status;
+
+use crate::{
+    apply::{self, Outcome},
+    member::{Deadline, Member},
+};
+
+/// Keys that a range reads on the thread of its request. More are read on a thread that may be kept
+/// busy, so that other requests of this one are not.
+const INLINE_KEYS: usize = 10_000;
+
+pub(super) async fn range(member: Member, request: Request) -> Result<Response, Status> {
+    let (parts, range) = grpc::unary::<RangeRequest>(request, member.config().max_message_bytes()).await?;
+    check::range(&range)?;
+    if !range.serializable {
+        member.linearize(member.deadline(&parts.headers)?).await?;
+    }
+    let result = if is_small(&member, &range) {
+        evaluate(&member, &range)?
+    } else {
+        member.blocking(move |member| evaluate(member, &range)).await?
+    };
+    Ok(grpc::reply(result))
+}
+
+fn evaluate(member: &Member, range: &RangeRequest) -> Result<Bytes, Status> {
+    let result = member.reader().evaluate(|snapshot| eval::range(snapshot, range))?;
+    Ok(encode(member, &result))
+}
+
+/// Whether evaluating a range is quick.
+fn is_small(member: &Member, range: &RangeRequest) -> bool {
+    let by_limit = range.limit > 0 && range.limit as usize <= INLINE_KEYS && !check::has_revision_filters(range);
+    range.range_end.is_empty() || by_limit && range.revision == 0 || {
+        let counting = RangeRequest { count_only: true, revision: 0, limit: 0, ..range.clone() };
+        let count = member.reader().evaluate(|snapshot| eval::range(snapshot, &counting)).map(|counted| counted.count);
+        count.is_ok_and(|count| count as usize <= INLINE_KEYS)
+    }
+}
+
+/// A framed response.
+fn encode(member: &Member, result: &impl eval::Response) -> Bytes {
+    let header = member.header_at(result.revision());
+    let mut out = grpc::frame(result.encoded_len(&header));
+    result.encode(&header, &mut out);
+    out.freeze()
+}
+
+pub(super) async fn range_stream(member: Member, request: Request) -> Result<Response, Status> {
+    let (parts, range) = grpc::unary::<RangeRequest>(request, member.config().max_message_bytes()).await?;
+    check::range_stream(&range).map_err(|refused| match refused {
+        RangeStreamError::Range(error) => error.into(),
+        RangeStreamError::Order | RangeStreamError::Filters => Status::unimplemented(refused.to_string()),
+    })?;
+    if !range.serializable {
+        member.linearize(member.deadline(&parts.headers)?).await?;
+    }
+    let chunks = RangeChunks::new(member.reader().clone(), range, member.config().max_request_bytes);
+    let frames = stream::unfold(Some((member, chunks)), |state| async {
+        let (member, mut chunks) = state?;
+        // A chunk is at most a few megabytes; between two of them others have their turn.
+        let chunk = match chunks.next()? {
+            Ok(chunk) => chunk,
+            Err(error) => return Some((Err(error.into()), None)),
+        };
+        let mut message = bytes::BytesMut::new();
+        chunk.encode(&member.header(), &mut message);
+        let mut out = grpc::frame(message.len());
+        out.extend_from_slice(&message);
+        tokio::task::yield_now().await;
+        Some((Ok(out.freeze()), Some((member, chunks))))
+    });
+    Ok(grpc::respond(Body::grpc_stream(frames)))
+}
+
+pub(super) async fn put(member: Member, request: Request) -> Result<Response, Status> {
+    let (parts, put) = grpc::unary::<PutRequest>(request, member.config().max_message_bytes()).await?;
+    member.check_quota(apply::put_cost(&put))?;
+    check::put(&put)?;
+    let request = InternalRaftRequest { put: Some(put), ..Default::default() };
+    let Outcome::Put(result) = member.propose(request, member.deadline(&parts.headers)?).await? else {
+        unreachable!("a put was proposed")
+    };
+    Ok(grpc::reply(encode(&member, &result)))
+}
+
+pub(super) async fn delete_range(member: Member, request: Request) -> Result<Response, Status> {
+    let (parts, delete) = grpc::unary::<DeleteRangeRequest>(request, member.config().max_message_bytes()).await?;
+    check::delete_range(&delete)?;
+    let request = InternalRaftRequest { delete_range: Some(delete), ..Default::default() };
+    let Outcome::DeleteRange(result) = member.propose(request, member.deadline(&parts.headers)?).await? else {
+        unreachable!("a deletion was proposed")
+    };
+    Ok(grpc::reply(encode(&member, &result)))
+}
+
+pub(super) async fn txn(member: Member, request: Request) -> Result<Response, Status> {
+    let (parts, txn) = grpc::unary::<TxnRequest>(request, member.config().max_message_bytes()).await?;
+    if let cost @ 1.. = apply::txn_cost(&txn) {
+        member.check_quota(cost)?;
+    }
+    check::txn(&txn, member.config().max_txn_ops)?;
+    let deadline = member.deadline(&parts.headers)?;
+    if eval::is_read_only(&txn) {
+        return read(member, txn, deadline).await;
+    }
+    let request = InternalRaftRequest { txn: Some(txn), ..Default::default() };
+    let Outcome::Txn(result) = member.propose(request, deadline).await? else { unreachable!("a txn was proposed") };
+    Ok(grpc::reply(encode(&member, &result)))
+}
+
+async fn read(member: Member, txn: TxnRequest, deadline: Deadline) -> Result<Response, Status> {
+    if !eval::is_serializable(&txn) {
+        member.linearize(deadline).await?;
+    }
+    let result = member
+        .blocking(move |member| {
+            let result = member.reader().evaluate(|snapshot| eval::txn_read(snapshot, &txn))?;
+            Ok(encode(member, &result))
+        })
+        .await?;
+    Ok(grpc::reply(result))
+}
+
+pub(super) async fn compact(member: Member, request: Request) -> Result<Response, Status> {
+    let (parts, compaction) = grpc::unary::<CompactionRequest>(request, member.config().max_message_bytes()).await?;
+    let physical = compaction.physical;
+    let request = InternalRaftRequest { compaction: Some(compaction), ..Default::default() };
+    let deadline = member.deadline(&parts.headers)?;
+    let Outcome::Compact(finished) = member.propose(request, deadline).await? else {
+        unreachable!("a compaction was proposed")
+    };
+    if physical {
+        // Removing may take longer than a request waits for raft; only the caller's patience ends it.
+        finished.await.map_err(|_| Error::Stopped)?;
+    }
+    Ok(grpc::reply_message(&CompactionResponse { header: Some(member.header()) }))
+}

@@ -1,0 +1,100 @@
+//! The Lease service.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use forebay_edge::{Body, Request, Response, grpc};
+use forebay_proto::{Error, etcdserverpb::*};
+use tonic::Status;
+
+use crate::{apply::Outcome, lease::Renewal, member::Member};
+
+/// How often a renewal looks whether the revoke of an expired lease has come through.
+const REVOKE_POLL: std::time::Duration = std::time::Duration::from_millis(20);
+
+pub(super) async fn grant(member: Member, request: Request) -> Result<Response, Status> {
+    let (parts, mut grant) = grpc::unary::<LeaseGrantRequest>(request, member.config().max_message_bytes()).await?;
+    member.check_quota(crate::apply::LEASE_COST)?;
+    if grant.id == 0 {
+        // Positive, so that it reads well in hex, and unlike any other member's.
+        grant.id = (member.next_request_id() & i64::MAX as u64) as i64;
+    }
+    let request = InternalRaftRequest { lease_grant: Some(grant), ..Default::default() };
+    let Outcome::LeaseGrant(granted) = member.propose(request, member.deadline(&parts.headers)?).await? else {
+        unreachable!("a grant was proposed")
+    };
+    let header = Some(member.header());
+    Ok(grpc::reply_message(&LeaseGrantResponse { header, id: granted.id, ttl: granted.ttl, error: String::new() }))
+}
+
+pub(super) async fn revoke(member: Member, request: Request) -> Result<Response, Status> {
+    let (parts, revoke) = grpc::unary::<LeaseRevokeRequest>(request, member.config().max_message_bytes()).await?;
+    let request = InternalRaftRequest { lease_revoke: Some(revoke), ..Default::default() };
+    member.propose(request, member.deadline(&parts.headers)?).await?;
+    Ok(grpc::reply_message(&LeaseRevokeResponse { header: Some(member.header()) }))
+}
+
+pub(super) async fn time_to_live(member: Member, request: Request) -> Result<Response, Status> {
+    let (_, query) = grpc::unary::<LeaseTimeToLiveRequest>(request, member.config().max_message_bytes()).await?;
+    member.check_leader()?;
+    let answer = {
+        let lessor = member.lessor();
+        match lessor.remaining(query.id, Instant::now()) {
+            None => LeaseTimeToLiveResponse { ttl: -1, ..Default::default() },
+            Some(remaining) => {
+                let keys = query.keys.then(|| lessor.keys(query.id).map(Bytes::copy_from_slice).collect());
+                LeaseTimeToLiveResponse {
+                    ttl: remaining.ttl,
+                    granted_ttl: remaining.granted,
+                    keys: keys.unwrap_or_default(),
+                    ..Default::default()
+                }
+            }
+        }
+    };
+    Ok(grpc::reply_message(&LeaseTimeToLiveResponse { header: Some(member.header()), id: query.id, ..answer }))
+}
+
+pub(super) async fn leases(member: Member, request: Request) -> Result<Response, Status> {
+    grpc::unary::<LeaseLeasesRequest>(request, member.config().max_message_bytes()).await?;
+    let leases = member.lessor().list().into_iter().map(|id| LeaseStatus { id }).collect();
+    Ok(grpc::reply_message(&LeaseLeasesResponse { header: Some(member.header()), leases }))
+}
+
+pub(super) fn keep_alive(member: Member, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let messages =
+        grpc::Messages::<LeaseKeepAliveRequest>::new(&parts.headers, body, member.config().max_message_bytes());
+    let answers = futures::stream::unfold(Some((member, messages)), |state| async move {
+        let (member, mut messages) = state?;
+        let next = tokio::select! {
+            next = messages.next() => next,
+            () = member.draining() => Err(Error::Stopped.into()),
+        };
+        match next {
+            Ok(None) => None,
+            Ok(Some(request)) => match renew(&member, request.id).await {
+                Ok(answer) => Some((Ok(grpc::encode(&answer)), Some((member, messages)))),
+                Err(status) => Some((Err(status), None)),
+            },
+            Err(status) => Some((Err(status), None)),
+        }
+    });
+    grpc::respond(Body::grpc_stream(answers))
+}
+
+/// Renews one lease. The header is taken before, so that its revision is not newer than the renewal.
+async fn renew(member: &Member, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+    let header = Some(member.header());
+    member.check_leader()?;
+    let deadline = Instant::now() + member.config().request_timeout();
+    loop {
+        let renewal = member.lessor().renew(id, Instant::now());
+        match renewal {
+            Renewal::Renewed { ttl } => return Ok(LeaseKeepAliveResponse { header, id, ttl }),
+            Renewal::NotFound => return Ok(LeaseKeepAliveResponse { header, id, ttl: 0 }),
+            Renewal::Expiring if Instant::now() < deadline => tokio::time::sleep(REVOKE_POLL).await,
+            Renewal::Expiring => return Err(Error::Timeout.into()),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What a member does on its own while it runs: it ends leases that ran out and gives up on
+//! requests that waited too long.
+
+use std::time::{Duration, Instant};
+
+use forebay_proto::{
+    Error,
+    etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest},
+};
+use futures::StreamExt as _;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::{lease::REVOKES_PER_ROUND, member::Member};
+
+/// How often expired leases are looked for.
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
+/// Revokes that are under way at once.
+const REVOKES_IN_FLIGHT: usize = 16;
+/// How late a timeout may be noticed.
+const TIMEOUT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Revokes leases as they run out, on the leader. Ends when the member stops.
+pub(crate) async fn expire_leases(member: Member) {
+    let mut ticks = interval(EXPIRY_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let work = async {
+        loop {
+            ticks.tick().await;
+            let expired = member.lessor().expired(Instant::now(), REVOKES_PER_ROUND);
+            futures::stream::iter(expired).for_each_concurrent(REVOKES_IN_FLIGHT, |id| revoke(&member, id)).await;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = member.draining() => {}
+    }
+}
+
+async fn revoke(member: &Member, id: i64) {
+    let request = InternalRaftRequest { lease_revoke: Some(LeaseRevokeRequest { id }), ..Default::default() };
+    match member.propose(request, member.own_deadline()).await {
+        Ok(_) => tracing::debug!(lease = format_args!("{id:x}"), "revoked an expired lease"),
+        // A client was faster.
+        Err(status) if status.message() == Error::LeaseNotFound.message() => {}
+        Err(status) => {
+            tracing::warn!(
+                lease = format_args!("{id:x}"),
+                error = status.message(),
+                "failed to revoke an expired lease"
+            );
+        }
+    }
+}
+
+/// Lets requests fail whose time is up. Ends when the member stops.
+pub(crate) async fn expire_waiters(member: Member) {
+    let mut ticks = interval(TIMEOUT_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let work = async {
+        loop {
+            ticks.tick().await;
+            member.0.waiters.expire(Instant::now());
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = member.draining() => {}
+    }
+}
