@@ -57,6 +57,7 @@ generated! {
 }
 
 mod error;
+pub mod json;
 mod range;
 
 pub use error::Error;
