@@ -46,6 +46,9 @@ pub use self::write::{APPEND_FILL, BucketMut, WriteTxn};
 pub struct Options {
     /// The page size of a new file; an existing one says its own.
     pub page_size: usize,
+    /// A file that is too short grows by this much more than is needed. Large: fewer growths, each of which the file
+    /// system must make durable. Small: less space taken from a disk that is nearly full.
+    pub growth: u64,
     /// Whether commits wait until the disk has them. False is etcd's `--unsafe-no-fsync`: a crash may lose everything.
     pub sync: bool,
     /// Takes a shared lock and refuses write transactions.
@@ -55,7 +58,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { page_size: 4096, sync: true, read_only: false, disk: Arc::new(OsDisk) }
+        Self { page_size: 4096, growth: 16 << 20, sync: true, read_only: false, disk: Arc::new(OsDisk) }
     }
 }
 
@@ -189,7 +192,7 @@ fn open_writer(path: &Path, name: &Path, options: &Options) -> Result<Writer> {
     let used = survey::used_pages(&store, &meta)?;
     let freelist = Freelist::new(&used, meta.high_water);
     store.state(|state| state.free_pages = freelist.free_count());
-    Ok(Writer { store: Arc::new(store), freelist, length, sync: options.sync })
+    Ok(Writer { store: Arc::new(store), freelist, length, growth: options.growth, sync: options.sync })
 }
 
 /// Whether the file is new, or its creation was cut short before anything could be committed.

@@ -6,8 +6,6 @@ use super::store::Store;
 
 /// Page images gathered before they are written.
 const BUFFER: usize = 4 << 20;
-/// The file grows by this much more than is needed.
-const GROWTH: u64 = 16 << 20;
 
 /// Pages of one commit on their way into the file. None of them is part of the committed state yet, so everything up
 /// to the meta page can be undone with [`Sink::undo`].
@@ -17,6 +15,7 @@ pub(super) struct Sink<'w> {
     freelist: &'w mut Freelist,
     /// The file's length as far as this process knows.
     length: &'w mut u64,
+    growth: u64,
     /// The high-water page at the beginning, and now.
     low: u64,
     pub(super) high_water: u64,
@@ -32,6 +31,7 @@ impl<'w> Sink<'w> {
         store: &'w Store,
         freelist: &'w mut Freelist,
         length: &'w mut u64,
+        growth: u64,
         high_water: u64,
         freed: Vec<Run>,
     ) -> Self {
@@ -39,6 +39,7 @@ impl<'w> Sink<'w> {
             store,
             freelist,
             length,
+            growth,
             low: high_water,
             high_water,
             written: Vec::new(),
@@ -101,7 +102,7 @@ impl<'w> Sink<'w> {
     /// Grows the file generously, or when the disk has no room for that, by what is needed.
     fn grow(&mut self) -> Result<()> {
         let needed = self.high_water * self.store.page_size as u64;
-        let generous = needed + self.store.page_size as u64 + GROWTH;
+        let generous = needed + self.store.page_size as u64 + self.growth;
         let grow = |length| self.store.file.allocate(length).map(|()| length);
         let length = grow(generous).or_else(|_| grow(needed)).map_err(|source| Error::NoSpace {
             path: self.store.path.clone(),

@@ -27,6 +27,7 @@ pub(super) struct Writer {
     pub(super) store: Arc<Store>,
     pub(super) freelist: Freelist,
     pub(super) length: u64,
+    pub(super) growth: u64,
     /// Whether commits wait for the disk.
     pub(super) sync: bool,
 }
@@ -104,7 +105,7 @@ impl<'db> WriteTxn<'db> {
         if !self.root.is_changed() {
             return Ok(());
         }
-        let Writer { store, freelist, length, sync } = &mut *self.writer;
+        let Writer { store, freelist, length, growth, sync } = &mut *self.writer;
         let store: &Store = store;
         let mut freed = std::mem::take(&mut self.freed);
         if self.meta.freelist != NO_FREELIST {
@@ -112,7 +113,7 @@ impl<'db> WriteTxn<'db> {
             freed.push(Run { page: self.meta.freelist, count });
         }
         let mut pages = Pages::new(store, &self.meta);
-        let mut sink = Sink::new(store, freelist, length, self.meta.high_water, freed);
+        let mut sink = Sink::new(store, freelist, length, *growth, self.meta.high_water, freed);
         let written = (|| {
             self.root.write_nested(&mut pages, &mut sink)?;
             self.root.tree.rebalance(&mut pages, DEFAULT_FILL, &mut sink.freed)?;

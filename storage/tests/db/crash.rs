@@ -1,0 +1,257 @@
+//! Power cuts and failing disks.
+//!
+//! The disk is one in memory that loses what was not synced, sector by sector as chance wills, and fails the call it
+//! is told to. Whatever it does, a file that opens again holds exactly the last committed state, or, when a commit was
+//! cut short, that one.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use forebay_storage::db::{Db, Error, Options};
+use forebay_storage::disk::{Disk as _, sim::SimDisk};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::model::{Model, change, content};
+
+const PATH: &str = "/member/snap/db";
+
+fn disk() -> SimDisk {
+    let disk = SimDisk::new();
+    disk.create_dir_all(Path::new("/member/snap")).unwrap();
+    disk
+}
+
+fn open(disk: &SimDisk) -> Result<Db, Error> {
+    Db::open(PATH, Options { page_size: 1024, growth: 32 << 10, disk: Arc::new(disk.clone()), ..Options::default() })
+}
+
+/// Runs until the disk fails or the transactions are done. Returns the last committed state and, when a commit
+/// failed, the one it was writing.
+fn run(rng: &mut StdRng, disk: &SimDisk, transactions: usize) -> (Model, Option<Model>) {
+    let mut model = Model::new();
+    let mut next_revision = 0;
+    let Ok(db) = open(disk) else { return (model, None) };
+    for _ in 0..transactions {
+        if rng.random_bool(0.1) && db.defragment().is_err() {
+            return (model, None);
+        }
+        let Ok(mut txn) = db.begin_write() else { return (model, None) };
+        let changed = change(rng, &mut txn, &model, &mut next_revision);
+        match txn.commit() {
+            Ok(()) => model = changed,
+            Err(_) => return (model, Some(changed)),
+        }
+        assert_eq!(content(&db.begin_read()), model);
+    }
+    (model, None)
+}
+
+#[test]
+fn after_a_power_cut_the_file_holds_the_last_commit_or_the_one_in_flight() {
+    let mut in_flight_survived = 0;
+    for seed in 0..120 {
+        println!("seed {seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let disk = disk();
+        disk.fail_after(rng.random_range(0..120), ErrorKind::Other);
+        let transactions = rng.random_range(1..25);
+        let (committed, in_flight) = run(&mut rng, &disk, transactions);
+        // Some cuts lose everything in flight, some nothing, most toss a coin for each sector.
+        let chance = [0.0, 0.5, 0.9, 1.0][rng.random_range(0..4)];
+        let after = disk.crash(|| rng.random_bool(chance));
+        let db = open(&after).unwrap();
+        let found = content(&db.begin_read());
+        if found != committed {
+            assert_eq!(Some(found), in_flight, "neither the last committed state nor the one in flight");
+            in_flight_survived += 1;
+        }
+        // What was found can be written on.
+        let mut txn = db.begin_write().unwrap();
+        txn.create_bucket_if_missing(b"after").unwrap().put(b"key", b"value").unwrap();
+        txn.commit().unwrap();
+    }
+    assert!(in_flight_survived > 0, "no cut fell between the meta page and its fsync");
+}
+
+#[test]
+fn every_call_may_fail_and_the_file_opens_again() {
+    for (kind, error) in [(ErrorKind::StorageFull, "ENOSPC"), (ErrorKind::Other, "EIO")] {
+        for call in 0..40 {
+            println!("{error} at call {call}");
+            let mut rng = StdRng::seed_from_u64(call);
+            let disk = disk();
+            disk.fail_after(call, kind);
+            let (committed, in_flight) = run(&mut rng, &disk, 8);
+            let db = open(&disk).unwrap();
+            let found = content(&db.begin_read());
+            assert!(found == committed || Some(found) == in_flight);
+        }
+    }
+}
+
+/// A database with one commit, and the number of calls that the next small commit will make.
+fn prepared() -> (SimDisk, Db) {
+    let disk = disk();
+    let db = open(&disk).unwrap();
+    put(&db, b"first").unwrap();
+    (disk, db)
+}
+
+fn put(db: &Db, key: &[u8]) -> Result<(), Error> {
+    let mut txn = db.begin_write()?;
+    txn.create_bucket_if_missing(b"key")?.put(key, b"value")?;
+    txn.commit()
+}
+
+#[test]
+fn a_failed_write_or_fsync_ends_writing_but_not_reading() {
+    // Data pages, fsync, meta page, fsync.
+    for call in 0..4 {
+        let (disk, db) = prepared();
+        disk.fail_after(call, ErrorKind::Other);
+        assert!(matches!(put(&db, b"second"), Err(Error::Io { .. })), "call {call}");
+        assert!(disk.has_failed());
+        for _ in 0..2 {
+            assert!(matches!(put(&db, b"third"), Err(Error::Poisoned { .. })));
+        }
+        assert!(matches!(db.defragment(), Err(Error::Poisoned { .. })));
+        let txn = db.begin_read();
+        let bucket = txn.bucket(b"key").unwrap().unwrap();
+        assert!(bucket.get(b"first").unwrap().is_some());
+        assert!(bucket.get(b"second").unwrap().is_none());
+        // What the disk lost, the next process does not believe in.
+        drop((txn, db));
+        let after = disk.crash(|| false);
+        assert!(open(&after).unwrap().begin_read().bucket(b"key").unwrap().unwrap().get(b"first").unwrap().is_some());
+    }
+}
+
+#[test]
+fn a_file_that_cannot_grow_undoes_the_commit_and_goes_on() {
+    let (disk, db) = prepared();
+    let fill = |db: &Db, length: usize| {
+        let mut txn = db.begin_write()?;
+        txn.bucket(b"key")?.put(b"large", &vec![1; length])?;
+        txn.commit()
+    };
+    // The growth asked for fails, the growth needed succeeds.
+    disk.fail_after(0, ErrorKind::StorageFull);
+    fill(&db, 1 << 20).unwrap();
+    assert!(disk.has_failed());
+    let full = Arc::new(FullDisk(disk));
+    let (used, free) = (db.size(), db.size() - db.size_in_use());
+    drop(db);
+    let db = Db::open(PATH, Options { disk: full, ..Options::default() }).unwrap();
+    let error = fill(&db, 3 << 20).unwrap_err();
+    assert!(error.is_no_space() && matches!(error, Error::NoSpace { .. }), "{error}");
+    assert_eq!((db.size(), free), (used, free));
+    // Deletes still fit, and what they free can be used.
+    let mut txn = db.begin_write().unwrap();
+    txn.bucket(b"key").unwrap().delete(b"large").unwrap();
+    txn.commit().unwrap();
+    fill(&db, 1 << 19).unwrap();
+    fill(&db, 1 << 10).unwrap();
+}
+
+/// A disk on which no file can grow.
+#[derive(Debug)]
+struct FullDisk(SimDisk);
+
+mod full {
+    use std::io;
+    use std::path::Path;
+
+    use forebay_storage::disk::{Disk, DiskFile};
+
+    use super::FullDisk;
+
+    impl Disk for FullDisk {
+        fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+            Ok(Box::new(FullFile(self.0.open(path)?)))
+        }
+        fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+            Ok(Box::new(FullFile(self.0.create(path)?)))
+        }
+        fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+            self.0.create_dir_all(path)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.0.rename(from, to)
+        }
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            self.0.remove(path)
+        }
+        fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+            self.0.remove_dir_all(path)
+        }
+        fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+            self.0.list(dir)
+        }
+        fn exists(&self, path: &Path) -> bool {
+            self.0.exists(path)
+        }
+        fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+            self.0.sync_dir(dir)
+        }
+    }
+
+    #[derive(Debug)]
+    struct FullFile(Box<dyn DiskFile>);
+
+    impl DiskFile for FullFile {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.0.read_at(buf, offset)
+        }
+        fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+            self.0.write_at(data, offset)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.0.sync_data()
+        }
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+        fn allocate(&self, _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+        fn try_lock(&self) -> io::Result<bool> {
+            self.0.try_lock()
+        }
+        fn try_lock_shared(&self) -> io::Result<bool> {
+            self.0.try_lock_shared()
+        }
+    }
+}
+
+#[test]
+fn a_defragmentation_cut_short_leaves_the_old_file_or_the_new_one() {
+    for call in 0..10 {
+        println!("call {call}");
+        let (disk, db) = prepared();
+        for key in 0..50_u8 {
+            put(&db, &[key; 100]).unwrap();
+        }
+        let before = content(&db.begin_read());
+        disk.fail_after(call, ErrorKind::Other);
+        let done = db.defragment();
+        assert_eq!(content(&db.begin_read()), before);
+        if done.is_ok() || put(&db, b"later").is_ok() {
+            let _ = put(&db, b"later");
+        }
+        let now = content(&db.begin_read());
+        drop(db);
+        let mut rng = StdRng::seed_from_u64(call);
+        for chance in [0.0, 0.5, 1.0] {
+            let after = disk.crash(|| rng.random_bool(chance));
+            let db = open(&after).unwrap();
+            assert_eq!(content(&db.begin_read()), now);
+            let left = after.list(Path::new("/member/snap")).unwrap();
+            assert_eq!(left, ["db"], "the next start removes what is left of it");
+        }
+    }
+}
