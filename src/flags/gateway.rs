@@ -1,0 +1,389 @@
+//! The gateway's flags, named as etcd and etcdctl name the same things.
+
+use std::{collections::BTreeSet, time};
+
+use super::{
+    Asked, Environment, Failure, FailureKind, Problem, Ready,
+    go::{self, Duration},
+    layered::{self, Layered, Sources},
+    table::{Flag, Slot},
+    url::{Address, Url},
+};
+use crate::logging::{Level, LogConfig, LogFormat, LogOutput};
+
+/// The validated configuration of the gateway.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GatewayConfig {
+    /// The upstream, each as `http://host:port`; not empty, none twice.
+    pub endpoints: Vec<String>,
+    pub listen_client_urls: Vec<Url>,
+    /// What MemberList answers instead of the members' own URLs; empty leaves them.
+    pub advertise_client_urls: Vec<Url>,
+    pub listen_metrics_urls: Vec<Url>,
+    /// HTTP/2 connections to each endpoint. More spread the work over cores, on both sides.
+    pub connections: usize,
+    pub dial_timeout: time::Duration,
+    /// How often connections to the upstream are pinged; etcd drops those that ping every 5s or more often.
+    pub keepalive_time: time::Duration,
+    pub keepalive_timeout: time::Duration,
+    /// Not below the upstream's own limit, or what it would take is refused here.
+    pub max_request_bytes: usize,
+    pub max_concurrent_streams: u32,
+    pub cors: BTreeSet<String>,
+    pub host_whitelist: BTreeSet<String>,
+    pub log: LogConfig,
+}
+
+/// What may be said about the gateway.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    config_file: String,
+    print_config: bool,
+    version: bool,
+    endpoints: Vec<String>,
+    listen_client_urls: Vec<Url>,
+    advertise_client_urls: Vec<Url>,
+    listen_metrics_urls: Vec<Url>,
+    connections: u64,
+    dial_timeout: Duration,
+    keepalive_time: Duration,
+    keepalive_timeout: Duration,
+    max_request_bytes: u64,
+    max_concurrent_streams: u32,
+    cors: BTreeSet<String>,
+    host_whitelist: BTreeSet<String>,
+    log_level: String,
+    log_format: String,
+    log_outputs: BTreeSet<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        let any = BTreeSet::from(["*".to_owned()]);
+        Settings {
+            config_file: String::new(),
+            print_config: false,
+            version: false,
+            endpoints: Vec::new(),
+            listen_client_urls: vec![Url::parse("http://localhost:2379").expect("invariant: the default URL is one")],
+            advertise_client_urls: Vec::new(),
+            listen_metrics_urls: Vec::new(),
+            connections: 2,
+            dial_timeout: Duration::from_secs(2),
+            keepalive_time: Duration::from_secs(10),
+            keepalive_timeout: Duration::from_secs(5),
+            max_request_bytes: 1_572_864,
+            max_concurrent_streams: u32::MAX,
+            cors: any.clone(),
+            host_whitelist: any,
+            log_level: "info".to_owned(),
+            log_format: "json".to_owned(),
+            log_outputs: BTreeSet::from(["default".to_owned()]),
+        }
+    }
+}
+
+const UPSTREAM: &str = "Upstream";
+const CLIENTS: &str = "Clients";
+const LOGGING: &str = "Logging";
+const SELF: &str = "Configuration";
+
+/// etcd drops connections that ping every 5 s; the second more is for a jittery clock.
+const KEEPALIVE_MIN: Duration = Duration::from_secs(6);
+
+const SOURCES: Sources<'static> = Sources {
+    prefixes: &["FOREBAY_"],
+    borrowed: &[
+        ("endpoints", "ETCDCTL_ENDPOINTS"),
+        ("dial-timeout", "ETCDCTL_DIAL_TIMEOUT"),
+        ("keepalive-time", "ETCDCTL_KEEPALIVE_TIME"),
+        ("keepalive-timeout", "ETCDCTL_KEEPALIVE_TIMEOUT"),
+    ],
+    file_flag: "config-file",
+};
+
+/// The table of `forebay gateway`.
+#[rustfmt::skip] // one row per flag reads as the table it is
+pub fn flags() -> Vec<Flag<Settings>> {
+    use Slot::{Bool, List, Origins, Set, Text, Uint, Uint32, Urls};
+    let flag = Flag::<Settings>::new;
+    vec![
+        flag(UPSTREAM, "endpoints", List(|s| &mut s.endpoints), "The etcd to stand in front of, with commas: 10.0.0.1:2379,http://10.0.0.2:2379."),
+        flag(UPSTREAM, "connections", Uint(|s| &mut s.connections), "Connections to each endpoint."),
+        flag(UPSTREAM, "dial-timeout", Slot::Duration(|s| &mut s.dial_timeout), "How long connecting may take."),
+        flag(UPSTREAM, "keepalive-time", Slot::Duration(|s| &mut s.keepalive_time), "How often a connection is pinged; 6s at least, or etcd drops it."),
+        flag(UPSTREAM, "keepalive-timeout", Slot::Duration(|s| &mut s.keepalive_timeout), "How long a ping may go unanswered."),
+        flag(CLIENTS, "listen-client-urls", Urls(|s| &mut s.listen_client_urls), "Where clients connect, gRPC and JSON alike."),
+        flag(CLIENTS, "advertise-client-urls", Urls(|s| &mut s.advertise_client_urls), "What the member list tells clients instead of the members' own URLs, so that they stay with the gateway."),
+        flag(CLIENTS, "listen-metrics-urls", Urls(|s| &mut s.listen_metrics_urls), "Where /metrics and the health pages are served as well."),
+        flag(CLIENTS, "max-request-bytes", Uint(|s| &mut s.max_request_bytes), "Largest request a client may send; as the upstream has it."),
+        flag(CLIENTS, "max-concurrent-streams", Uint32(|s| &mut s.max_concurrent_streams), "Most streams a client may have open on a connection."),
+        flag(CLIENTS, "cors", Origins(|s| &mut s.cors), "Origins whose pages may read answers; * is any."),
+        flag(CLIENTS, "host-whitelist", Set(|s| &mut s.host_whitelist), "Host names plain HTTP requests may be for; * is any."),
+        flag(LOGGING, "log-level", Text(|s| &mut s.log_level), "debug, info, warn, error, panic or fatal."),
+        flag(LOGGING, "log-format", Text(|s| &mut s.log_format), "json or console."),
+        flag(LOGGING, "log-outputs", Set(|s| &mut s.log_outputs), "stderr, stdout or files, with commas; default is stderr."),
+        flag(SELF, "config-file", Text(|s| &mut s.config_file), "YAML or JSON file with these flags as keys.").not_in_file(),
+        flag(SELF, "print-config", Bool(|s| &mut s.print_config), "Print every setting and where it came from, and exit.").not_in_file(),
+        flag(SELF, "version", Bool(|s| &mut s.version), "Print the version and exit.").not_in_file(),
+    ]
+}
+
+/// Reads what the operator said about a gateway. `args` are without the program's and the command's name.
+pub fn load(args: &[String], env: &Environment) -> Result<Asked<GatewayConfig>, Box<Failure>> {
+    let flags = flags();
+    let Layered { mut settings, origins, given, notices } = layered::load(&flags, &SOURCES, args, env)?;
+    if given.help {
+        return Ok(Asked::Help);
+    }
+    if settings.version {
+        return Ok(Asked::Version);
+    }
+    if settings.print_config {
+        return Ok(Asked::Print(layered::print(&flags, &mut settings, &origins)));
+    }
+    match validate(settings) {
+        Ok(config) => Ok(Asked::Run(Box::new(Ready { config, notices }))),
+        Err(problems) => Err(Box::new(Failure { problems, notices, kind: FailureKind::Invalid })),
+    }
+}
+
+fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let given: Vec<&str> = s.endpoints.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
+    if given.is_empty() {
+        problems.push(
+            Problem::new("--endpoints is missing: the gateway needs an etcd to stand in front of")
+                .hint("for an etcd on this machine write --endpoints=127.0.0.1:2379, and another port to listen on"),
+        );
+    }
+    let mut endpoints = Vec::new();
+    for text in given {
+        match endpoint(text, &s.listen_client_urls) {
+            Ok(endpoint) if endpoints.contains(&endpoint) => {
+                problems.push(Problem::new(format!("endpoint {text} is given twice")).hint("name it once"));
+            }
+            Ok(endpoint) => endpoints.push(endpoint),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if let Some(url) = s.listen_client_urls.iter().chain(&s.listen_metrics_urls).find(|url| url.is_tls()) {
+        problems.push(
+            Problem::new(format!("the gateway does not encrypt yet, and {url} asks for it"))
+                .hint("listen on http:// behind something that ends TLS"),
+        );
+    }
+    for url in s.listen_client_urls.iter().chain(&s.listen_metrics_urls) {
+        if !url.can_bind() {
+            problems.push(
+                Problem::new(format!("expected IP in URL for binding ({url})"))
+                    .hint("listen on an IP address, on 0.0.0.0 for every interface, or on localhost"),
+            );
+        }
+    }
+    if s.keepalive_time < KEEPALIVE_MIN {
+        problems.push(
+            Problem::new(format!(
+                "--keepalive-time of {} is too short: etcd drops clients that ping so often",
+                s.keepalive_time
+            ))
+            .hint("write --keepalive-time=6s or more"),
+        );
+    }
+    for (flag, duration) in [("dial-timeout", s.dial_timeout), ("keepalive-timeout", s.keepalive_timeout)] {
+        if duration <= Duration(0) {
+            problems.push(Problem::new(format!("--{flag} must be more than nothing (set to {duration})")));
+        }
+    }
+    if !(1..=64).contains(&s.connections) {
+        problems.push(Problem::new(format!("--connections must be 1 to 64 (set to {})", s.connections)));
+    }
+    let max_request_bytes = usize::try_from(s.max_request_bytes).ok().filter(|bytes| (1..=MAX_REQUEST).contains(bytes));
+    if max_request_bytes.is_none() {
+        problems.push(
+            Problem::new(format!("--max-request-bytes must be 1 to {MAX_REQUEST} (set to {})", s.max_request_bytes))
+                .hint("the default of etcd is 1572864"),
+        );
+    }
+    let level = Level::parse(&s.log_level);
+    if level.is_none() {
+        problems.push(
+            Problem::new(format!("unrecognized level: {}", go::quote(&s.log_level)))
+                .hint("--log-level takes debug, info, warn, error, panic or fatal"),
+        );
+    }
+    let format = LogFormat::parse(&s.log_format);
+    if format.is_none() {
+        problems.push(
+            Problem::new(format!("unknown log format: {}", go::quote(&s.log_format)))
+                .hint("--log-format takes json or console"),
+        );
+    }
+    let (true, Some(level), Some(format), Some(max_request_bytes)) =
+        (problems.is_empty(), level, format, max_request_bytes)
+    else {
+        return Err(problems);
+    };
+    Ok(GatewayConfig {
+        endpoints,
+        listen_client_urls: s.listen_client_urls,
+        advertise_client_urls: s.advertise_client_urls,
+        listen_metrics_urls: s.listen_metrics_urls,
+        connections: usize::try_from(s.connections).expect("invariant: at most 64 were let pass"),
+        dial_timeout: s.dial_timeout.to_std(),
+        keepalive_time: s.keepalive_time.to_std(),
+        keepalive_timeout: s.keepalive_timeout.to_std(),
+        max_request_bytes,
+        max_concurrent_streams: s.max_concurrent_streams,
+        cors: s.cors,
+        host_whitelist: s.host_whitelist,
+        log: LogConfig {
+            level,
+            format,
+            outputs: s.log_outputs.iter().map(|output| LogOutput::parse(output)).collect(),
+        },
+    })
+}
+
+/// A message may not pass gRPC's own bound by much; beyond it lies a mistake in units.
+const MAX_REQUEST: usize = 1 << 30;
+
+/// Reads an endpoint as etcdctl takes it, scheme and port optional, and writes both out.
+fn endpoint(text: &str, listening: &[Url]) -> Result<String, Problem> {
+    let (scheme, authority) = text.split_once("://").unwrap_or(("http", text));
+    if matches!(scheme, "https" | "unixs") {
+        return Err(Problem::new(format!("the gateway does not encrypt yet, and endpoint {text} asks for it"))
+            .hint("name an http:// endpoint"));
+    }
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+    let port = if has_port { "" } else { ":2379" };
+    let malformed = |error: String| {
+        Problem::new(format!("endpoint {}: {error}", go::quote(text)))
+            .hint("write endpoints as 10.0.0.1:2379 or http://10.0.0.1:2379")
+    };
+    let url = Url::parse(&format!("{scheme}://{authority}{port}")).map_err(malformed)?;
+    let Address::Tcp { host, port } = url.address() else {
+        return Err(malformed("sockets on disk are not supported here".to_owned()));
+    };
+    if host.is_empty() || *port == 0 {
+        return Err(malformed("host and port must both be there".to_owned()));
+    }
+    let local = |host: &str| if host == "localhost" { "127.0.0.1".to_owned() } else { host.to_owned() };
+    match listening.iter().find(|own| own.host().map(local) == Some(local(host)) && own.port() == Some(*port)) {
+        Some(own) => Err(Problem::new(format!("endpoint {text} is the gateway itself, which listens on {own}"))
+            .hint("listen on another port, as with --listen-client-urls=http://127.0.0.1:23790")),
+        None => Ok(url.as_str().to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flags::Asked;
+
+    fn load(args: &[&str], env: &[(&str, &str)]) -> Result<Asked<GatewayConfig>, Box<Failure>> {
+        let args: Vec<String> = args.iter().map(|&word| word.to_owned()).collect();
+        let env: Vec<_> = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        super::load(&args, &env)
+    }
+
+    fn config(args: &[&str], env: &[(&str, &str)]) -> GatewayConfig {
+        match load(args, env) {
+            Ok(Asked::Run(ready)) => ready.config,
+            other => panic!("{args:?} {env:?}: {other:?}"),
+        }
+    }
+
+    fn texts(args: &[&str], env: &[(&str, &str)]) -> Vec<String> {
+        load(args, env).expect_err("refused").problems.into_iter().map(|problem| problem.text).collect()
+    }
+
+    #[test]
+    fn endpoints_are_written_out() {
+        let config = config(&["--endpoints=10.0.0.1,http://h:1/, [::1]:2379,[::2]"], &[]);
+        assert_eq!(config.endpoints, ["http://10.0.0.1:2379", "http://h:1", "http://[::1]:2379", "http://[::2]:2379"]);
+        assert_eq!(config.keepalive_time.as_secs(), 10);
+    }
+
+    #[test]
+    fn a_flag_wins_over_our_variable_and_that_over_etcdctls_and_that_over_the_file() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("gateway.yaml");
+        std::fs::write(
+            &path,
+            "endpoints: [filed:1]\ndial-timeout: 3s\nkeepalive-time: 7000000000\nlisten-client-urls: [http://127.0.0.1:1]",
+        )
+        .expect("a writable file");
+        let file = ("FOREBAY_CONFIG_FILE", path.to_str().expect("a UTF-8 path"));
+        let borrowed = ("ETCDCTL_ENDPOINTS", "borrowed:1");
+        let ours = ("FOREBAY_ENDPOINTS", "ours:1");
+        for (args, env, want) in [
+            (vec!["--endpoints=flagged:1"], vec![file, borrowed, ours], "http://flagged:1"),
+            (vec![], vec![file, borrowed, ours], "http://ours:1"),
+            (vec![], vec![file, borrowed], "http://borrowed:1"),
+            (vec![], vec![file], "http://filed:1"),
+        ] {
+            let config = config(&args, &env);
+            assert_eq!(config.endpoints, [want]);
+            assert_eq!((config.dial_timeout.as_secs(), config.keepalive_time.as_secs()), (3, 7));
+            assert_eq!(config.listen_client_urls[0].as_str(), "http://127.0.0.1:1");
+        }
+    }
+
+    #[test]
+    fn the_printed_configuration_tells_origins_and_can_be_read_again() {
+        let args = ["--endpoints=a:1", "--print-config", "--cors=*", "--log-outputs=stderr,/tmp/a b"];
+        let Ok(Asked::Print(text)) = load(&args, &[("FOREBAY_LOG_LEVEL", "debug")]) else { panic!("printed") };
+        let line =
+            |key: &str| text.lines().find(|line| line.starts_with(&format!("{key}:"))).expect("a line").to_owned();
+        assert!(line("endpoints").ends_with("# command line"));
+        assert!(line("log-level").ends_with("# FOREBAY_LOG_LEVEL"));
+        assert!(line("dial-timeout").starts_with("dial-timeout: 2s ") && line("dial-timeout").ends_with("# default"));
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("printed.yaml");
+        let keys = text.lines().filter(|line| !line.starts_with("config-file") && !line.starts_with("print-config"));
+        let keys: Vec<&str> = keys.filter(|line| !line.starts_with("version")).collect();
+        std::fs::write(&path, keys.join("\n")).expect("a writable file");
+        let again = config(&[&format!("--config-file={}", path.display())], &[]);
+        assert_eq!(again, config(&[args[0], args[2], args[3]], &[("FOREBAY_LOG_LEVEL", "debug")]));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_at_once_and_all_of_it() {
+        assert_eq!(texts(&[], &[]), ["--endpoints is missing: the gateway needs an etcd to stand in front of"]);
+        assert_eq!(
+            texts(
+                &["--endpoints=https://a:1,a:1,a:1", "--keepalive-time=1s", "--log-format=xml", "--connections=0"],
+                &[]
+            ),
+            [
+                "the gateway does not encrypt yet, and endpoint https://a:1 asks for it",
+                "endpoint a:1 is given twice",
+                "--keepalive-time of 1s is too short: etcd drops clients that ping so often",
+                "--connections must be 1 to 64 (set to 0)",
+                "unknown log format: \"xml\"",
+            ]
+        );
+        assert_eq!(
+            texts(&["--endpoints=127.0.0.1:2379"], &[]),
+            ["endpoint 127.0.0.1:2379 is the gateway itself, which listens on http://localhost:2379"]
+        );
+        assert_eq!(texts(&["--namespace=x"], &[]), ["flag provided but not defined: -namespace"]);
+        assert_eq!(texts(&["--endpoints=a", "b"], &[]), ["\"b\" is not a flag"]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_and_an_unknown_variable_a_warning() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("g.yaml");
+        std::fs::write(&path, "endpoint: a:1\n").expect("a writable file");
+        let failure = load(&[&format!("--config-file={}", path.display())], &[]).expect_err("refused");
+        assert_eq!(failure.problems[0].text, format!("{}: unknown key \"endpoint\"", path.display()));
+        assert_eq!(failure.problems[0].hint.as_deref(), Some("did you mean endpoints?"));
+        let Ok(Asked::Run(ready)) = load(&["--endpoints=a:1"], &[("FOREBAY_LOGLEVEL", "debug")]) else {
+            panic!("accepted")
+        };
+        assert!(ready.notices[0].fields.contains(&("did-you-mean", "FOREBAY_LOG_LEVEL".to_owned())));
+    }
+}

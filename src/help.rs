@@ -1,0 +1,179 @@
+//! The help pages.
+
+use std::fmt::Write as _;
+
+use crate::flags::{gates, gateway as gateway_flags, server as server_flags, table::Flag, up as up_flags};
+
+/// What `forebay help` can be asked about.
+pub const TOPICS: [&str; 7] = ["up", "server", "gateway", "version", "environment", "config-file", "exit-status"];
+
+/// The page of a topic.
+pub fn topic(name: &str) -> Option<String> {
+    match name {
+        "up" => Some(up()),
+        "server" => Some(server()),
+        "gateway" => Some(gateway()),
+        "version" => Some(VERSION.to_owned()),
+        "environment" => Some(ENVIRONMENT.to_owned()),
+        "config-file" => Some(CONFIG_FILE.to_owned()),
+        "exit-status" => Some(EXIT_STATUS.to_owned()),
+        _ => None,
+    }
+}
+
+/// What there is.
+pub fn overview() -> String {
+    format!(
+        "Forebay is the front tier of etcd, with an etcd-compatible server built in.
+
+Usage:
+  forebay [up] [flags]         a server and the gateway in one process, clients at 127.0.0.1:2379
+  forebay server [flags]       the server alone, with etcd's flags, variables and configuration file
+  forebay gateway [flags]      the gateway alone, in front of any etcd 3.4 to 3.7
+  forebay version              which etcd we are compatible with, and our own version
+  forebay help [topic]         more on {topics}
+
+Called by the name of etcd, as through a symbolic link, it is `forebay server`.
+
+Try it:
+  forebay
+  etcdctl put greeting hello
+  forebay gateway --endpoints=127.0.0.1:2379 --listen-client-urls=http://127.0.0.1:23790
+",
+        topics = TOPICS.join(", ")
+    )
+}
+
+pub fn up() -> String {
+    let usage = "Usage: forebay [up] [flags]
+
+A server and the gateway in one process. Clients connect at http://127.0.0.1:2379, data is kept in
+./default.etcd. A flag wins over its FOREBAY_ or ETCD_ variable, and that over the configuration file.
+";
+    page(usage, &up_flags::flags(), server_flags::Settings::default())
+}
+
+pub fn server() -> String {
+    let usage = "Usage: forebay server [flags]
+
+The server alone, with every flag of etcd 3.7. Each may be given as an ETCD_ variable instead, not as
+well. With --config-file (or ETCD_CONFIG_FILE), flags and variables other than that are ignored.
+";
+    page(usage, &server_flags::flags(), server_flags::Settings::default())
+}
+
+pub fn gateway() -> String {
+    let usage = "Usage: forebay gateway --endpoints=HOST:PORT,... [flags]
+
+The gateway alone, in front of an etcd. A flag wins over its FOREBAY_ variable, and that over the
+configuration file; ETCDCTL_ENDPOINTS and etcdctl's timeouts are understood too.
+";
+    page(usage, &gateway_flags::flags(), gateway_flags::Settings::default())
+}
+
+const VERSION: &str = "Usage: forebay version
+
+Prints the lines of `etcd --version`, the first with the release of etcd that we are compatible with,
+and one more with our own version.
+";
+
+const ENVIRONMENT: &str = "Environment variables
+
+`forebay server` reads ETCD_ and the flag's name in capitals, with _ for -: ETCD_DATA_DIR is
+--data-dir. A variable that is set while its flag is given is an error, as in etcd; one that belongs
+to no flag is named in the log.
+
+`forebay up` and `forebay gateway` read FOREBAY_ and the name in the same way. `forebay up` takes
+ETCD_ too; `forebay gateway` takes ETCDCTL_ENDPOINTS, ETCDCTL_DIAL_TIMEOUT, ETCDCTL_KEEPALIVE_TIME
+and ETCDCTL_KEEPALIVE_TIMEOUT. Here a flag wins over its variable.
+
+NO_COLOR keeps console logs plain; they are anyway when they do not go to a terminal.
+";
+
+const CONFIG_FILE: &str = "Configuration file
+
+YAML or JSON with the flags' names as keys:
+
+  name: m1
+  data-dir: /var/lib/etcd
+  listen-client-urls: http://10.0.0.1:2379
+  advertise-client-urls: http://10.0.0.1:2379
+  client-transport-security:
+    cert-file: /etc/etcd/server.crt
+    key-file: /etc/etcd/server.key
+
+`forebay server` reads it as etcd does: it replaces flags and variables altogether, durations are
+nanoseconds (5000000000 for 5s), and unknown keys are ignored, with a word in the log.
+
+`forebay up` and `forebay gateway` let flags and variables win over it, take durations such as 5s too,
+and refuse unknown keys. Their --print-config shows every value and where it came from.
+";
+
+const EXIT_STATUS: &str = "Exit status
+
+  0    help or version was printed, or the server left its cluster
+  1    the configuration is wrong, or the role cannot run: the last lines say why
+  2    the command line cannot be read
+  SIGINT and SIGTERM stop it in order, after which it ends by that signal (130 and 143 in a shell).
+";
+
+/// Usage and flags under their headings, in the table's order.
+fn page<S>(usage: &str, flags: &[Flag<S>], mut defaults: S) -> String {
+    let mut page = usage.to_owned();
+    let mut group = "";
+    for flag in flags.iter().filter(|flag| flag.unused().is_none()) {
+        if flag.group != group {
+            group = flag.group;
+            let _ = write!(page, "\n{group}:\n");
+        }
+        let _ = write!(page, "  --{} '{}'\n    {}\n", flag.name, flag.slot.show(&mut defaults), flag.help);
+        if flag.name == "feature-gates" {
+            for gate in gates::describe() {
+                let _ = writeln!(page, "      {gate}");
+            }
+        }
+    }
+    let mut unused: Vec<(&str, Vec<&str>)> = Vec::new();
+    for flag in flags {
+        if let Some(because) = flag.unused() {
+            match unused.iter_mut().find(|(known, _)| *known == because) {
+                Some((_, names)) => names.push(flag.name),
+                None => unused.push((because, vec![flag.name])),
+            }
+        }
+    }
+    if !unused.is_empty() {
+        let _ = write!(page, "\n{}:\n", server_flags::UNUSED);
+    }
+    for (because, names) in unused {
+        let _ = writeln!(page, "  {because}:");
+        for name in names {
+            let _ = writeln!(page, "    --{name}");
+        }
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_topic_has_a_page_without_escape_codes() {
+        for name in TOPICS {
+            let page = topic(name).unwrap_or_else(|| panic!("no page on {name}"));
+            assert!(page.ends_with('\n') && !page.contains('\x1b'), "{name}");
+        }
+        assert_eq!(topic("nonsense"), None);
+        assert!(overview().contains("forebay gateway"));
+    }
+
+    #[test]
+    fn every_flag_stands_on_its_page_once() {
+        let page = server();
+        for flag in server_flags::flags() {
+            let lines = page.lines().filter(|line| line.trim().split(' ').next() == Some(&format!("--{}", flag.name)));
+            assert_eq!(lines.count(), 1, "--{}", flag.name);
+        }
+    }
+}

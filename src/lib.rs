@@ -1,0 +1,13 @@
+//! The command line of Forebay: what it was told, which role that asks for, and how the process ends.
+//!
+//! In reading order: [`cli`] picks the command, [`flags`] makes a validated configuration of what the operator said,
+//! [`logging`] is set up from it, and [`roles`] runs it.
+
+pub mod cli;
+pub mod flags;
+pub mod help;
+pub mod logging;
+pub mod roles;
+pub mod signals;
+pub mod suggest;
+pub mod version;
