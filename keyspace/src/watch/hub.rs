@@ -284,8 +284,7 @@ impl Shared {
         Joined { member, span: state.index.span(group).clone(), revision, catch_up_from }
     }
 
-    /// Asks for a progress notice at the current revision, once that is published. `allowed` sees that revision, and
-    /// decides under the lock, so that no watcher can lag in between.
+    /// Asks for a progress notice at the current revision, once that is published, if `allowed` at that revision.
     pub(super) fn ask_progress(&self, mailbox: &Arc<Mailbox>, scope: Scope, allowed: impl FnOnce(i64) -> bool) -> bool {
         let mut state = self.state.lock();
         let revision = self.history.revision();

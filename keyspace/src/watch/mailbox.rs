@@ -125,11 +125,6 @@ impl Mailbox {
         queue.rouse()
     }
 
-    /// Whether a watcher has lagged since the last [`Mailbox::take`].
-    pub(super) fn has_lagging(&self) -> bool {
-        !self.queue.lock().lagging.is_empty()
-    }
-
     /// Takes everything, in one step: what a lagging watcher still has queued comes before what it reads itself.
     /// Returns false if there was nothing; the next item will then wake the stream.
     pub(super) fn take(&self, items: &mut VecDeque<Item>, lagging: &mut Vec<Lagging>) -> bool {

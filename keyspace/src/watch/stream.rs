@@ -197,11 +197,12 @@ impl WatchStream {
     /// Asks for a progress notice of the whole stream. There is none unless every watcher is synced and the store has
     /// reached the revision each of them starts at.
     pub fn request_progress(&mut self) {
-        let (watchers, mailbox) = (&self.watchers, &self.mailbox);
-        let asked = self.shared.ask_progress(mailbox, Scope::Stream, |revision| {
+        let watchers = &self.watchers;
+        // Whether one lags without our knowing yet is found out when the notice is written.
+        let asked = self.shared.ask_progress(&self.mailbox, Scope::Stream, |revision| {
             let synced =
                 |watcher: &Watcher| matches!(watcher.sync, Sync::Synced(_)) && watcher.start_revision <= revision;
-            watchers.len() > 0 && !mailbox.has_lagging() && watchers.iter().all(|(_, watcher)| synced(watcher))
+            watchers.len() > 0 && watchers.iter().all(|(_, watcher)| synced(watcher))
         });
         self.progress_due += usize::from(asked);
     }
@@ -214,7 +215,6 @@ impl WatchStream {
                 Periodic::Off | Periodic::Due => {}
                 Periodic::Busy => watcher.periodic_progress = Periodic::Quiet,
                 Periodic::Quiet => {
-                    // Whether it lags unnoticed is found out when the notice is written.
                     let allowed =
                         |revision| matches!(watcher.sync, Sync::Synced(_)) && watcher.start_revision <= revision;
                     if self.shared.ask_progress(&self.mailbox, Scope::Watcher(handle), allowed) {
