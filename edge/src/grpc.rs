@@ -169,6 +169,11 @@ impl<M: Message + Default> Messages<M> {
         })
     }
 
+    /// The next message, undecoded.
+    pub async fn next_bytes(&mut self) -> Result<Option<Bytes>, Status> {
+        std::future::poll_fn(|cx| self.poll_bytes(cx)).await
+    }
+
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
         loop {
             if let Some(prefix) = self.buffer.peek_prefix() {

@@ -21,6 +21,6 @@ mod start;
 mod upkeep;
 pub mod version;
 
-pub use config::Config;
+pub use config::{Config, GRPC_OVERHEAD_BYTES};
 pub use member::Member;
 pub use start::{StartError, start};

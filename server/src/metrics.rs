@@ -68,7 +68,7 @@ impl Observed {
             ("etcd_debugging_mvcc_pending_events_total", "Events that wait to be sent.", |member| {
                 member.watches().hub.stats().pending as i64
             }),
-            ("forebay_server_leases", "Leases that are there.", |member| member.lessor().len() as i64),
+            ("forebay_server_leases", "Leases that are there.", |member| member.lessor().count() as i64),
         ];
         let gauges = rows
             .into_iter()

@@ -74,11 +74,6 @@ impl<T> Waiters<T> {
         self.waiting.lock().retain(|_, waiter| waiter.deadline > now);
     }
 
-    /// How many wait.
-    pub fn len(&self) -> usize {
-        self.waiting.lock().len()
-    }
-
     /// Gives up on everybody: the member stops.
     pub fn clear(&self) {
         self.waiting.lock().clear();
@@ -129,6 +124,6 @@ mod tests {
         assert_eq!(two.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         waiters.expire(now + Duration::from_secs(1));
         assert_eq!(two.try_recv(), Err(oneshot::error::TryRecvError::Closed));
-        assert_eq!(waiters.len(), 0);
+        assert!(waiters.waiting.lock().is_empty());
     }
 }

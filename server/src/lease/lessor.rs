@@ -71,13 +71,8 @@ impl Lessor {
     }
 
     /// How many leases there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.leases.len()
-    }
-
-    /// Whether there is no lease.
-    pub fn is_empty(&self) -> bool {
-        self.leases.is_empty()
     }
 
     /// Grants a lease of `ttl` seconds.

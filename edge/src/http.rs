@@ -1,0 +1,181 @@
+//! Everything on a client port that is not gRPC: the JSON API, websockets, health, version and
+//! metrics.
+//!
+//! [`Front::client`] is the whole way of a request on one screen, in etcd's order. JSON requests
+//! become gRPC calls on the same [`Api`] that the port serves, so they pass the same checks and
+//! policies. What the endpoints report is asked of [`Probes`], which the server and the gateway
+//! implement.
+
+mod access;
+mod answer;
+mod exposition;
+mod gateway;
+mod health;
+mod metadata;
+mod probes;
+mod replies;
+mod websocket;
+
+use std::sync::Arc;
+
+use ::http::{Method, StatusCode, header::ALLOW};
+
+use crate::{Api, Request, Response};
+
+pub use access::{Origins, Tls};
+pub use answer::ErrorShape;
+pub use exposition::encode as encode_metrics;
+pub use probes::{Probes, Versions};
+
+/// How the HTTP side of a port behaves. The defaults are etcd's.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whether `/v3/` is served (`--enable-grpc-gateway`).
+    pub json: bool,
+    /// What an error looks like: that changed with etcd 3.6.
+    pub error_shape: ErrorShape,
+    /// Largest message of the API in bytes (`--max-request-bytes` and half a MiB). A JSON body may
+    /// have four times as much, which is room for base64 and then some; a client that sends more is
+    /// refused before it is buffered.
+    pub max_message_bytes: usize,
+    /// Web pages that may use the API (`--cors`).
+    pub origins: Origins,
+    /// Names by which a client without TLS may call us (`--host-whitelist`), against pages that
+    /// rebind their DNS name to our address. Empty, or with a `*`, any.
+    pub hosts: Vec<String>,
+    /// Whether clients show certificates (`--client-cert-auth`).
+    pub client_cert_auth: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            json: true,
+            error_shape: ErrorShape::default(),
+            max_message_bytes: 2 << 20,
+            origins: Origins::Any,
+            hosts: Vec::new(),
+            client_cert_auth: false,
+        }
+    }
+}
+
+/// Answers HTTP requests that are not gRPC. Cheap to clone; one serves every listener of a role.
+#[derive(Clone)]
+pub struct Front(Arc<Shared>);
+
+struct Shared {
+    api: Api,
+    probes: Arc<dyn Probes>,
+    options: Options,
+    health: health::Metrics,
+}
+
+impl Front {
+    /// Registers the health metrics and answers from `api` and `probes`.
+    pub fn new(
+        api: Api,
+        probes: Arc<dyn Probes>,
+        options: Options,
+        registry: &prometheus::Registry,
+    ) -> prometheus::Result<Front> {
+        let health = health::Metrics::register(registry)?;
+        Ok(Front(Arc::new(Shared { api, probes, options, health })))
+    }
+
+    /// Answers a request on a client port.
+    pub async fn client(&self, mut request: Request) -> Response {
+        let mut path = access::decoded_path(request.uri());
+        if let Some(rest) = path.strip_prefix("/v3beta/") {
+            // Clients of etcd 3.3 are served by the API of today.
+            path = format!("/v3/{rest}");
+        }
+        if let Some(refusal) = self.0.refuse_caller(&request, &path) {
+            return refusal;
+        }
+        let cors = self.0.options.origins.headers_for(&request);
+        if request.method() == Method::OPTIONS {
+            return access::with_cors(answer::empty(StatusCode::OK), cors);
+        }
+        if let Some(redirect) = access::redirect_to_clean_path(&request, self.0.options.json) {
+            return access::with_cors(redirect, cors);
+        }
+        let is_json = self.0.options.json && path.starts_with("/v3/");
+        if is_json && websocket::is_upgrade(&request) {
+            // The switch of protocols is answered without the headers of a web page's request.
+            return websocket::upgrade(self.0.clone(), &path, &mut request).unwrap_or_else(|refusal| access::with_cors(refusal, cors));
+        }
+        let response = if is_json {
+            self.0.json(&path, request).await
+        } else {
+            match path.as_str() {
+                "/version" => get_only(&request).unwrap_or_else(|| self.0.version()),
+                "/debug/vars" => self.0.debug_vars(&request),
+                _ => self.0.observe(&path, &request).await,
+            }
+        };
+        access::with_cors(response, cors)
+    }
+
+    /// Answers a request on a port for metrics and health alone (`--listen-metrics-urls`).
+    pub async fn metrics(&self, request: Request) -> Response {
+        let path = access::decoded_path(request.uri());
+        match access::redirect_to_clean_path(&request, false) {
+            Some(redirect) => redirect,
+            None => self.0.observe(&path, &request).await,
+        }
+    }
+}
+
+impl Shared {
+    /// The endpoints that both kinds of port have.
+    async fn observe(&self, path: &str, request: &Request) -> Response {
+        let query = request.uri().query().unwrap_or_default();
+        match path {
+            "/metrics" => exposition::page(&self.probes.metrics()),
+            "/health" => match get_only(request) {
+                Some(refusal) => refusal,
+                None => self.health.health(&*self.probes, query).await,
+            },
+            _ => match health::Checks::find(path) {
+                None => answer::not_found(),
+                Some(checks) => match get_only(request) {
+                    Some(refusal) => refusal,
+                    None => self.health.checks(&*self.probes, checks, query).await,
+                },
+            },
+        }
+    }
+
+    fn version(&self) -> Response {
+        let Versions { server, cluster, storage } = self.probes.versions();
+        let [server, cluster, storage] =
+            [&server, cluster.as_deref().unwrap_or("not_decided"), storage.as_deref().unwrap_or("unknown")].map(answer::quoted);
+        let body = format!(r#"{{"etcdserver":{server},"etcdcluster":{cluster},"storage":{storage}}}"#);
+        answer::with_type(StatusCode::OK, "application/json", body)
+    }
+
+    /// etcd prints these line by line, and in the order of their names.
+    fn debug_vars(&self, request: &Request) -> Response {
+        let Some(mut vars) = self.probes.debug_vars() else { return answer::not_found() };
+        if let Some(refusal) = get_only(request) {
+            return refusal;
+        }
+        vars.sort_by_key(|(name, _)| *name);
+        let lines: Vec<String> = vars.iter().map(|(name, value)| format!("{name:?}: {value}")).collect();
+        let body = format!("{{\n{}\n}}\n", lines.join(",\n"));
+        answer::with_type(StatusCode::OK, "application/json; charset=utf-8", body)
+    }
+}
+
+/// The refusal of any method but `GET`.
+fn get_only(request: &Request) -> Option<Response> {
+    (request.method() != Method::GET).then(|| {
+        let mut response = answer::plain_error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+        response.headers_mut().insert(ALLOW, ::http::HeaderValue::from_static("GET"));
+        response
+    })
+}
+
+#[cfg(test)]
+mod tests;

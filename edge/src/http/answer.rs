@@ -1,0 +1,132 @@
+//! Responses without a life of their own: plain texts, and errors in the shapes of the JSON API.
+
+use ::http::{
+    HeaderName, HeaderValue, StatusCode,
+    header::{CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
+};
+use tonic::{Code, Status};
+
+use crate::{Body, Response};
+
+/// What an error of the JSON API looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ErrorShape {
+    /// `{"code":3,"message":"..."}`, as etcd 3.6 and newer.
+    #[default]
+    Current,
+    /// `{"error":"...","code":3,"message":"..."}`, as etcd 3.5, whose errors about the path are
+    /// plain text.
+    Legacy,
+}
+
+/// The answer to a path that exists neither here nor in etcd.
+pub(super) fn not_found() -> Response {
+    plain_error(StatusCode::NOT_FOUND, "404 page not found")
+}
+
+/// An error as Go's HTTP library words it: a line of text.
+pub(super) fn plain_error(status: StatusCode, text: &str) -> Response {
+    with_nosniff(with_type(status, "text/plain; charset=utf-8", format!("{text}\n")))
+}
+
+/// Keeps browsers from guessing another type.
+pub(super) fn with_nosniff(mut response: Response) -> Response {
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+pub(super) fn with_type(status: StatusCode, content_type: &'static str, body: impl Into<bytes::Bytes>) -> Response {
+    let mut response = Response::new(Body::full(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+pub(super) fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+impl ErrorShape {
+    /// The response of a call that failed before it sent anything.
+    pub(super) fn unary(self, status: &Status) -> Response {
+        let (code, message) = (status.code() as i32, quoted(status.message()));
+        let body = match self {
+            ErrorShape::Current => format!(r#"{{"code":{code},"message":{message}}}"#),
+            ErrorShape::Legacy => format!(r#"{{"error":{message},"code":{code},"message":{message}}}"#),
+        };
+        let mut response = with_type(http_status(status.code()), "application/json", body);
+        if self == ErrorShape::Current && status.code() == Code::Unauthenticated {
+            set(&mut response, WWW_AUTHENTICATE, status.message());
+        }
+        response
+    }
+
+    /// The line that ends a stream that failed.
+    pub(super) fn line(self, status: &Status) -> Vec<u8> {
+        let (code, message) = (status.code() as i32, quoted(status.message()));
+        let error = match self {
+            ErrorShape::Current => format!(r#"{{"code":{code},"message":{message}}}"#),
+            ErrorShape::Legacy => {
+                let http = http_status(status.code());
+                let reason = quoted(http.canonical_reason().unwrap_or_default());
+                let number = http.as_u16();
+                format!(r#"{{"grpc_code":{code},"http_code":{number},"message":{message},"http_status":{reason}}}"#)
+            }
+        };
+        format!("{{\"error\":{error}}}\n").into_bytes()
+    }
+
+    /// The response of a stream that failed before its first message.
+    pub(super) fn stream(self, status: &Status) -> Response {
+        with_type(http_status(status.code()), "application/json", self.line(status))
+    }
+
+    /// A path under `/v3/` without a method behind it.
+    pub(super) fn unknown_route(self) -> Response {
+        match self {
+            ErrorShape::Current => self.unary(&Status::not_found("Not Found")),
+            ErrorShape::Legacy => plain_error(StatusCode::NOT_FOUND, "Not Found"),
+        }
+    }
+
+    /// A path under `/v3/` that was not called with `POST`.
+    pub(super) fn wrong_method(self) -> Response {
+        match self {
+            ErrorShape::Current => self.unary(&Status::unimplemented("Method Not Allowed")),
+            ErrorShape::Legacy => plain_error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
+        }
+    }
+}
+
+fn set(response: &mut Response, name: HeaderName, value: &str) {
+    // A text with characters that no header may have is in the body still.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+/// A text as JSON.
+pub(super) fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// The HTTP status that goes with a gRPC code.
+fn http_status(code: Code) -> StatusCode {
+    let number = match code {
+        Code::Ok => 200,
+        Code::Cancelled => 499,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => 400,
+        Code::DeadlineExceeded => 504,
+        Code::NotFound => 404,
+        Code::AlreadyExists | Code::Aborted => 409,
+        Code::PermissionDenied => 403,
+        Code::Unauthenticated => 401,
+        Code::ResourceExhausted => 429,
+        Code::Unimplemented => 501,
+        Code::Unavailable => 503,
+        Code::Unknown | Code::Internal | Code::DataLoss => 500,
+    };
+    StatusCode::from_u16(number).expect("the table holds HTTP statuses")
+}

@@ -1,0 +1,81 @@
+//! Reads a gRPC response: its messages, then its status.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use ::http::HeaderMap;
+use bytes::Bytes;
+use http_body::Body as _;
+use tonic::{Code, Status};
+
+use crate::{
+    Body, Response,
+    grpc::{PREFIX, Pieces},
+};
+
+/// What of a response was not read yet.
+pub(super) struct Replies {
+    body: Body,
+    buffer: Pieces,
+    /// The status, once it came.
+    status: Option<Status>,
+}
+
+impl Replies {
+    /// The header fields of a response, and its messages.
+    pub(super) fn new(response: Response) -> (HeaderMap, Replies) {
+        let (head, body) = response.into_parts();
+        // A response without messages carries the status in its head.
+        let status = Status::from_header_map(&head.headers);
+        (head.headers, Replies { body, buffer: Pieces::default(), status })
+    }
+
+    /// The next message, or the status that ends the response, which may be OK.
+    pub(super) async fn next(&mut self) -> Result<Bytes, Status> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`Replies::next`]: call again when woken, and never after a status.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
+        loop {
+            if let Some([flag, len @ ..]) = self.buffer.peek_prefix() {
+                let len = u32::from_be_bytes(len) as usize;
+                if flag != 0 {
+                    let text = "grpc: compressed flag set with identity or empty encoding";
+                    return Poll::Ready(Err(Status::internal(text)));
+                }
+                if let Some(message) = self.buffer.take_message(len) {
+                    return Poll::Ready(Ok(message));
+                }
+            }
+            if let Some(status) = self.status.take() {
+                let cut_off = status.code() == Code::Ok && self.buffer.len() > 0;
+                return Poll::Ready(Err(if cut_off { Status::internal("unexpected EOF") } else { status }));
+            }
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.buffer.push(data),
+                    Err(frame) => self.status = frame.trailers_ref().and_then(Status::from_header_map),
+                },
+                Some(Err(error)) => {
+                    return Poll::Ready(Err(Status::unavailable(format!("error reading from server: {error}"))));
+                }
+                None => {
+                    let text = "server closed the stream without sending trailers";
+                    return Poll::Ready(Err(Status::internal(text)));
+                }
+            }
+        }
+    }
+}
+
+/// A message behind its prefix; `encode` appends the message.
+pub(super) fn framed<E>(encode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<Bytes, E> {
+    let mut frame = vec![0; PREFIX];
+    encode(&mut frame)?;
+    let len = u32::try_from(frame.len() - PREFIX).expect("JSON bodies are bounded far below 4 GiB");
+    frame[1..PREFIX].copy_from_slice(&len.to_be_bytes());
+    Ok(frame.into())
+}

@@ -1,0 +1,150 @@
+//! The roles, as async functions that take the validated configuration and return when they have ended.
+
+mod ports;
+mod settings;
+
+use std::{
+    io::{self, Write as _},
+    sync::Arc,
+    time::Duration,
+};
+
+use forebay_edge::{Api, Request, Response, Service, listener::Limits, metrics::Measured};
+use forebay_gateway::{
+    Config, Gateway, Metrics, PoolConfig, Upstream,
+    upstream::{Address, Pool, TcpConnector},
+};
+use forebay_server::Member;
+use futures::future::BoxFuture;
+use prometheus::Registry;
+
+use self::ports::{Bound, Fronts, Ports};
+use crate::{
+    flags::{gateway::GatewayConfig, server_config::ServerConfig, url::Url},
+    signals::{self, Stop},
+};
+
+/// How long open requests may take to finish once the process was told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How a role ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself, as a member does that was removed from its cluster.
+    Stopped,
+    /// Because it was told to.
+    Told(Stop),
+}
+
+/// The bundled server and the gateway in one process.
+pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
+    let bound = bind(&config).await?;
+    let registry = Registry::new();
+    let member = forebay_server::start(settings::member(&config)?, &registry).await?;
+    let told = Config {
+        max_message_bytes: member.config().max_message_bytes(),
+        advertise_client_urls: Vec::new(),
+        ..Config::default()
+    };
+    let gateway = Gateway::new(&told, Upstream::Local(member.api()), Metrics::new(&registry)?);
+    let ports = serve(bound, gateway.api(), &registry, &settings::member_limits(&config))?;
+    ready(&config.listen_client_urls);
+    greet(&config);
+    let ended = until_told_or_failed(&member).await;
+    tokio::join!(gateway.drain(GRACE), ports.close());
+    member.stop().await;
+    ended
+}
+
+/// The bundled server alone.
+pub async fn server(config: ServerConfig) -> anyhow::Result<Ended> {
+    let bound = bind(&config).await?;
+    let registry = Registry::new();
+    let member = forebay_server::start(settings::member(&config)?, &registry).await?;
+    let ports = serve(bound, member.api(), &registry, &settings::member_limits(&config))?;
+    ready(&config.listen_client_urls);
+    let ended = until_told_or_failed(&member).await;
+    member.drain();
+    ports.close().await;
+    member.stop().await;
+    ended
+}
+
+/// The gateway alone.
+pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
+    let bound = Bound::new(&config.listen_client_urls, &[], &config.listen_metrics_urls).await?;
+    let registry = Registry::new();
+    let metrics = Metrics::new(&registry)?;
+    let told = Config {
+        advertise_client_urls: config.advertise_client_urls.iter().map(|url| url.as_str().to_owned()).collect(),
+        max_message_bytes: config.max_request_bytes + forebay_server::GRPC_OVERHEAD_BYTES,
+        ..Config::default()
+    };
+    let pool = PoolConfig {
+        connections: config.connections,
+        connect_timeout: config.dial_timeout,
+        keepalive_interval: config.keepalive_time,
+        keepalive_timeout: config.keepalive_timeout,
+        ..PoolConfig::default()
+    };
+    let addresses = Address::list(&config.endpoints.join(","))?;
+    let upstream = Upstream::Remote(Pool::connect(&told, pool, addresses, Arc::new(TcpConnector), metrics.clone()));
+    let gateway = Gateway::new(&told, upstream, metrics);
+    let ports = serve(bound, gateway.api(), &registry, &settings::limits(config.max_concurrent_streams))?;
+    ready(&config.listen_client_urls);
+    let stop = signals::stop().await?;
+    tokio::join!(gateway.drain(GRACE), ports.close());
+    Ok(Ended::Told(stop))
+}
+
+async fn bind(config: &ServerConfig) -> anyhow::Result<Bound> {
+    Bound::new(&config.listen_client_urls, &config.listen_client_http_urls, &config.listen_metrics_urls).await
+}
+
+/// Serves an API on the bound ports.
+fn serve(bound: Bound, api: Api, registry: &Registry, limits: &Limits) -> anyhow::Result<Ports> {
+    let grpc = Api::new(Measured::new(api, registry)?);
+    let fronts = Fronts { grpc, http: Api::new(NotFound), metrics: Api::new(NotFound) };
+    Ok(Ports::serve(bound, &fronts, limits, GRACE))
+}
+
+struct NotFound;
+
+impl Service for NotFound {
+    fn call(&self, _: Request) -> BoxFuture<'static, Response> {
+        let mut response = Response::new(forebay_edge::Body::full("404 page not found\n"));
+        *response.status_mut() = http::StatusCode::NOT_FOUND;
+        Box::pin(std::future::ready(response))
+    }
+}
+
+/// Waits for a signal, or for the member to say that it cannot go on.
+async fn until_told_or_failed(member: &Member) -> anyhow::Result<Ended> {
+    tokio::select! {
+        stop = signals::stop() => Ok(Ended::Told(stop?)),
+        reason = member.failed() => Err(anyhow::anyhow!(reason)),
+    }
+}
+
+/// Says that clients are served, in the words that etcd's tools wait for.
+fn ready(urls: &[Url]) {
+    for url in urls {
+        tracing::info!(address = url.as_str(), "ready to serve client requests");
+    }
+}
+
+/// Tells a newcomer what to try.
+fn greet(config: &ServerConfig) {
+    let Some(url) = config.listen_client_urls.first() else { return };
+    let endpoint = url.as_str();
+    let text = format!(
+        "\nforebay listens on {endpoint}, data in {}. Try, from another terminal:\n\
+         \n  etcdctl --endpoints {endpoint} put greeting hello\
+         \n  etcdctl --endpoints {endpoint} watch --prefix greet\
+         \n  curl -s {endpoint}/v3/kv/range -d '{{\"key\":\"Z3JlZXRpbmc=\"}}'\n\
+         \nCtrl-C stops it.\n",
+        config.data_dir.display()
+    );
+    // Nobody reads it if stdout is closed.
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+}

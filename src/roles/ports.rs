@@ -1,0 +1,114 @@
+//! The ports of a role: bound before anything else, so that a port in use is said before any file is touched, and
+//! closed together at the end.
+
+use std::{collections::HashSet, io, time::Duration};
+
+use anyhow::Context as _;
+use forebay_edge::{
+    Api, Request, Response,
+    listener::{self, Drain, Limits, is_grpc},
+};
+use futures::future::BoxFuture;
+use tokio::{net::TcpListener, task::JoinSet};
+
+use crate::flags::url::{Address, Url};
+
+/// What a port serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Serves {
+    /// gRPC and HTTP.
+    Both,
+    /// gRPC alone, because HTTP has ports of its own.
+    Grpc,
+    /// HTTP alone.
+    Http,
+    /// Metrics and health alone.
+    Metrics,
+}
+
+/// Ports that are bound and not served yet.
+pub(super) struct Bound(Vec<(TcpListener, Serves)>);
+
+impl Bound {
+    /// Binds every URL of the three lists. With URLs for HTTP, those for clients serve gRPC alone.
+    pub(super) async fn new(clients: &[Url], http: &[Url], metrics: &[Url]) -> anyhow::Result<Bound> {
+        let for_clients = if http.is_empty() { Serves::Both } else { Serves::Grpc };
+        let all = (clients.iter().map(|url| (url, for_clients)))
+            .chain(http.iter().map(|url| (url, Serves::Http)))
+            .chain(metrics.iter().map(|url| (url, Serves::Metrics)));
+        let mut bound = Vec::new();
+        let mut seen = HashSet::new();
+        for (url, serves) in all {
+            if seen.insert(url.as_str().to_owned()) {
+                bound.push((bind(url).await?, serves));
+            }
+        }
+        Ok(Bound(bound))
+    }
+}
+
+async fn bind(url: &Url) -> anyhow::Result<TcpListener> {
+    if url.is_tls() {
+        anyhow::bail!(
+            "{url} asks for TLS, which is not built in yet; listen on http:// behind something that ends TLS"
+        );
+    }
+    let Address::Tcp { host, port } = url.address() else {
+        anyhow::bail!("{url} is a socket on disk, which is not built in yet; listen on http://host:port");
+    };
+    match TcpListener::bind((host.as_str(), *port)).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => anyhow::bail!(
+            "port {port} of {url} is in use: another process listens there; stop it, or listen elsewhere with \
+             --listen-client-urls and --advertise-client-urls"
+        ),
+        Err(error) => Err(error).with_context(|| format!("cannot listen on {url}")),
+    }
+}
+
+/// Who answers what comes in.
+#[derive(Clone)]
+pub(super) struct Fronts {
+    /// gRPC calls.
+    pub(super) grpc: Api,
+    /// Everything else on a client port.
+    pub(super) http: Api,
+    /// Everything on a metrics port.
+    pub(super) metrics: Api,
+}
+
+/// Ports that are served.
+pub(super) struct Ports {
+    drain: Drain,
+    serving: JoinSet<()>,
+}
+
+impl Ports {
+    /// Serves every port. `grace` is how long open requests may take once the ports close.
+    pub(super) fn serve(bound: Bound, fronts: &Fronts, limits: &Limits, grace: Duration) -> Ports {
+        let drain = Drain::default();
+        let mut serving = JoinSet::new();
+        for (port, serves) in bound.0 {
+            let fronts = fronts.clone();
+            let handler = move |request: Request| answer(&fronts, serves, request);
+            serving.spawn(listener::serve(port, handler, limits.clone(), drain.clone(), grace));
+        }
+        Ports { drain, serving }
+    }
+
+    /// Takes nothing new, lets what is open finish, and closes.
+    pub(super) async fn close(mut self) {
+        self.drain.start();
+        while self.serving.join_next().await.is_some() {}
+    }
+}
+
+fn answer(fronts: &Fronts, serves: Serves, request: Request) -> BoxFuture<'static, Response> {
+    let front = match serves {
+        Serves::Metrics => &fronts.metrics,
+        Serves::Grpc => &fronts.grpc,
+        Serves::Both if is_grpc(&request) => &fronts.grpc,
+        Serves::Both | Serves::Http => &fronts.http,
+    };
+    front.call(request)
+}

@@ -1,0 +1,82 @@
+//! From what the operator said to what the roles are told.
+
+use std::time::Duration;
+
+use forebay_edge::listener::Limits;
+
+use crate::flags::{
+    server_config::{ClusterState, ServerConfig},
+    url::Url,
+};
+
+/// Open streams of a connection unless the operator says otherwise: etcd has no bound, and one connection could take
+/// all memory.
+const STREAMS: u32 = 1000;
+
+/// What a member is told. Refuses what this version would not honour.
+pub(super) fn member(config: &ServerConfig) -> anyhow::Result<forebay_server::Config> {
+    if config.initial_cluster.len() > 1 {
+        anyhow::bail!(
+            "--initial-cluster names {} members, and clusters of more than one are not built in yet; name this member \
+             alone, or run etcd's members and put `forebay gateway` in front",
+            config.initial_cluster.len()
+        );
+    }
+    if config.initial_cluster_state == ClusterState::Existing {
+        anyhow::bail!("--initial-cluster-state=existing would join a cluster, which is not built in yet; leave it out");
+    }
+    if config.force_new_cluster {
+        anyhow::bail!("--force-new-cluster is not built in yet; make the cluster new with etcd's, then start here");
+    }
+    for (what, tls) in [("client", &config.client_tls), ("peer", &config.peer_tls)] {
+        if tls.has_certificate() || tls.auto_tls || tls.client_cert_auth {
+            anyhow::bail!("the {what} TLS flags ask for encryption, which is not built in yet; leave them out");
+        }
+    }
+    let strings = |urls: &[Url]| urls.iter().map(|url| url.as_str().to_owned()).collect();
+    Ok(forebay_server::Config {
+        name: config.name.clone(),
+        data_dir: config.data_dir.clone(),
+        wal_dir: config.wal_dir.clone(),
+        advertise_client_urls: strings(&config.advertise_client_urls),
+        advertise_peer_urls: strings(&config.initial_advertise_peer_urls),
+        initial_cluster_token: config.initial_cluster_token.clone(),
+        heartbeat_interval: config.heartbeat_interval,
+        election_timeout: config.election_timeout,
+        pre_vote: config.pre_vote,
+        snapshot_count: config.snapshot_count,
+        snapshot_catchup_entries: config.snapshot_catchup_entries,
+        max_wals: size(config.max_wals),
+        max_snapshots: size(config.max_snapshots),
+        max_request_bytes: size(config.max_request_bytes),
+        max_txn_ops: size(config.max_txn_ops),
+        quota_backend_bytes: config.quota_backend_bytes,
+        backend_batch_interval: config.backend_batch_interval,
+        backend_batch_limit: size(config.backend_batch_limit),
+        compaction_batch_limit: size(config.compaction_batch_limit),
+        compaction_sleep_interval: config.compaction_sleep_interval,
+        watch_progress_notify_interval: config.watch_progress_notify_interval,
+        unsafe_no_fsync: config.unsafe_no_fsync,
+    })
+}
+
+/// What the connections of a member may use.
+pub(super) fn member_limits(config: &ServerConfig) -> Limits {
+    let nonzero = |duration: Duration| (!duration.is_zero()).then_some(duration);
+    let defaults = Limits::default();
+    Limits {
+        keepalive_interval: nonzero(config.grpc_keepalive.interval).unwrap_or(defaults.keepalive_interval),
+        keepalive_timeout: nonzero(config.grpc_keepalive.timeout).unwrap_or(defaults.keepalive_timeout),
+        ..limits(config.max_concurrent_streams)
+    }
+}
+
+/// What connections may use. A bound on streams that is not etcd's default is the operator's wish.
+pub(super) fn limits(max_concurrent_streams: u32) -> Limits {
+    let streams = if max_concurrent_streams == u32::MAX { STREAMS } else { max_concurrent_streams };
+    Limits { max_concurrent_streams: streams, ..Limits::default() }
+}
+
+fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
