@@ -128,6 +128,15 @@ fn start<C, F: Future<Output = anyhow::Result<Ended>>>(
         }
     };
     logger.install();
+    logger.write(
+        Level::Info,
+        "starting forebay",
+        &[
+            ("role", role.name.to_owned()),
+            ("version", version::FOREBAY_VERSION.to_owned()),
+            ("etcd-version", version::ETCD_VERSION.to_owned()),
+        ],
+    );
     for notice in &ready.notices {
         logger.notice(notice);
     }
