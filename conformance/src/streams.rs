@@ -183,10 +183,15 @@ impl WatchStream {
 
     /// The stream as a tree: the messages of each watch, how it ended and what did not come.
     pub fn tree(&self, names: &Names, shape: Shape) -> Value {
+        self.tree_by(names, |_| shape)
+    }
+
+    /// The same with a shape for each watch.
+    pub fn tree_by(&self, names: &Names, shape: impl Fn(i64) -> Shape) -> Value {
         let mut watches: BTreeMap<String, Vec<Value>> = BTreeMap::new();
         for response in &self.seen {
             let messages = watches.entry(format!("watch {}", response.watch_id)).or_default();
-            if shape == Shape::Messages || response.events.is_empty() {
+            if shape(response.watch_id) == Shape::Messages || response.events.is_empty() {
                 messages.push(names.tree(response));
             } else {
                 messages.extend(response.events.iter().map(|event| names.tree(event)));

@@ -1,3 +1,9 @@
 //! Every comparison, once for every target that is installed.
 
 mod cases;
+mod clients;
+mod crash;
+mod etcdctl;
+mod http;
+mod programs;
+mod watches;

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# What curl makes of a server, one line a fact, without anything that depends on the run.
+# Usage: smoke.sh HOST:PORT
+set -uo pipefail
+
+server=http://$1
+
+# Ids, terms and the spaces after commas are the run's own.
+clean() { sed -E 's/"(cluster_id|member_id|raft_term)": ?"[0-9]+"/"\1":"…"/g; s/([,:]) /\1/g'; }
+fact() { printf '%s: ' "$1"; shift; curl --silent --max-time 10 "$@" | clean; echo; }
+post() { fact "$1 $2" --request POST "$server/v3/$1" --data "$2"; }
+
+fact health "$server/health"
+fact 'status and type' --output /dev/null --write-out '%{http_code} %{content_type}' "$server/version"
+fact 'http2' --http2-prior-knowledge --output /dev/null --write-out '%{http_version}' \
+  --header 'content-type: application/grpc' --header 'te: trailers' --request POST "$server/etcdserverpb.KV/Range"
+post kv/put '{"key":"Zm9v","value":"YmFy"}'
+post kv/range '{"key":"Zm9v"}'
+post kv/txn '{"compare":[{"target":"MOD","key":"Zm9v","modRevision":"2"}],"success":[{"requestPut":{"key":"YQ=="}}]}'
+post kv/deleterange '{"key":"Zm9v","prev_kv":true}'
+post kv/range '{"key":"Zm9v","revision":"77"}'
+post lease/grant '{"TTL":"100","ID":"5"}'
+post lease/revoke '{"ID":"5"}'
+post auth/status '{}'
+fact 'large body' --request POST "$server/v3/kv/range" --header 'Expect: 100-continue' \
+  --data-binary @<(printf '{"key":"%s"}' "$(head -c 300000 /dev/zero | base64 --wrap=0)")
+fact 'chunked body' --request POST "$server/v3/kv/range" --header 'Transfer-Encoding: chunked' --data '{"key":"Zm9v"}'
+fact 'two on a connection' "$server/health" --next --silent --max-time 10 "$server/health"
+fact 'watch' --no-buffer --max-time 2 "$server/v3/watch" --data '{"create_request":{"key":"Zm9v","start_revision":"2"}}'

@@ -1,0 +1,180 @@
+//! What is acknowledged survives a `kill -9`, and what is not is there as a whole or not at all.
+//!
+//! Writers put and remember what was acknowledged; a reader remembers what it saw. At a random moment the
+//! process is killed and started again on what it left. Then every acknowledged write must be
+//! there with its revision, nothing that was seen may be gone, a transaction that nobody answered is
+//! there with both of its keys or with none, and revisions must not go back.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use forebay_proto::{
+    etcdserverpb::{kv_client::KvClient, response_op::Response},
+    mvccpb::KeyValue,
+};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use tonic::transport::Channel;
+
+use crate::{
+    cases::requests::{Operation as _, always, get, put, range},
+    session,
+    target::{Kind, Target},
+};
+
+/// How many writers there are. Each has keys of its own and one request in flight.
+const WRITERS: usize = 8;
+
+/// What all writers and the reader know.
+#[derive(Debug, Default)]
+struct Known {
+    /// Acknowledged transactions: key, value and revision.
+    acknowledged: Mutex<Vec<(Bytes, Bytes, i64)>>,
+    /// The last transaction of each writer that nobody answered.
+    open: Mutex<Vec<(Bytes, Bytes)>>,
+    /// The highest revision in any answer.
+    revision: AtomicI64,
+    /// Set before the kill, so that writers take the failure for what it is.
+    ending: AtomicBool,
+}
+
+/// How many writes were checked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Survived {
+    /// Acknowledged ones.
+    pub acknowledged: usize,
+    /// Unanswered ones that are there.
+    pub open_and_there: usize,
+    /// Unanswered ones that are not.
+    pub open_and_gone: usize,
+}
+
+/// Kills and restarts a target `cycles` times.
+pub async fn run(kind: Kind, seed: u64, cycles: usize) -> anyhow::Result<Survived> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut target = Target::start(kind, &[]).await?;
+    let known = Arc::new(Known::default());
+    let mut survived = Survived::default();
+    for cycle in 0..cycles {
+        let channel = session::connect(&target).await?;
+        known.ending.store(false, Ordering::SeqCst);
+        let mut tasks = tokio::task::JoinSet::new();
+        for writer in 0..WRITERS {
+            tasks.spawn(write(channel.clone(), Arc::clone(&known), cycle, writer, rng.random()));
+        }
+        tasks.spawn(read(channel.clone(), Arc::clone(&known)));
+        tokio::time::sleep(Duration::from_millis(rng.random_range(50..600))).await;
+        known.ending.store(true, Ordering::SeqCst);
+        target.kill();
+        while let Some(ended) = tasks.join_next().await {
+            ended?.with_context(|| format!("cycle {cycle} of seed {seed}, before the kill"))?;
+        }
+        target.restart().await.with_context(|| format!("cycle {cycle} of seed {seed}"))?;
+        let channel = session::connect(&target).await?;
+        check(channel, &known, &mut survived).await.with_context(|| format!("cycle {cycle} of seed {seed}"))?;
+    }
+    survived.acknowledged = known.acknowledged.lock().expect("no writer panics").len();
+    Ok(survived)
+}
+
+/// The two keys that one transaction writes.
+fn pair(key: &Bytes) -> [Bytes; 2] {
+    ["a/", "b/"].map(|prefix| [prefix.as_bytes(), key].concat().into())
+}
+
+/// Writes pairs of keys until the target is gone.
+async fn write(channel: Channel, known: Arc<Known>, cycle: usize, writer: usize, seed: u64) -> anyhow::Result<()> {
+    let mut client = KvClient::new(channel);
+    let mut rng = StdRng::seed_from_u64(seed);
+    for number in 0.. {
+        let key = Bytes::from(format!("{cycle}/{writer}/{number}"));
+        let value: Bytes = vec![rng.random::<u8>(); rng.random_range(1..2000)].into();
+        let [a, b] = pair(&key);
+        match client.txn(always([put(a, value.clone()).op(), put(b, value.clone()).op()])).await {
+            Ok(response) => {
+                let revision = response.into_inner().header.context("a txn answers with a header")?.revision;
+                known.revision.fetch_max(revision, Ordering::SeqCst);
+                known.acknowledged.lock().expect("no writer panics").push((key, value, revision));
+            }
+            Err(_) if known.ending.load(Ordering::SeqCst) => {
+                known.open.lock().expect("no writer panics").push((key, value));
+                return Ok(());
+            }
+            Err(status) => return Err(status).context("a write failed on a running target"),
+        }
+    }
+    Ok(())
+}
+
+/// Reads until the target is gone: what a client has seen may not be undone.
+async fn read(channel: Channel, known: Arc<Known>) -> anyhow::Result<()> {
+    let mut client = KvClient::new(channel);
+    loop {
+        match client.range(get("nothing")).await {
+            Ok(response) => {
+                let revision = response.into_inner().header.context("a range answers with a header")?.revision;
+                known.revision.fetch_max(revision, Ordering::SeqCst);
+            }
+            Err(_) if known.ending.load(Ordering::SeqCst) => return Ok(()),
+            Err(status) => return Err(status).context("a read failed on a running target"),
+        }
+    }
+}
+
+async fn check(channel: Channel, known: &Known, survived: &mut Survived) -> anyhow::Result<()> {
+    let mut client = KvClient::new(channel).max_decoding_message_size(usize::MAX);
+    let both = always([range("a/", "a0").op(), range("b/", "b0").op()]);
+    let response = client.txn(both).await?.into_inner();
+    let revision = response.header.context("a txn answers with a header")?.revision;
+    let seen = known.revision.load(Ordering::SeqCst);
+    ensure!(revision >= seen, "revision {seen} was seen before, and now it is {revision}");
+    let [mut a, mut b]: [Vec<KeyValue>; 2] = response
+        .responses
+        .into_iter()
+        .filter_map(|op| match op.response {
+            Some(Response::ResponseRange(range)) => Some(range.kvs),
+            _ => None,
+        })
+        .collect::<Vec<_>>()
+        .try_into()
+        .map_err(|_| anyhow::anyhow!("two ranges have two answers"))?;
+    for kvs in [&mut a, &mut b] {
+        kvs.sort_by(|one, other| one.key.cmp(&other.key));
+    }
+    ensure!(a.len() == b.len(), "{} first and {} second keys: a txn is there in part", a.len(), b.len());
+    for (a, b) in a.iter().zip(&b) {
+        ensure!(a.key[2..] == b.key[2..], "{:?} without {:?}: a txn is there in part", a.key, b.key);
+        ensure!(a.mod_revision == b.mod_revision && a.value == b.value, "{:?} is there in part", a.key);
+    }
+    let find = |key: &Bytes| {
+        let [first, _] = pair(key);
+        a.binary_search_by(|kv| kv.key.cmp(&first)).ok().map(|at| &a[at])
+    };
+    for (key, value, revision) in known.acknowledged.lock().expect("no writer panics").iter() {
+        let kv = find(key).with_context(|| format!("acknowledged {key:?} of revision {revision} is gone"))?;
+        ensure!(kv.mod_revision == *revision, "{key:?} was acknowledged at {revision} and is at {}", kv.mod_revision);
+        ensure!(kv.value == *value, "{key:?} has another value than the acknowledged one");
+    }
+    let mut there = Vec::new();
+    for (key, value) in known.open.lock().expect("no writer panics").drain(..) {
+        match find(&key) {
+            Some(kv) => {
+                ensure!(kv.value == value, "{key:?} was not answered and has a value that nobody wrote");
+                there.push((key, value, kv.mod_revision));
+            }
+            None => survived.open_and_gone += 1,
+        }
+    }
+    // From here on they are as good as acknowledged: a client has seen them.
+    survived.open_and_there += there.len();
+    let mut acknowledged = known.acknowledged.lock().expect("no writer panics");
+    acknowledged.extend(there);
+    ensure!(a.len() == acknowledged.len(), "{} pairs are there and {} were written", a.len(), acknowledged.len());
+    Ok(())
+}
