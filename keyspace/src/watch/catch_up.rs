@@ -52,7 +52,8 @@ impl Slice {
 /// Reads from revision `next` on for one of `readers` watchers of a stream.
 pub(super) fn read(history: &dyn History, next: i64, span: &Span, wants: u8, readers: usize) -> Read {
     let bytes_max = if readers > 1 { ROUND_BYTES_MAX / readers } else { SLICE_BYTES_MAX };
-    // Before the changes: if there are none, that much is known to be read.
+    // Before the changes: if there are none, that much is known to be read. What became visible in between is left for
+    // the next slice, so that a header is never older than its events.
     let current = history.revision();
     let batches = if next <= current { history.changes(next, SLICE_REVISIONS_MAX) } else { Vec::new() };
     // After the changes: what was taken out by then has raised these before.
@@ -71,7 +72,7 @@ pub(super) fn read(history: &dyn History, next: i64, span: &Span, wants: u8, rea
         for (at, change) in batch.changes.iter().enumerate().skip(from) {
             let revision = change.version.mod_revision();
             if revision != last {
-                if slice.revisions == SLICE_REVISIONS_MAX || bytes >= bytes_max {
+                if slice.revisions == SLICE_REVISIONS_MAX || bytes >= bytes_max || revision > current {
                     break 'slice;
                 }
                 slice.revisions += 1;

@@ -117,6 +117,42 @@ fn catching_up_ends_where_live_begins() {
     assert_eq!(client.shown(), ["0@6 a=6@6"]);
 }
 
+/// A store that is written to while it is read.
+struct Busy(Arc<Store>);
+
+impl History for Busy {
+    fn revision(&self) -> i64 {
+        self.0.revision()
+    }
+
+    fn compacted(&self) -> i64 {
+        self.0.compacted()
+    }
+
+    fn changes(&self, from: i64, max_revisions: usize) -> Vec<Arc<Batch>> {
+        if self.0.revision() < 6 {
+            self.0.commit(&[vec![put("a", "new")], vec![put("a", "newer")]]);
+        }
+        self.0.changes(from, max_revisions)
+    }
+}
+
+#[test]
+fn a_header_is_not_older_than_what_became_visible_while_it_was_read() {
+    let mut world = World::new();
+    world.store.commit(&[vec![put("a", "2")]]);
+    world.hub = Hub::new(Arc::new(Busy(world.store.clone())), 0);
+    let mut client = world.open();
+    client.create(WatchCreateRequest { start_revision: 2, ..on_key("a") });
+    assert_eq!(client.shown(), ["0@2 created", "0@2 a=2@2"], "synced: the rest will be published");
+    for batch in world.store.changes(3, 1000) {
+        world.hub.publish(&batch);
+    }
+    assert_eq!(client.shown(), ["0@3 a=new@3", "0@4 a=newer@4"]);
+    client.create(WatchCreateRequest { start_revision: 2, ..on_key("a") });
+    assert_eq!(client.shown(), ["1@4 created", "1@4 a=2@2 a=new@3 a=newer@4"]);
+}
+
 #[test]
 fn a_watcher_in_the_middle_of_a_batch_gets_the_rest_of_it() {
     let world = World::new();
