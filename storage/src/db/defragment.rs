@@ -6,14 +6,11 @@ use parking_lot::Mutex;
 
 use crate::disk::Disk;
 
+use super::bucket::{APPEND_FILL, BucketMut};
 use super::error::{Error, Result};
 use super::read::{Bucket, ReadTxn};
-use super::write::{APPEND_FILL, BucketMut, WriteTxn, Writer};
+use super::write::{WriteTxn, Writer};
 use super::{Options, open_writer};
-
-/// Entries and bytes copied between two commits, which bound the memory it takes.
-const ENTRIES: usize = 10_000;
-const BYTES: usize = 8 << 20;
 
 /// Copies everything `from` sees into a new file beside `path`, durably, and puts it in the place of `path`.
 ///
@@ -61,46 +58,23 @@ fn write_copy(from: &ReadTxn, path: &Path, temporary: &Path, options: &Options) 
 }
 
 fn copy(from: &ReadTxn, to: &Mutex<Writer>) -> Result<()> {
+    // One transaction, however large: it writes ahead what would take too much memory.
     let mut txn = WriteTxn::begin(to.lock())?;
-    let (mut entries, mut bytes) = (0, 0);
     for name in from.buckets()? {
         let bucket = from.bucket(&name)?.ok_or_else(|| Error::NoBucket(name.clone()))?;
-        prepare(&bucket, &mut txn.create_bucket_if_missing(&name)?);
-        let mut cursor = bucket.cursor();
-        while let Some(entry) = cursor.next_entry()? {
-            let mut to_bucket = txn.bucket(&name)?;
-            if entry.is_bucket {
-                copy_nested(&bucket, entry.key, to_bucket)?;
-            } else {
-                to_bucket.put(entry.key, entry.value)?;
-            }
-            entries += 1;
-            bytes += entry.key.len() + entry.value.len();
-            if entries == ENTRIES || bytes >= BYTES {
-                (entries, bytes) = (0, 0);
-                txn.commit()?;
-                txn = WriteTxn::begin(to.lock())?;
-                prepare(&bucket, &mut txn.bucket(&name)?);
-            }
-        }
+        copy_bucket(&bucket, txn.create_bucket_if_missing(&name)?)?;
     }
     txn.commit()
 }
 
-fn prepare(from: &Bucket<'_>, to: &mut BucketMut<'_>) {
+fn copy_bucket(from: &Bucket<'_>, mut to: BucketMut<'_>) -> Result<()> {
     to.set_sequence(from.sequence);
     to.set_fill(APPEND_FILL);
-}
-
-/// Copies a bucket inside another in one piece: etcd has none, and those of other programs are small.
-fn copy_nested(parent: &Bucket<'_>, name: &[u8], to: BucketMut<'_>) -> Result<()> {
-    let from = parent.bucket(name)?.ok_or_else(|| Error::NoBucket(name.to_vec()))?;
-    let mut to = to.into_bucket_or_create(name)?;
-    prepare(&from, &mut to);
     let mut cursor = from.cursor();
     while let Some(entry) = cursor.next_entry()? {
         if entry.is_bucket {
-            copy_nested(&from, entry.key, to.reborrow())?;
+            let nested = from.bucket(entry.key)?.ok_or_else(|| Error::NoBucket(entry.key.to_vec()))?;
+            copy_bucket(&nested, to.reborrow().into_bucket_or_create(entry.key)?)?;
         } else {
             to.put(entry.key, entry.value)?;
         }

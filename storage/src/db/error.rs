@@ -30,6 +30,9 @@ pub enum Error {
     /// An earlier write or fsync failed, so what the file holds is unknown until it is opened again.
     #[error("{}: refusing to write after an earlier write or fsync failed", path.display())]
     Poisoned { path: PathBuf },
+    /// A change failed in a way that left the transaction half done. It can only be dropped.
+    #[error("{}: refusing to commit after a change of the transaction failed", path.display())]
+    Broken { path: PathBuf },
     /// A write transaction on a file opened read-only.
     #[error("{}: opened read-only", path.display())]
     ReadOnly { path: PathBuf },

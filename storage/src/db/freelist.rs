@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 pub(super) type Pins = BTreeMap<u64, usize>;
 
 /// A row of pages: a page with its overflow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Run {
     pub(super) page: u64,
     pub(super) count: u64,

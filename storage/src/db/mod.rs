@@ -10,6 +10,7 @@
 //!
 //! Start reading at [`Db`], then `write.rs` (commit), `tree.rs` (what happens to pages), `page.rs` (bytes).
 
+mod bucket;
 mod defragment;
 mod error;
 mod freelist;
@@ -36,10 +37,11 @@ use self::meta::{META_LENGTH, Meta};
 use self::store::Store;
 use self::write::Writer;
 
+pub use self::bucket::{APPEND_FILL, BucketMut};
 pub use self::error::{Error, Result};
 pub use self::read::{Bucket, Cursor, Entry, ReadTxn};
 pub use self::snapshot::SnapshotReader;
-pub use self::write::{APPEND_FILL, BucketMut, WriteTxn};
+pub use self::write::WriteTxn;
 
 /// How to open a database.
 #[derive(Debug, Clone)]

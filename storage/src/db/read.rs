@@ -91,7 +91,7 @@ pub struct Bucket<'t> {
 
 impl<'t> Bucket<'t> {
     fn pages(&self) -> Pages<'t> {
-        Pages::new(&self.txn.store, &self.txn.meta)
+        Pages::new(&self.txn.store, self.txn.meta.high_water)
     }
 
     fn find(&self, key: &[u8]) -> Result<Option<(Bytes, u32)>> {
@@ -139,7 +139,7 @@ impl<'t> Bucket<'t> {
     /// Calls `f` for every entry in order; a nested bucket has an empty value. Reads far ahead.
     pub fn for_each(&self, mut f: impl FnMut(&[u8], &[u8])) -> Result<()> {
         let mut cursor = self.cursor();
-        cursor.pages = Pages::eager(&self.txn.store, &self.txn.meta);
+        cursor.pages = Pages::eager(&self.txn.store, self.txn.meta.high_water);
         while let Some(entry) = cursor.next_entry()? {
             f(entry.key, entry.value);
         }

@@ -112,16 +112,22 @@ pub(super) struct Pages<'s> {
     window_at: u64,
     /// How many pages the next read ahead may take: doubles as a walk goes on, so that a short one stays cheap.
     ahead: u64,
+    bytes_read: usize,
 }
 
 impl<'s> Pages<'s> {
-    pub(super) fn new(store: &'s Store, meta: &Meta) -> Self {
-        Self { store, high_water: meta.high_water, window: Bytes::new(), window_at: 0, ahead: 4 }
+    pub(super) fn new(store: &'s Store, high_water: u64) -> Self {
+        Self { store, high_water, window: Bytes::new(), window_at: 0, ahead: 4, bytes_read: 0 }
     }
 
     /// For a walk over everything.
-    pub(super) fn eager(store: &'s Store, meta: &Meta) -> Self {
-        Self { ahead: AHEAD_PAGES, ..Self::new(store, meta) }
+    pub(super) fn eager(store: &'s Store, high_water: u64) -> Self {
+        Self { ahead: AHEAD_PAGES, ..Self::new(store, high_water) }
+    }
+
+    /// The bytes of all pages that were handed out.
+    pub(super) fn bytes_read(&self) -> usize {
+        self.bytes_read
     }
 
     pub(super) fn get(&mut self, id: u64) -> Result<Page> {
@@ -185,6 +191,7 @@ impl<'s> Pages<'s> {
             }
             store.read_pages(id, count)?
         };
+        self.bytes_read += length;
         Page::parse(bytes).map_err(|flaw| store.corrupt(id, flaw))
     }
 

@@ -14,7 +14,7 @@ use super::store::{DEPTH_LIMIT, Pages, Store};
 /// Verified on the way: page ids, flags, counts, offsets and overflow; no page used twice; keys ascending and between
 /// the separators above them; buckets that parse; a freelist that names no page in use.
 pub(super) fn used_pages(store: &Store, meta: &Meta) -> Result<PageSet> {
-    let mut survey = Survey { pages: Pages::eager(store, meta), used: PageSet::default() };
+    let mut survey = Survey { pages: Pages::eager(store, meta.high_water), used: PageSet::default() };
     survey.tree(meta.root, 0)?;
     if meta.freelist != NO_FREELIST {
         survey.freelist(meta)?;

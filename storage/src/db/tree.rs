@@ -249,7 +249,7 @@ fn spill(child: Child, sink: &mut Sink<'_>, fill: f64) -> Result<Spilled> {
             if let (false, Some(origin)) = (leaf.dirty, leaf.origin) {
                 return Ok(Spilled::Kept(origin.page));
             }
-            sink.freed.extend(leaf.origin);
+            sink.free(leaf.origin);
             write_leaf(&leaf, sink, fill).map(Spilled::Moved)
         }
         Node::Branch(mut branch) => {
@@ -270,7 +270,7 @@ fn spill(child: Child, sink: &mut Sink<'_>, fill: f64) -> Result<Spilled> {
             if let (false, Some(origin)) = (branch.dirty, branch.origin) {
                 return Ok(Spilled::Kept(origin.page));
             }
-            sink.freed.extend(branch.origin);
+            sink.free(branch.origin);
             write_branch(&branch, sink, fill).map(Spilled::Moved)
         }
     }

@@ -141,12 +141,17 @@ fn a_file_that_cannot_grow_undoes_the_commit_and_goes_on() {
     fill(&db, 1 << 20).unwrap();
     assert!(disk.has_failed());
     let full = Arc::new(FullDisk(disk));
-    let (used, free) = (db.size(), db.size() - db.size_in_use());
+    let used = db.size();
     drop(db);
     let db = Db::open(PATH, Options { disk: full, ..Options::default() }).unwrap();
     let error = fill(&db, 3 << 20).unwrap_err();
     assert!(error.is_no_space() && matches!(error, Error::NoSpace { .. }), "{error}");
-    assert_eq!((db.size(), free), (used, free));
+    assert_eq!(db.size(), used);
+    // A transaction that had to write ahead of its commit fails where it stands, and cannot be committed after that.
+    let mut txn = db.begin_write().unwrap();
+    let failed = (0..40).find_map(|_| txn.bucket(b"key").unwrap().put(b"large", &vec![1; 1 << 20]).err());
+    assert!(failed.is_some_and(|error| error.is_no_space()));
+    assert!(matches!(txn.commit(), Err(Error::Broken { .. })));
     // Deletes still fit, and what they free can be used.
     let mut txn = db.begin_write().unwrap();
     txn.bucket(b"key").unwrap().delete(b"large").unwrap();

@@ -249,6 +249,49 @@ fn a_long_reader_does_not_hold_back_the_churn_behind_it() {
 }
 
 #[test]
+fn a_transaction_larger_than_its_memory_is_all_or_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options { sync: false, ..Options::default() };
+    let db = Db::open(directory.path().join("db"), options.clone()).unwrap();
+    let key = |index: u32| index.wrapping_mul(2_654_435_761).to_be_bytes();
+    let value = |index: u32| vec![index as u8; 1000];
+    let put_all = |txn: &mut WriteTxn<'_>, count: u32| {
+        let mut bucket = txn.create_bucket_if_missing(b"key").unwrap();
+        for index in 0..count {
+            bucket.put(&key(index), &value(index)).unwrap();
+        }
+        for index in (0..count).step_by(3) {
+            assert!(bucket.delete(&key(index)).unwrap());
+        }
+        assert_eq!(bucket.get(&key(1)).unwrap().unwrap(), value(1));
+        assert_eq!(bucket.get(&key(3)).unwrap(), None);
+    };
+    let mut txn = db.begin_write().unwrap();
+    put_all(&mut txn, 40_000);
+    txn.commit().unwrap();
+    let check = |db: &Db| {
+        let (txn, mut count) = (db.begin_read(), 0);
+        let bucket = txn.bucket(b"key").unwrap().unwrap();
+        bucket.for_each(|_, _| count += 1).unwrap();
+        assert_eq!(count, 40_000 - 13_334);
+        assert_eq!(bucket.get(&key(39_998)).unwrap().unwrap(), value(39_998));
+    };
+    check(&db);
+    let (size, used) = (db.size(), db.size_in_use());
+    let mut txn = db.begin_write().unwrap();
+    txn.delete_bucket(b"key").unwrap();
+    put_all(&mut txn, 20_000);
+    drop(txn);
+    check(&db);
+    assert_eq!((db.size(), db.size_in_use()), (size, used));
+    drop(db);
+    let db = Db::open(directory.path().join("db"), options).unwrap();
+    check(&db);
+    db.defragment().unwrap();
+    check(&db);
+}
+
+#[test]
 fn keys_and_values_out_of_bounds_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let db = Db::open(directory.path().join("db"), Options::default()).unwrap();
