@@ -2,6 +2,7 @@
 
 mod create;
 mod events;
+mod keyspace;
 mod model;
 mod progress;
 mod slow;
