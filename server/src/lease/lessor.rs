@@ -242,7 +242,7 @@ mod tests {
         let (mut lessor, now) = primary();
         lessor.grant(1, 10, now).unwrap();
         lessor.grant(2, 5, now).unwrap();
-        assert_eq!(lessor.expired(now + seconds(4), 10), []);
+        assert_eq!(lessor.expired(now + seconds(4), 10), [0i64; 0]);
         assert_eq!(lessor.expired(now + seconds(5), 10), [2]);
         assert_eq!(lessor.expired(now + seconds(11), 10), [2, 1]);
         assert_eq!(lessor.expired(now + seconds(11), 1), [2]);
@@ -258,7 +258,7 @@ mod tests {
         let (mut lessor, now) = primary();
         lessor.grant(1, 10, now).unwrap();
         assert_eq!(lessor.renew(1, now + seconds(9)), Renewal::Renewed { ttl: 10 });
-        assert_eq!(lessor.expired(now + seconds(18), 10), []);
+        assert_eq!(lessor.expired(now + seconds(18), 10), [0i64; 0]);
         assert_eq!(lessor.remaining(1, now + seconds(12)), Some(Remaining { ttl: 7, granted: 10 }));
         assert_eq!(lessor.remaining(1, now + seconds(30)).unwrap().ttl, 0);
         assert_eq!(lessor.remaining(9, now), None);
@@ -278,11 +278,11 @@ mod tests {
         let mut lessor = Lessor::new(2);
         let now = start();
         lessor.grant(1, 5, now).unwrap();
-        assert_eq!(lessor.expired(now + seconds(100), 10), []);
+        assert_eq!(lessor.expired(now + seconds(100), 10), [0i64; 0]);
         lessor.promote(now + seconds(100), seconds(1));
-        assert_eq!(lessor.expired(now + seconds(105), 10), []);
+        assert_eq!(lessor.expired(now + seconds(105), 10), [0i64; 0]);
         assert_eq!(lessor.expired(now + seconds(106), 10), [1]);
         lessor.demote();
-        assert_eq!(lessor.expired(now + seconds(1000), 10), []);
+        assert_eq!(lessor.expired(now + seconds(1000), 10), [0i64; 0]);
     }
 }
