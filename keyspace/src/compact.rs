@@ -25,6 +25,7 @@ use crate::{
     hash::HashJob,
     record::{Change, Revision},
     store::Keyspace,
+    tree::Tree,
 };
 
 /// A compaction that was accepted.
@@ -59,6 +60,18 @@ impl Keyspace {
     /// The job, if there is one, computes the hash of what is compacted. It may run on any thread, and removal waits for
     /// it; drop it to do without. There is none while an earlier compaction is unfinished, as etcd has it then.
     pub fn compact(&mut self, revision: i64) -> Result<Option<HashJob>, Error> {
+        let is_first = self.compactions.is_empty();
+        let from = self.compacted;
+        let held = self.accept(revision)?;
+        Ok(is_first.then(|| HashJob::new(self.published(), from, revision, self.shared.clone(), held)))
+    }
+
+    /// Accepts a compaction again that a restart interrupted. It has no job: some of what it would hash may be gone.
+    pub fn resume_compaction(&mut self, revision: i64) -> Result<(), Error> {
+        self.accept(revision).map(drop)
+    }
+
+    fn accept(&mut self, revision: i64) -> Result<Arc<()>, Error> {
         if revision <= self.compacted {
             return Err(Error::Compacted);
         }
@@ -66,23 +79,27 @@ impl Keyspace {
             return Err(Error::FutureRev);
         }
         let from = std::mem::replace(&mut self.compacted, revision);
-        let held = Arc::new(());
-        let job = self
-            .compactions
-            .is_empty()
-            .then(|| HashJob::new(self.published(), from, revision, self.shared.clone(), held.clone()));
-        let cursor = Revision { main: from, sub: 0 };
-        self.compactions.push_back(Compaction { from, revision, cursor, held });
-        Ok(job)
+        let (cursor, held) = (Revision { main: from, sub: 0 }, Arc::new(()));
+        self.compactions.push_back(Compaction { from, revision, cursor, held: held.clone() });
+        Ok(held)
     }
 
-    /// Goes on with compactions: looks at `limit` changes of the history and removes what they made garbage, at most
-    /// twice as many versions. The caller removes the same from its db file.
+    /// Goes on with compactions: looks at `limit` changes of the history, one at least, and removes what they made
+    /// garbage, at most twice as many versions. The caller removes the same from its db file.
     pub fn compact_step(&mut self, limit: usize) -> CompactStep {
+        let limit = limit.max(1);
         let is_published = self.is_published();
         let Some(compaction) = self.compactions.front_mut() else { return CompactStep::Idle };
         if !is_published || Arc::strong_count(&compaction.held) > 1 {
             return CompactStep::Waiting;
+        }
+        if !self.leftovers.is_empty() {
+            let leftovers = self.leftovers.drain(..limit.min(self.leftovers.len()));
+            let mut removed: Vec<_> = leftovers
+                .map(|version| remove(&mut self.tree, version.key(), (version.revision(), version.is_tombstone())))
+                .collect();
+            removed.sort_unstable();
+            return CompactStep::Removed(removed);
         }
         let Compaction { from, revision, cursor, .. } = *compaction;
         // One change more than the limit, if there is one, tells that this is not the end.
@@ -97,11 +114,8 @@ impl Keyspace {
         let mut changes = changes.take_while(|change| change.version.mod_revision() <= revision);
         let mut removed = Vec::new();
         for change in changes.by_ref().take(limit) {
-            for garbage in garbage(change, from, revision) {
-                let taken = self.tree.take_oldest(change.version.key(), garbage.0);
-                assert!(taken, "what is removed is the oldest version of its key: {garbage:?} of {change:?}");
-                removed.push(garbage);
-            }
+            let garbage = garbage(change, from, revision);
+            removed.extend(garbage.map(|garbage| remove(&mut self.tree, change.version.key(), garbage)));
         }
         if let Some(next) = changes.next() {
             compaction.cursor = next.version.revision();
@@ -121,6 +135,12 @@ impl Keyspace {
     pub fn compacting(&self) -> impl Iterator<Item = i64> {
         self.compactions.iter().map(|compaction| compaction.revision)
     }
+}
+
+fn remove(tree: &mut Tree, key: &[u8], garbage: (Revision, bool)) -> (Revision, bool) {
+    let taken = tree.take_oldest(key, garbage.0);
+    assert!(taken, "what is removed is the oldest version of its key: {garbage:?} of {}", key.escape_ascii());
+    garbage
 }
 
 /// What a change made garbage for a compaction at `revision` after one at `from`.

@@ -68,8 +68,8 @@ impl HashJob {
         HashJob { published, compacted, revision, shared, _held: held }
     }
 
-    /// Computes the hash, keeps it for [`crate::Reader::hash`], and lets the removal go on. Takes about a third of a
-    /// second for a million versions: not for the thread that applies.
+    /// Computes the hash, keeps it for [`crate::Reader::hash`], and lets the removal go on. Takes up to a second
+    /// for a million versions: not for the thread that applies.
     pub fn run(self) -> RevisionHash {
         let hash = hash(&self.published, self.compacted, self.revision, Keep::Tombstones);
         let mut hashes = self.shared.hashes.lock();

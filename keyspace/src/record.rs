@@ -325,7 +325,6 @@ impl fmt::Debug for Version {
 }
 
 /// Where the fields of an encoded `KeyValue` lie.
-#[derive(Default)]
 struct Fields {
     create_revision: i64,
     mod_revision: i64,
@@ -341,16 +340,16 @@ impl Fields {
     /// Any other would break the slicing above, and the equality of hashes between members.
     fn parse(record: &[u8]) -> Option<Fields> {
         let mut rest = record;
-        let mut fields = Fields::default();
-        fields.key_len = take_bytes(1, &mut rest)?.len();
-        fields.key_end = record.len() - rest.len();
-        fields.create_revision = take_int(2, &mut rest)?;
-        fields.mod_revision = take_int(3, &mut rest)?;
-        fields.version = take_int(4, &mut rest)?;
+        let key_len = take_bytes(1, &mut rest)?.len();
+        let key_end = record.len() - rest.len();
+        let create_revision = take_int(2, &mut rest)?;
+        let mod_revision = take_int(3, &mut rest)?;
+        let version = take_int(4, &mut rest)?;
         let value_len = take_bytes(5, &mut rest)?.len();
-        fields.value_end = record.len() - rest.len();
-        fields.value_start = fields.value_end - value_len;
+        let value_end = record.len() - rest.len();
         take_int(6, &mut rest)?;
+        let value_start = value_end - value_len;
+        let fields = Fields { create_revision, mod_revision, version, key_end, key_len, value_start, value_end };
         rest.is_empty().then_some(fields)
     }
 }

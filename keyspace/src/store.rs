@@ -11,16 +11,10 @@ use forebay_proto::KeyRange;
 use crate::{
     compact::Compaction,
     reader::{Published, Reader, Shared, Snapshot},
-    record::{Batch, Change, Put, RecordError, Revision, Version},
+    record::{Batch, Change, Put, Revision, Version},
+    restore::Restore,
     tree::{Direction, Tree},
 };
-
-/// The revision of a store that nothing was ever written to.
-const FIRST_REVISION: i64 = 1;
-/// What a store answers as its compacted revision before it is first compacted.
-const NEVER_COMPACTED: i64 = -1;
-/// How many changes a batch of restored history holds, give or take those of one revision.
-const RESTORED_BATCH_LEN: usize = 1024;
 
 /// The multi-version keyspace, and the right to change it.
 #[derive(Debug)]
@@ -36,6 +30,9 @@ pub struct Keyspace {
     pub(crate) compactions: VecDeque<Compaction>,
     /// Entries of a db file that stand for a revision and no key, ascending; a restored snapshot may have them.
     pub(crate) placeholders: Arc<[Revision]>,
+    /// Versions that a compaction before the restore should have removed and did not; per key ascending. The next one
+    /// removes them.
+    pub(crate) leftovers: VecDeque<Version>,
     /// Where records are encoded.
     scratch: Vec<u8>,
     pub(crate) shared: Arc<Shared>,
@@ -62,7 +59,19 @@ impl Keyspace {
     /// assert_eq!(reader.revision(), 2);
     /// ```
     pub fn new() -> Keyspace {
-        Restore::new(None).finish(FIRST_REVISION)
+        Restore::new(None).finish(0)
+    }
+
+    pub(crate) fn restored(
+        tree: Tree,
+        revision: i64,
+        compacted: i64,
+        placeholders: Arc<[Revision]>,
+        leftovers: VecDeque<Version>,
+        shared: Arc<Shared>,
+    ) -> Keyspace {
+        let (pending, compactions, scratch) = (Vec::new(), VecDeque::new(), Vec::new());
+        Keyspace { tree, revision, compacted, pending, compactions, placeholders, leftovers, scratch, shared }
     }
 
     /// A handle to read with, which shows what was published.
@@ -197,77 +206,5 @@ impl WriteTxn<'_> {
 impl Drop for WriteTxn<'_> {
     fn drop(&mut self) {
         self.keyspace.revision = self.revision();
-    }
-}
-
-/// Builds a keyspace from the entries of bucket `key` of a db file.
-#[derive(Debug)]
-pub struct Restore {
-    tree: Tree,
-    compacted: i64,
-    last: Option<Revision>,
-    placeholders: Vec<Revision>,
-    history: VecDeque<Arc<Batch>>,
-    batch: Vec<Change>,
-}
-
-impl Restore {
-    /// `compacted` is the revision of the last compaction that was *finished*. One that was only scheduled is asked for
-    /// again, of the restored keyspace.
-    pub fn new(compacted: Option<i64>) -> Restore {
-        Restore {
-            tree: Tree::new(),
-            compacted: compacted.unwrap_or(NEVER_COMPACTED),
-            last: None,
-            placeholders: Vec::new(),
-            history: VecDeque::new(),
-            batch: Vec::new(),
-        }
-    }
-
-    /// Takes the next entry; they come in ascending order of revision, as the file has them.
-    pub fn record(&mut self, revision: Revision, tombstone: bool, record: &[u8]) -> Result<(), RecordError> {
-        if let Some(last) = self.last.filter(|last| *last >= revision) {
-            return Err(RecordError::Unordered(revision, last));
-        }
-        if self.last.is_none_or(|last| last.main < revision.main) && self.batch.len() >= RESTORED_BATCH_LEN {
-            self.end_batch();
-        }
-        self.last = Some(revision);
-        if record.is_empty() && !tombstone {
-            self.placeholders.push(revision);
-            return Ok(());
-        }
-        let version = Version::restore(revision, tombstone, record)?;
-        let (version, before) = self.tree.update(version.key(), |_| version.clone());
-        if revision.main >= self.compacted {
-            let prev = before.filter(|before| !before.is_tombstone());
-            self.batch.push(Change { version, prev });
-        }
-        Ok(())
-    }
-
-    /// The keyspace, published. `revision` is the lowest that it may be at; that of the last entry may be higher.
-    pub fn finish(mut self, revision: i64) -> Keyspace {
-        self.end_batch();
-        let revision = revision.max(FIRST_REVISION).max(self.last.map_or(0, |last| last.main));
-        let placeholders: Arc<[Revision]> = self.placeholders.into();
-        let published = Published { tree: self.tree.clone(), revision, placeholders: placeholders.clone() };
-        Keyspace {
-            tree: self.tree,
-            revision,
-            compacted: self.compacted,
-            pending: Vec::new(),
-            compactions: VecDeque::new(),
-            placeholders,
-            scratch: Vec::new(),
-            shared: Arc::new(Shared::new(published, self.compacted, self.history)),
-        }
-    }
-
-    fn end_batch(&mut self) {
-        if !self.batch.is_empty() {
-            self.history.push_back(Arc::new(Batch::new(std::mem::take(&mut self.batch))));
-        }
     }
 }

@@ -54,6 +54,12 @@ impl Branch {
         Branch { separators: Separators::of(vec![separator]), children: Children::Branches(vec![left, right]), live }
     }
 
+    /// A node of these parts; there is one separator less than children.
+    pub(super) fn of(separators: Vec<StdArc<[u8]>>, children: Children, live: Vec<usize>) -> Branch {
+        assert_eq!(separators.len() + 1, live.len(), "separators stand between children");
+        Branch { separators: Separators::of(separators), children, live }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.live.len()
     }

@@ -8,7 +8,8 @@ use crate::record::{Revision, Version};
 #[derive(Clone, Debug)]
 pub(crate) struct Chain {
     newest: Version,
-    /// Ascending; never empty. Boxed because most keys have none, and a queue because compaction takes from the front.
+    /// Ascending; never empty. A queue because compaction takes from the front.
+    #[expect(clippy::box_collection, reason = "most keys have none, and leaves hold 64 of these side by side")]
     older: Option<Box<VecDeque<Version>>>,
 }
 
@@ -26,6 +27,13 @@ pub(crate) enum Taken {
 impl Chain {
     pub(super) fn new(version: Version) -> Chain {
         Chain { newest: version, older: None }
+    }
+
+    /// The chain of these versions, oldest first; there is one at least.
+    pub(crate) fn of(mut versions: impl DoubleEndedIterator<Item = Version> + ExactSizeIterator) -> Chain {
+        let newest = versions.next_back().expect("a key has a version");
+        let older = (versions.len() > 0).then(|| Box::new(versions.collect()));
+        Chain { newest, older }
     }
 
     pub(super) fn key(&self) -> &[u8] {

@@ -112,7 +112,7 @@ pub(super) struct Split {
 }
 
 impl Entries {
-    fn of(chains: SmallVec<[Chain; NODE_LEN]>) -> Entries {
+    pub(super) fn of(chains: SmallVec<[Chain; NODE_LEN]>) -> Entries {
         Entries { heads: Heads::of(chains.iter().map(Chain::key)), chains }
     }
 
@@ -141,7 +141,7 @@ impl Entries {
         self.chains.get(low..high).unwrap_or_default()
     }
 
-    fn key(&self, index: usize) -> &[u8] {
+    pub(super) fn key(&self, index: usize) -> &[u8] {
         self.chains[index].key()
     }
 
@@ -154,7 +154,7 @@ impl Entries {
 }
 
 /// The shortest key above `left` and not above `right`.
-fn separator(left: &[u8], right: &[u8]) -> Box<[u8]> {
+pub(super) fn separator(left: &[u8], right: &[u8]) -> Box<[u8]> {
     let shared = left.iter().zip(right).take_while(|(left, right)| left == right).count();
     right[..shared + 1].into()
 }

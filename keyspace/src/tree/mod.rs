@@ -17,6 +17,7 @@
 //! time it has finished has missed nothing; the readers of this crate check that and read again.
 
 mod branch;
+mod build;
 mod chain;
 mod heads;
 mod leaf;

@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path};
 
-use forebay_keyspace::{CompactStep, Keyspace, WriteTxn};
+use forebay_keyspace::{CompactStep, Keyspace, Put, Restore, Revision, RevisionHash, Version, WriteTxn};
 use forebay_proto::KeyRange;
 
 fn number(field: Option<&str>) -> i64 {
@@ -69,4 +69,32 @@ fn hashes_are_those_of_a_real_etcd() {
     for seed in 1..=3 {
         replay(&testdata.join(format!("hash-{seed}.txt")));
     }
+}
+
+/// A store of etcd 3.7.1 with three revisions, restored by `etcdutl snapshot restore --bump-revision 100
+/// --mark-compacted`, and what it answered once it had run.
+#[test]
+fn a_snapshot_restored_with_a_bumped_revision_hashes_as_in_a_real_etcd() {
+    let at = |main| Revision { main, sub: 0 };
+    let mut restore = Restore::new(None);
+    for (main, key, value) in [(2, b"a", b"1"), (3, b"b", b"2")] {
+        let put = Put { revision: at(main), create_revision: main, version: 1, lease: 0, key, value };
+        restore.record(at(main), false, Version::put(put, &mut Vec::new()).record()).unwrap();
+    }
+    restore.record(at(4), true, Version::tombstone(at(4), b"a", &mut Vec::new()).record()).unwrap();
+    restore.record(at(104), false, b"").unwrap();
+    let mut keyspace = restore.finish(104);
+    keyspace.resume_compaction(104).unwrap();
+    keyspace.publish();
+    let step = keyspace.compact_step(1000);
+    assert_eq!(step, CompactStep::Finished(104, vec![(at(2), false), (at(4), true)]), "104 itself stays");
+    let reader = keyspace.reader();
+    let hash = RevisionHash { hash: 2811356613, compact_revision: 104, revision: 104 };
+    assert_eq!(reader.hash(0), Ok((hash, 104)));
+    keyspace.write().put(b"c", b"3", 0);
+    keyspace.publish();
+    assert_eq!(reader.hash(0), Ok((RevisionHash { hash: 2436078089, revision: 105, ..hash }, 105)));
+    assert_eq!(reader.hash(104), Ok((hash, 105)));
+    let everything = KeyRange::all();
+    assert_eq!(reader.evaluate(|snapshot| Ok(snapshot.count(&everything, 105))), Ok(2), "a placeholder is no key");
 }
