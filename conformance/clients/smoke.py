@@ -33,7 +33,7 @@ def main(host, port):
     fact("get", [value, meta.version, meta.create_revision, meta.mod_revision, meta.lease_id])
     fact("get nothing", client.get("nothing")[0])
     client.put("b", "1")
-    fact("prefix", [(value, meta.key) for value, meta in client.get_prefix("")])
+    fact("prefix", [(value, meta.key) for value, meta in client.get_all()])
     fact("sorted", [meta.key for _, meta in client.get_all(sort_order="descend", sort_target="key")])
     fact("keys only", [value for value, _ in client.get_prefix("a", keys_only=True)])
     fact("put_if_not_exists", [client.put_if_not_exists("c", "1"), client.put_if_not_exists("c", "2")])

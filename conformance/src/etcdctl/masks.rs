@@ -28,7 +28,7 @@ const FIELDS: [&str; 17] = [
 pub(super) fn mask(names: &Names, text: &str, numbers: bool) -> Vec<String> {
     text.lines()
         // etcdctl's own log.
-        .filter(|line| !line.starts_with("{\"level\"") && !line.starts_with('+'))
+        .filter(|line| !line.starts_with("{\"level\"") && !line.starts_with(['+', '┌', '├', '└']))
         .map(|line| mask_line(&names.in_text(line), numbers))
         .collect()
 }

@@ -49,6 +49,9 @@ const KEYS: &[&str] = &[
     "get foo --rev=999",
     "get foo --consistency=s",
     "get foo --hex",
+    "endpoint hashkv",
+    "endpoint hashkv --rev=5",
+    "endpoint hashkv --rev=999",
 ];
 
 /// What can be printed in several ways.
@@ -83,8 +86,6 @@ const LEASES: &[&str] = &[
 const MAINTENANCE: &[&str] = &[
     "endpoint health",
     "endpoint health -w json",
-    "endpoint hashkv",
-    "endpoint hashkv --rev=5",
     "alarm disarm",
     "defrag",
     "snapshot save {folder}/snapshot.db",
@@ -155,7 +156,7 @@ pub fn script(release: Release) -> Vec<Line> {
     }
     lines.push(Line { stdin: "a value from stdin", ..line("put piped") });
     lines.push(line("get piped"));
-    lines.push(Line { stdin: "mod(\"foo\") ! \"0\"\n\n\n\n", ..line("txn") });
+    lines.push(Line { stdin: "mod(\"foo\") != \"0\"\n\nget a\n\n\n", ..line("txn") });
     for format in formats {
         lines.extend(PRINTED.iter().map(|text| line(&format!("{text} -w {format}"))));
     }
