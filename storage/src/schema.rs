@@ -2,6 +2,9 @@
 //!
 //! Writers get a [`Value`], which says where bytes go; readers get typed facts of a read transaction.
 
+mod auth;
+mod status;
+
 use std::fmt::Write as _;
 
 use bytes::Bytes;
@@ -12,6 +15,9 @@ use crate::{
     db::{self, ReadTxn, WriteTxn},
     snap::{MemberRecord, Membership, member_from_json, member_json},
 };
+
+pub use auth::{Auth, auth_enabled, auth_revision, read_auth, role, user};
+pub use status::{Status, read_status};
 
 /// Versions of keys by revision.
 pub const KEY: &[u8] = b"key";
@@ -45,6 +51,7 @@ const SCHEDULED_COMPACTION: &[u8] = b"scheduledCompactRev";
 const FINISHED_COMPACTION: &[u8] = b"finishedCompactRev";
 const STORAGE_VERSION: &[u8] = b"storageVersion";
 const CLUSTER_VERSION: &[u8] = b"clusterVersion";
+const DOWNGRADE: &[u8] = b"downgrade";
 const AUTH_ENABLED: &[u8] = b"authEnabled";
 const AUTH_REVISION: &[u8] = b"authRevision";
 
@@ -120,6 +127,20 @@ impl RevisionKey {
         bytes[17] = b't';
         RevisionKey { bytes, len: if tombstone { 18 } else { 17 } }
     }
+
+    /// Main and sub revision of a key, and whether it is a tombstone's.
+    pub fn parse(key: &[u8]) -> Option<(i64, i64, bool)> {
+        let tombstone = match key.get(17..)? {
+            [] => false,
+            [b't'] => true,
+            _ => return None,
+        };
+        let number = |at: usize| key[at..].first_chunk().copied().map(i64::from_be_bytes);
+        if key[8] != b'_' {
+            return None;
+        }
+        Some((number(0)?, number(9)?, tombstone))
+    }
 }
 
 impl std::ops::Deref for RevisionKey {
@@ -170,6 +191,12 @@ pub fn storage_version(version: &str) -> Value {
 /// The cluster version.
 pub fn cluster_version(version: &str) -> Value {
     Value::new(CLUSTER, CLUSTER_VERSION, version)
+}
+
+/// Whether the cluster is on its way to an older version, and to which, as Go prints it.
+pub fn downgrade(target_version: &str, enabled: bool) -> Value {
+    // A version has no character that JSON escapes.
+    Value::new(CLUSTER, DOWNGRADE, format!("{{\"target-version\":\"{target_version}\",\"enabled\":{enabled}}}"))
 }
 
 /// A lease.
@@ -253,6 +280,27 @@ pub fn read_compactions(txn: &ReadTxn) -> Result<(Option<i64>, Option<i64>), Err
         }
     };
     Ok((read(SCHEDULED_COMPACTION)?, read(FINISHED_COMPACTION)?))
+}
+
+/// The version of the schema. Files before 3.6 have none.
+pub fn read_storage_version(txn: &ReadTxn) -> Result<Option<String>, Error> {
+    let Some(value) = get(txn, META, STORAGE_VERSION)? else { return Ok(None) };
+    String::from_utf8(value.to_vec()).map(Some).map_err(|_| malformed(META, STORAGE_VERSION, "a version"))
+}
+
+/// The version that the cluster is on its way down to, if it is.
+pub fn read_downgrade(txn: &ReadTxn) -> Result<Option<String>, Error> {
+    #[derive(serde::Deserialize)]
+    struct Json {
+        #[serde(rename = "target-version", default)]
+        target_version: String,
+        #[serde(default)]
+        enabled: bool,
+    }
+    let Some(value) = get(txn, CLUSTER, DOWNGRADE)? else { return Ok(None) };
+    let json: Json =
+        serde_json::from_slice(&value).map_err(|_| malformed(CLUSTER, DOWNGRADE, "a downgrade in JSON"))?;
+    Ok(json.enabled.then_some(json.target_version))
 }
 
 /// Every lease.
@@ -374,6 +422,8 @@ mod tests {
             scheduled_compaction(9),
             finished_compaction(7),
             cluster_version("3.7.0"),
+            storage_version("3.6.0"),
+            downgrade("3.6.0", true),
             lease(&grant),
             alarm(&raised),
             member(&record),
@@ -387,12 +437,25 @@ mod tests {
         assert_eq!(read_applied(&txn).unwrap(), (77, 3));
         assert_eq!(read_conf_state(&txn).unwrap(), Some(conf));
         assert_eq!(read_compactions(&txn).unwrap(), (Some(9), Some(7)));
+        assert_eq!(read_storage_version(&txn).unwrap().as_deref(), Some("3.6.0"));
+        assert_eq!(read_downgrade(&txn).unwrap().as_deref(), Some("3.6.0"));
         assert_eq!(read_leases(&txn).unwrap(), [grant]);
         assert_eq!(read_alarms(&txn).unwrap(), [raised]);
         let membership = read_membership(&txn).unwrap();
         assert_eq!(membership.members, [record]);
         assert_eq!(membership.removed, [0xab]);
         assert_eq!(membership.cluster_version.as_deref(), Some("3.7.0"));
+    }
+
+    #[test]
+    fn revision_keys_read_back_and_nothing_else_does() {
+        for (main, sub, tombstone) in [(1, 0, false), (i64::MAX, 7, true)] {
+            assert_eq!(RevisionKey::parse(&RevisionKey::new(main, sub, tombstone)), Some((main, sub, tombstone)));
+        }
+        for key in [&b""[..], b"12345678_1234567", b"12345678_12345678x", b"12345678-12345678", b"12345678_12345678tt"]
+        {
+            assert_eq!(RevisionKey::parse(key), None, "{key:?}");
+        }
     }
 
     #[test]
