@@ -270,7 +270,7 @@ impl<'a> Reader<'a, '_> {
         let start = self.at;
         let error = |reason| Error::Text { at: Position::of(self.text, start), reason };
         let body = &self.text[(start + 1).min(self.text.len())..];
-        let plain = body.iter().position(|byte| *byte == b'"' || *byte == b'\\').unwrap_or(body.len());
+        let plain = memchr::memchr2(b'"', b'\\', body).unwrap_or(body.len());
         let text = |bytes| str::from_utf8(bytes).map_err(|_| error("invalid UTF-8 in string".to_owned()));
         let first = text(&body[..plain])?;
         if body.get(plain) != Some(&b'\\') {
@@ -306,7 +306,7 @@ impl<'a> Reader<'a, '_> {
                 }
                 [] | [b'\\'] => return Err(Error::Truncated),
                 _ => {
-                    let plain = rest.iter().position(|byte| *byte == b'"' || *byte == b'\\').unwrap_or(rest.len());
+                    let plain = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
                     out.push_str(text(&rest[..plain])?);
                     rest = &rest[plain..];
                 }
@@ -359,9 +359,9 @@ fn base64(text: &str) -> Option<Vec<u8>> {
 
     // Line breaks count here and are dropped afterwards, in Go too.
     let padded = text.len().is_multiple_of(4);
-    let url = text.contains(['-', '_']);
-    let text =
-        if text.contains(['\r', '\n']) { Cow::Owned(text.replace(['\r', '\n'], "")) } else { Cow::Borrowed(text) };
+    let url = memchr::memchr2(b'-', b'_', text.as_bytes()).is_some();
+    let broken = memchr::memchr2(b'\r', b'\n', text.as_bytes()).is_some();
+    let text = if broken { Cow::Owned(text.replace(['\r', '\n'], "")) } else { Cow::Borrowed(text) };
     let engine = match (padded, url) {
         (true, false) => PADDED,
         (true, true) => PADDED_URL,

@@ -122,9 +122,7 @@ impl Scanner {
         let mut at = 0;
         while at < bytes.len() {
             if let State::String { .. } = self.state {
-                // The long stretches of a request are its strings.
-                let plain = bytes[at..].iter().position(|byte| *byte < b' ' || *byte == b'"' || *byte == b'\\');
-                at += plain.unwrap_or(bytes.len() - at);
+                at += plain_text(&bytes[at..]);
                 if at == bytes.len() {
                     break;
                 }
@@ -261,6 +259,14 @@ impl State {
             _ => false,
         }
     }
+}
+
+/// How many bytes of a string's rest are neither its end nor an escape nor forbidden. The long
+/// stretches of a request are its strings, so these are searched in strides.
+fn plain_text(bytes: &[u8]) -> usize {
+    let text = &bytes[..memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len())];
+    let has_control = text.iter().fold(false, |found, byte| found | (*byte < b' '));
+    if has_control { text.iter().position(|byte| *byte < b' ').unwrap_or(text.len()) } else { text.len() }
 }
 
 fn unexpected<T>(byte: u8, place: impl Into<Cow<'static, str>>) -> Result<T, Error> {
