@@ -9,13 +9,17 @@ use std::{
     time::Duration,
 };
 
-use forebay_edge::{Api, Request, Response, Service, listener::Limits, metrics::Measured};
+use forebay_edge::{
+    Api,
+    http::{Front, Options, Probes},
+    listener::Limits,
+    metrics::Measured,
+};
 use forebay_gateway::{
-    Config, Gateway, Metrics, PoolConfig, Upstream,
+    Config, Gateway, GatewayProbes, Metrics, PoolConfig, Upstream,
     upstream::{Address, Pool, TcpConnector},
 };
-use forebay_server::Member;
-use futures::future::BoxFuture;
+use forebay_server::{Member, MemberProbes};
 use prometheus::Registry;
 
 use self::ports::{Bound, Fronts, Ports};
@@ -47,7 +51,15 @@ pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
         ..Config::default()
     };
     let gateway = Gateway::new(&told, Upstream::Local(member.api()), Metrics::new(&registry)?);
-    let ports = serve(bound, gateway.api(), &registry, &settings::member_limits(&config))?;
+    let probes = Arc::new(MemberProbes::new(member.clone(), registry.clone()));
+    let ports = serve(
+        bound,
+        gateway.api(),
+        probes,
+        &registry,
+        settings::member_http(&config),
+        &settings::member_limits(&config),
+    )?;
     ready(&config.listen_client_urls);
     greet(&config);
     let ended = until_told_or_failed(&member).await;
@@ -61,7 +73,15 @@ pub async fn server(config: ServerConfig) -> anyhow::Result<Ended> {
     let bound = bind(&config).await?;
     let registry = Registry::new();
     let member = forebay_server::start(settings::member(&config)?, &registry).await?;
-    let ports = serve(bound, member.api(), &registry, &settings::member_limits(&config))?;
+    let probes = Arc::new(MemberProbes::new(member.clone(), registry.clone()));
+    let ports = serve(
+        bound,
+        member.api(),
+        probes,
+        &registry,
+        settings::member_http(&config),
+        &settings::member_limits(&config),
+    )?;
     ready(&config.listen_client_urls);
     let ended = until_told_or_failed(&member).await;
     member.drain();
@@ -90,7 +110,9 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
     let addresses = Address::list(&config.endpoints.join(","))?;
     let upstream = Upstream::Remote(Pool::connect(&told, pool, addresses, Arc::new(TcpConnector), metrics.clone()));
     let gateway = Gateway::new(&told, upstream, metrics);
-    let ports = serve(bound, gateway.api(), &registry, &settings::limits(config.max_concurrent_streams))?;
+    let probes = GatewayProbes::new(&gateway, registry.clone()).expect("the upstream is a pool");
+    let limits = settings::limits(config.max_concurrent_streams);
+    let ports = serve(bound, gateway.api(), Arc::new(probes), &registry, settings::gateway_http(&config), &limits)?;
     ready(&config.listen_client_urls);
     let stop = signals::stop().await?;
     tokio::join!(gateway.drain(GRACE), ports.close());
@@ -101,21 +123,19 @@ async fn bind(config: &ServerConfig) -> anyhow::Result<Bound> {
     Bound::new(&config.listen_client_urls, &config.listen_client_http_urls, &config.listen_metrics_urls).await
 }
 
-/// Serves an API on the bound ports.
-fn serve(bound: Bound, api: Api, registry: &Registry, limits: &Limits) -> anyhow::Result<Ports> {
+/// Serves an API on the bound ports, as gRPC and as JSON.
+fn serve(
+    bound: Bound,
+    api: Api,
+    probes: Arc<dyn Probes>,
+    registry: &Registry,
+    options: Options,
+    limits: &Limits,
+) -> anyhow::Result<Ports> {
+    // JSON requests become calls of this, so they are counted like those of gRPC clients.
     let grpc = Api::new(Measured::new(api, registry)?);
-    let fronts = Fronts { grpc, http: Api::new(NotFound), metrics: Api::new(NotFound) };
-    Ok(Ports::serve(bound, &fronts, limits, GRACE))
-}
-
-struct NotFound;
-
-impl Service for NotFound {
-    fn call(&self, _: Request) -> BoxFuture<'static, Response> {
-        let mut response = Response::new(forebay_edge::Body::full("404 page not found\n"));
-        *response.status_mut() = http::StatusCode::NOT_FOUND;
-        Box::pin(std::future::ready(response))
-    }
+    let http = Front::new(grpc.clone(), probes, options, registry)?;
+    Ok(Ports::serve(bound, &Fronts { grpc, http }, limits, GRACE))
 }
 
 /// Waits for a signal, or for the member to say that it cannot go on.

@@ -69,30 +69,23 @@ impl Measured {
             registry.register(Box::new(counter.clone()))?;
             Ok(counter)
         };
-        let started = counters("grpc_server_started_total", "Total number of RPCs started on the server.", &labels)?;
+        let started = counters("grpc_server_started_total", "Calls that began.", &labels)?;
         let handled = counters(
             "grpc_server_handled_total",
-            "Total number of RPCs completed on the server, regardless of success or failure.",
+            "Calls that ended, by how.",
             &["grpc_type", "grpc_service", "grpc_method", "grpc_code"],
         )?;
-        let received = counters(
-            "grpc_server_msg_received_total",
-            "Total number of RPC messages received on the server.",
-            &labels,
-        )?;
-        let sent = counters("grpc_server_msg_sent_total", "Total number of RPC messages sent by the server.", &labels)?;
+        let received = counters("grpc_server_msg_received_total", "Messages that came from clients.", &labels)?;
+        let sent = counters("grpc_server_msg_sent_total", "Messages that went to clients.", &labels)?;
         let options = HistogramOpts::new(
             "grpc_server_handling_seconds",
             "Seconds that RPCs took on the server, until the last message and the status were handed over.",
         );
         let seconds = HistogramVec::new(options.buckets(HANDLING_BUCKETS.to_vec()), &labels)?;
         registry.register(Box::new(seconds.clone()))?;
-        let received_bytes = counter(
-            "etcd_network_client_grpc_received_bytes_total",
-            "Total number of bytes received from grpc clients.",
-        )?;
-        let sent_bytes =
-            counter("etcd_network_client_grpc_sent_bytes_total", "Total number of bytes sent to grpc clients.")?;
+        let received_bytes =
+            counter("etcd_network_client_grpc_received_bytes_total", "Bytes that came from gRPC clients.")?;
+        let sent_bytes = counter("etcd_network_client_grpc_sent_bytes_total", "Bytes that went to gRPC clients.")?;
 
         let mut methods = HashMap::new();
         for (kind, service, method) in known_methods() {

@@ -14,6 +14,7 @@ mod lease;
 mod member;
 mod membership;
 mod metrics;
+mod probes;
 mod proposals;
 pub mod raft;
 mod rpc;
@@ -23,4 +24,5 @@ pub mod version;
 
 pub use config::{Config, GRPC_OVERHEAD_BYTES};
 pub use member::Member;
+pub use probes::MemberProbes;
 pub use start::{StartError, start};

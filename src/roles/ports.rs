@@ -6,6 +6,7 @@ use std::{collections::HashSet, io, time::Duration};
 use anyhow::Context as _;
 use forebay_edge::{
     Api, Request, Response,
+    http::Front,
     listener::{self, Drain, Limits, is_grpc},
 };
 use futures::future::BoxFuture;
@@ -71,10 +72,8 @@ async fn bind(url: &Url) -> anyhow::Result<TcpListener> {
 pub(super) struct Fronts {
     /// gRPC calls.
     pub(super) grpc: Api,
-    /// Everything else on a client port.
-    pub(super) http: Api,
-    /// Everything on a metrics port.
-    pub(super) metrics: Api,
+    /// Everything else, on client ports and on those for metrics.
+    pub(super) http: Front,
 }
 
 /// Ports that are served.
@@ -104,11 +103,11 @@ impl Ports {
 }
 
 fn answer(fronts: &Fronts, serves: Serves, request: Request) -> BoxFuture<'static, Response> {
-    let front = match serves {
-        Serves::Metrics => &fronts.metrics,
-        Serves::Grpc => &fronts.grpc,
-        Serves::Both if is_grpc(&request) => &fronts.grpc,
-        Serves::Both | Serves::Http => &fronts.http,
-    };
-    front.call(request)
+    let http = fronts.http.clone();
+    match serves {
+        Serves::Grpc => fronts.grpc.call(request),
+        Serves::Both if is_grpc(&request) => fronts.grpc.call(request),
+        Serves::Both | Serves::Http => Box::pin(async move { http.client(request).await }),
+        Serves::Metrics => Box::pin(async move { http.metrics(request).await }),
+    }
 }

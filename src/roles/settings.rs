@@ -1,10 +1,15 @@
 //! From what the operator said to what the roles are told.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use forebay_edge::listener::Limits;
+use forebay_edge::{
+    http::{Options, Origins},
+    listener::Limits,
+};
+use forebay_server::GRPC_OVERHEAD_BYTES;
 
 use crate::flags::{
+    gateway::GatewayConfig,
     server_config::{ClusterState, ServerConfig},
     url::Url,
 };
@@ -71,6 +76,27 @@ pub(super) fn member_limits(config: &ServerConfig) -> Limits {
     }
 }
 
+/// How the HTTP side of a member behaves.
+pub(super) fn member_http(config: &ServerConfig) -> Options {
+    Options {
+        json: config.enable_grpc_gateway,
+        max_message_bytes: size(config.max_request_bytes) + GRPC_OVERHEAD_BYTES,
+        origins: origins(&config.cors),
+        hosts: config.host_whitelist.iter().cloned().collect(),
+        ..Options::default()
+    }
+}
+
+/// How the HTTP side of a gateway behaves.
+pub(super) fn gateway_http(config: &GatewayConfig) -> Options {
+    Options {
+        max_message_bytes: config.max_request_bytes + GRPC_OVERHEAD_BYTES,
+        origins: origins(&config.cors),
+        hosts: config.host_whitelist.iter().cloned().collect(),
+        ..Options::default()
+    }
+}
+
 /// What connections may use. A bound on streams that is not etcd's default is the operator's wish.
 pub(super) fn limits(max_concurrent_streams: u32) -> Limits {
     let streams = if max_concurrent_streams == u32::MAX { STREAMS } else { max_concurrent_streams };
@@ -79,4 +105,12 @@ pub(super) fn limits(max_concurrent_streams: u32) -> Limits {
 
 fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn origins(allowed: &BTreeSet<String>) -> Origins {
+    if allowed.is_empty() || allowed.contains("*") {
+        Origins::Any
+    } else {
+        Origins::Listed(allowed.iter().cloned().collect())
+    }
 }

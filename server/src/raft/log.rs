@@ -104,7 +104,9 @@ impl Log {
     /// It waits until a tenth more is there, so that it is not done for every entry.
     pub(super) fn compact(&mut self, entries_max: u64, bytes_max: usize) {
         let applied = self.applied_index - self.base_index;
-        if applied <= entries_max + entries_max / 10 && self.bytes <= bytes_max + bytes_max / 10 {
+        let (entries_enough, bytes_enough) =
+            (entries_max.saturating_add(entries_max / 10), bytes_max.saturating_add(bytes_max / 10));
+        if applied <= entries_enough && self.bytes <= bytes_enough {
             return;
         }
         let mut forgotten = 0;

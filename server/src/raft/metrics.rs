@@ -39,47 +39,29 @@ impl RaftMetrics {
             registry.register(Box::new(histogram.clone()))?;
             prometheus::Result::Ok(histogram)
         };
-        let wal_write_bytes = Gauge::new("etcd_disk_wal_write_bytes_total", "Total number of bytes written in WAL.")?;
+        let wal_write_bytes = Gauge::new("etcd_disk_wal_write_bytes_total", "Bytes written to the WAL.")?;
         registry.register(Box::new(wal_write_bytes.clone()))?;
         Ok(Self {
-            has_leader: gauge("etcd_server_has_leader", "Whether or not a leader exists. 1 is existence, 0 is not.")?,
-            is_leader: gauge("etcd_server_is_leader", "Whether or not this member is a leader. 1 if is, 0 otherwise.")?,
-            is_learner: gauge(
-                "etcd_server_is_learner",
-                "Whether or not this member is a learner. 1 if is, 0 otherwise.",
-            )?,
+            has_leader: gauge("etcd_server_has_leader", "1 while this member knows a leader, else 0.")?,
+            is_leader: gauge("etcd_server_is_leader", "1 while this member leads, else 0.")?,
+            is_learner: gauge("etcd_server_is_learner", "1 while this member is a learner, else 0.")?,
             leader_changes_seen: counter(
                 "etcd_server_leader_changes_seen_total",
-                "The number of leader changes seen.",
+                "How often this member saw another leader.",
             )?,
             proposals_committed: gauge(
                 "etcd_server_proposals_committed_total",
-                "The total number of consensus proposals committed.",
+                "The index of the last committed entry.",
             )?,
-            proposals_applied: gauge(
-                "etcd_server_proposals_applied_total",
-                "The total number of consensus proposals applied.",
-            )?,
-            proposals_pending: gauge(
-                "etcd_server_proposals_pending",
-                "The current number of pending proposals to commit.",
-            )?,
-            proposals_failed: counter(
-                "etcd_server_proposals_failed_total",
-                "The total number of failed proposals seen.",
-            )?,
-            wal_fsync_seconds: seconds(
-                "etcd_disk_wal_fsync_duration_seconds",
-                "The latency distributions of fsync called by WAL.",
-            )?,
-            wal_write_seconds: seconds(
-                "etcd_disk_wal_write_duration_seconds",
-                "The latency distributions of write called by WAL.",
-            )?,
+            proposals_applied: gauge("etcd_server_proposals_applied_total", "The index of the last applied entry.")?,
+            proposals_pending: gauge("etcd_server_proposals_pending", "Proposals that wait for their outcome.")?,
+            proposals_failed: counter("etcd_server_proposals_failed_total", "Proposals that were lost.")?,
+            wal_fsync_seconds: seconds("etcd_disk_wal_fsync_duration_seconds", "How long syncs of the WAL take.")?,
+            wal_write_seconds: seconds("etcd_disk_wal_write_duration_seconds", "How long writes to the WAL take.")?,
             wal_write_bytes,
             snapshot_save_seconds: seconds(
                 "etcd_debugging_snap_save_total_duration_seconds",
-                "The total latency distributions of save called by snapshot.",
+                "How long saving a snapshot file takes.",
             )?,
         })
     }

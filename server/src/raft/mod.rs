@@ -30,6 +30,8 @@ mod metrics;
 mod node;
 mod reads;
 mod start;
+#[cfg(test)]
+mod tests;
 mod translate;
 
 use std::{io, time::Duration};

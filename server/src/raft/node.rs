@@ -193,15 +193,20 @@ impl Node {
     /// believing it.
     fn vet(&self, message: &Message) -> Result<(), String> {
         use MessageType::*;
+        /// Leaves room for all the counting that may follow.
+        const COUNTER_MAX: u64 = 1 << 62;
         let raft = &self.raw.raft;
         let (kind, last) = (message.msg_type, raft.raft_log.last_index());
         let require = |holds: bool, what: &str| if holds { Ok(()) } else { Err(format!("{kind:?}: {what}")) };
-        require(message.from != 0 && message.from != raft.id, "it names no other member as its sender")?;
+        // A transfer names the next leader there, which may be this one already.
+        let names_other = message.from != raft.id || kind == MsgTransferLeader;
+        require(message.from != 0 && names_other, "it names no other member as its sender")?;
         let is_local = matches!(kind, MsgHup | MsgBeat | MsgUnreachable | MsgSnapStatus | MsgCheckQuorum);
         require(!is_local, "it never travels")?;
         let may_lack_term = matches!(kind, MsgPropose | MsgReadIndex);
         require(may_lack_term == (message.term == 0), "its term")?;
-        require(message.term < u64::MAX, "its term")?;
+        let largest = message.term.max(message.index).max(message.log_term).max(message.reject_hint);
+        require(largest <= COUNTER_MAX, "a counter no log ever reaches")?;
         match kind {
             MsgPropose => require(!message.entries.is_empty(), "no entries"),
             MsgReadIndex | MsgReadIndexResp => require(message.entries.len() == 1, "not one context"),
@@ -210,8 +215,7 @@ impl Node {
             MsgHeartbeat => require(message.commit <= last, "a commit beyond this log"),
             MsgAppend => {
                 require((message.log_term == 0) == (message.index == 0), "its predecessor")?;
-                require(message.index < u64::MAX - message.entries.len() as u64, "its index")?;
-                let follows = (message.index + 1..).zip(message.entries.iter()).all(|(index, e)| e.index == index);
+                let follows = message.entries.iter().zip(1..).all(|(entry, n)| entry.index == message.index + n);
                 require(follows, "entries with a gap")?;
                 let terms_fit = message.entries.iter().all(|e| message.log_term <= e.term && e.term <= message.term);
                 require(terms_fit, "terms of its entries")
@@ -219,7 +223,8 @@ impl Node {
             MsgAppendResponse => require(message.reject || message.index <= last, "an index beyond this log"),
             MsgSnapshot => {
                 let metadata = message.get_snapshot().get_metadata();
-                require(metadata.index > 0 && 0 < metadata.term && metadata.term <= message.term, "its metadata")?;
+                let term_fits = 0 < metadata.term && metadata.term <= message.term;
+                require(0 < metadata.index && metadata.index <= COUNTER_MAX && term_fits, "its metadata")?;
                 let conf_state = metadata.get_conf_state();
                 let mut ids: Vec<_> = conf_state.voters.iter().chain(&conf_state.learners).collect();
                 ids.sort_unstable();
@@ -249,7 +254,8 @@ impl Node {
     /// Everything in `ready` is persisted, and its messages are on their way.
     pub(super) fn persisted(&mut self, mut ready: Ready) -> Persisted {
         let log = self.raw.mut_store();
-        if !ready.inner.snapshot().is_empty() {
+        let restored = ready.inner.snapshot().get_metadata().index;
+        if restored > 0 {
             log.restore(ready.inner.snapshot());
         }
         log.append(ready.inner.take_entries());
@@ -259,6 +265,10 @@ impl Node {
         let mut light = self.raw.advance_append(ready.inner);
         send.extend(light.take_messages());
         apply.extend(light.take_committed_entries());
+        if restored > 0 {
+            // A snapshot is applied as a whole; without being told, the library would look for its entries.
+            self.raw.advance_apply_to(restored);
+        }
         let context = |bytes: Vec<u8>| bytes.try_into().ok().map(u64::from_be_bytes);
         Persisted {
             send: send.iter().map(message_from_library).collect(),

@@ -218,3 +218,63 @@ fn first_context(id: u64) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     id << 48 | (now.as_millis() as u64 & 0xff_ffff_ffff) << 8
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_entry_has_the_bytes_etcd_writes() {
+        let member = MemberRecord {
+            id: 16591065801865697118,
+            name: "m1".into(),
+            peer_urls: vec!["http://127.0.0.1:21071".into()],
+            ..MemberRecord::default()
+        };
+        // From the WAL of a 3.7.1 member.
+        let json = br#"{"id":16591065801865697118,"peerURLs":["http://127.0.0.1:21071"],"name":"m1"}"#;
+        let mut change = b"\x10\x00\x18\xde\xae\xd8\xea\x98\xce\xd3\x9f\xe6\x01\x22\x4d".to_vec();
+        change.extend(json);
+        let mut entry = b"\x08\x01\x10\x01\x18\x01\x22\x5c".to_vec();
+        entry.extend(change);
+        assert_eq!(first_entries(&[member])[0].encode_to_vec(), entry);
+    }
+
+    #[test]
+    fn the_first_entries_ascend_by_id_whatever_the_order_they_are_given_in() {
+        let member = |id| MemberRecord { id, ..MemberRecord::default() };
+        let entries = first_entries(&[member(9), member(u64::MAX), member(3)]);
+        let ids = entries.iter().map(|entry| ConfChange::decode(entry.data.clone().unwrap()).unwrap().node_id());
+        assert_eq!(ids.collect::<Vec<_>>(), [3, 9, u64::MAX]);
+        assert_eq!(entries.iter().map(Entry::index).collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_db_without_a_configuration_gets_it_from_the_log() {
+        let change = |index, kind: ConfChangeType, id| {
+            let change = ConfChange { r#type: Some(kind as i32), node_id: Some(id), ..ConfChange::default() };
+            Entry { term: Some(1), index: Some(index), ..conf_change_entry(&change) }
+        };
+        let recovered = Recovered {
+            metadata: Bytes::new(),
+            hard_state: HardState::default(),
+            snapshot: Default::default(),
+            entries: vec![
+                change(1, ConfChangeType::ConfChangeAddNode, 1),
+                change(2, ConfChangeType::ConfChangeAddLearnerNode, 2),
+                change(3, ConfChangeType::ConfChangeUpdateNode, 1),
+                change(4, ConfChangeType::ConfChangeAddNode, 2),
+                change(5, ConfChangeType::ConfChangeRemoveNode, 1),
+            ],
+            repair: None,
+        };
+        let at = |index| {
+            let conf_state = configuration(&Applied { index, conf_state: None }, &recovered).unwrap();
+            (conf_state.voters, conf_state.learners)
+        };
+        assert_eq!(at(0), (vec![], vec![]));
+        assert_eq!(at(3), (vec![1], vec![2]));
+        assert_eq!(at(4), (vec![1, 2], vec![]));
+        assert_eq!(at(5), (vec![2], vec![]));
+    }
+}
