@@ -1,7 +1,8 @@
 //! Random transactions against ordered maps, with readers held open, reopens, snapshots and defragmentation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use forebay_storage::db::{APPEND_FILL, Db, Options, ReadTxn, WriteTxn};
 use rand::rngs::StdRng;
@@ -289,6 +290,63 @@ fn a_transaction_larger_than_its_memory_is_all_or_nothing() {
     check(&db);
     db.defragment().unwrap();
     check(&db);
+}
+
+#[test]
+fn readers_and_snapshots_in_other_threads_see_whole_commits() {
+    const KEYS: u32 = 300;
+    let directory = tempfile::tempdir().unwrap();
+    let db = Db::open(directory.path().join("db"), Options { sync: false, ..Options::default() }).unwrap();
+    let put_all = |generation: u32| {
+        let mut txn = db.begin_write().unwrap();
+        let mut bucket = txn.create_bucket_if_missing(b"key").unwrap();
+        for key in 0..KEYS {
+            // Longer and shorter values, so that pages split and merge.
+            bucket
+                .put(&key.to_be_bytes(), &generation.to_be_bytes().repeat(1 + (key + generation) as usize % 40))
+                .unwrap();
+        }
+        txn.commit().unwrap();
+    };
+    let check = |txn: &ReadTxn| {
+        let (mut keys, mut generations) = (0, BTreeSet::new());
+        let bucket = txn.bucket(b"key").unwrap().unwrap();
+        bucket
+            .for_each(|_, value| {
+                keys += 1;
+                generations.insert(value[..4].to_vec());
+            })
+            .unwrap();
+        assert_eq!((keys, generations.len()), (KEYS, 1));
+    };
+    put_all(0);
+    let done = &AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (db, check) = (&db, &check);
+        for reader in 0..2 {
+            let copy = directory.path().join(format!("copy {reader}"));
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    let txn = db.begin_read();
+                    (0..3).for_each(|_| check(&txn));
+                    let mut bytes = Vec::new();
+                    db.snapshot().copy_to(&mut bytes).unwrap();
+                    std::fs::write(&copy, bytes).unwrap();
+                    check(&Db::open(&copy, Options { read_only: true, ..Options::default() }).unwrap().begin_read());
+                }
+            });
+        }
+        for generation in 1..150 {
+            put_all(generation);
+            if generation % 50 == 0 {
+                db.defragment().unwrap();
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(db.open_readers(), 0);
+    // Nothing was held back for good.
+    assert!(db.size() < 100 * 4096 * 3, "{} bytes", db.size());
 }
 
 #[test]
