@@ -93,7 +93,7 @@ impl Bench {
         let (puts, each) = (per(publish, keys.len()), events as f64 / keys.len() as f64);
         print!("{name:58} {puts:9.0} ns/put to publish, {each:6.1} events/put");
         // Every stream is polled, so with few events this would be the price of asking.
-        if events < keys.len() * self.streams.len() {
+        if events == 0 || events < keys.len() * self.streams.len() {
             println!();
         } else {
             println!(", {:5.0} + {:4.0} ns/event", per(publish, events), per(write, events));
