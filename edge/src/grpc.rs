@@ -215,18 +215,18 @@ impl<M: Message + Default> Messages<M> {
 /// Received bytes in the pieces in which they came. A message that lies in one piece is taken out
 /// without a copy, which is the usual case.
 #[derive(Default)]
-struct Pieces {
+pub(crate) struct Pieces {
     first: Bytes,
     rest: std::collections::VecDeque<Bytes>,
     len: usize,
 }
 
 impl Pieces {
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    fn push(&mut self, data: Bytes) {
+    pub(crate) fn push(&mut self, data: Bytes) {
         self.len += data.len();
         if self.first.is_empty() {
             self.first = data;
@@ -235,7 +235,7 @@ impl Pieces {
         }
     }
 
-    fn peek_prefix(&self) -> Option<[u8; PREFIX]> {
+    pub(crate) fn peek_prefix(&self) -> Option<[u8; PREFIX]> {
         if self.len < PREFIX {
             return None;
         }
@@ -248,7 +248,7 @@ impl Pieces {
     }
 
     /// Takes the message behind the prefix out, once all of it is here.
-    fn take_message(&mut self, len: usize) -> Option<Bytes> {
+    pub(crate) fn take_message(&mut self, len: usize) -> Option<Bytes> {
         if self.len < PREFIX + len {
             return None;
         }

@@ -19,6 +19,7 @@ mod websocket;
 use std::sync::Arc;
 
 use ::http::{Method, StatusCode, header::ALLOW};
+use tokio::sync::Semaphore;
 
 use crate::{Api, Request, Response};
 
@@ -45,6 +46,9 @@ pub struct Options {
     pub hosts: Vec<String>,
     /// Whether clients show certificates (`--client-cert-auth`).
     pub client_cert_auth: bool,
+    /// Open websockets. Each takes a task, two small buffers and a message of the largest size; one
+    /// more is refused.
+    pub max_websockets: usize,
 }
 
 impl Default for Options {
@@ -56,6 +60,7 @@ impl Default for Options {
             origins: Origins::Any,
             hosts: Vec::new(),
             client_cert_auth: false,
+            max_websockets: 10_000,
         }
     }
 }
@@ -69,6 +74,7 @@ struct Shared {
     probes: Arc<dyn Probes>,
     options: Options,
     health: health::Metrics,
+    websockets: Arc<Semaphore>,
 }
 
 impl Front {
@@ -80,7 +86,8 @@ impl Front {
         registry: &prometheus::Registry,
     ) -> prometheus::Result<Front> {
         let health = health::Metrics::register(registry)?;
-        Ok(Front(Arc::new(Shared { api, probes, options, health })))
+        let websockets = Arc::new(Semaphore::new(options.max_websockets));
+        Ok(Front(Arc::new(Shared { api, probes, options, health, websockets })))
     }
 
     /// Answers a request on a client port.
@@ -103,15 +110,16 @@ impl Front {
         let is_json = self.0.options.json && path.starts_with("/v3/");
         if is_json && websocket::is_upgrade(&request) {
             // The switch of protocols is answered without the headers of a web page's request.
-            return websocket::upgrade(self.0.clone(), &path, &mut request).unwrap_or_else(|refusal| access::with_cors(refusal, cors));
+            return websocket::upgrade(self.0.clone(), &path, &mut request)
+                .unwrap_or_else(|status| access::with_cors(websocket::refusal(status), cors));
         }
         let response = if is_json {
             self.0.json(&path, request).await
         } else {
             match path.as_str() {
-                "/version" => get_only(&request).unwrap_or_else(|| self.0.version()),
-                "/debug/vars" => self.0.debug_vars(&request),
-                _ => self.0.observe(&path, &request).await,
+                "/version" => get_only(request.method()).unwrap_or_else(|| self.0.version()),
+                "/debug/vars" => self.0.debug_vars(request.method()),
+                _ => self.0.observe(&path, request).await,
             }
         };
         access::with_cors(response, cors)
@@ -122,24 +130,25 @@ impl Front {
         let path = access::decoded_path(request.uri());
         match access::redirect_to_clean_path(&request, false) {
             Some(redirect) => redirect,
-            None => self.0.observe(&path, &request).await,
+            None => self.0.observe(&path, request).await,
         }
     }
 }
 
 impl Shared {
     /// The endpoints that both kinds of port have.
-    async fn observe(&self, path: &str, request: &Request) -> Response {
-        let query = request.uri().query().unwrap_or_default();
+    async fn observe(&self, path: &str, request: Request) -> Response {
+        let (head, _) = request.into_parts();
+        let query = head.uri.query().unwrap_or_default();
         match path {
             "/metrics" => exposition::page(&self.probes.metrics()),
-            "/health" => match get_only(request) {
+            "/health" => match get_only(&head.method) {
                 Some(refusal) => refusal,
                 None => self.health.health(&*self.probes, query).await,
             },
             _ => match health::Checks::find(path) {
                 None => answer::not_found(),
-                Some(checks) => match get_only(request) {
+                Some(checks) => match get_only(&head.method) {
                     Some(refusal) => refusal,
                     None => self.health.checks(&*self.probes, checks, query).await,
                 },
@@ -150,15 +159,16 @@ impl Shared {
     fn version(&self) -> Response {
         let Versions { server, cluster, storage } = self.probes.versions();
         let [server, cluster, storage] =
-            [&server, cluster.as_deref().unwrap_or("not_decided"), storage.as_deref().unwrap_or("unknown")].map(answer::quoted);
+            [&server, cluster.as_deref().unwrap_or("not_decided"), storage.as_deref().unwrap_or("unknown")]
+                .map(answer::quoted);
         let body = format!(r#"{{"etcdserver":{server},"etcdcluster":{cluster},"storage":{storage}}}"#);
         answer::with_type(StatusCode::OK, "application/json", body)
     }
 
     /// etcd prints these line by line, and in the order of their names.
-    fn debug_vars(&self, request: &Request) -> Response {
+    fn debug_vars(&self, method: &Method) -> Response {
         let Some(mut vars) = self.probes.debug_vars() else { return answer::not_found() };
-        if let Some(refusal) = get_only(request) {
+        if let Some(refusal) = get_only(method) {
             return refusal;
         }
         vars.sort_by_key(|(name, _)| *name);
@@ -169,8 +179,8 @@ impl Shared {
 }
 
 /// The refusal of any method but `GET`.
-fn get_only(request: &Request) -> Option<Response> {
-    (request.method() != Method::GET).then(|| {
+fn get_only(method: &Method) -> Option<Response> {
+    (method != Method::GET).then(|| {
         let mut response = answer::plain_error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
         response.headers_mut().insert(ALLOW, ::http::HeaderValue::from_static("GET"));
         response

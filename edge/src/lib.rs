@@ -7,6 +7,7 @@
 
 mod body;
 pub mod grpc;
+pub mod http;
 pub mod listener;
 pub mod metrics;
 pub mod watch;
@@ -18,9 +19,9 @@ use futures::future::BoxFuture;
 pub use body::{Body, BoxError, Meter};
 
 /// A request on its way into an [`Api`].
-pub type Request = http::Request<Body>;
+pub type Request = ::http::Request<Body>;
 /// A response on its way out of an [`Api`].
-pub type Response = http::Response<Body>;
+pub type Response = ::http::Response<Body>;
 
 /// Something that answers gRPC calls.
 ///

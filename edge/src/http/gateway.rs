@@ -2,7 +2,6 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -16,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status};
 
 use super::{
-    ErrorShape, Shared,
+    ErrorShape, Shared, Tls,
     answer::with_type,
     metadata::Metadata,
     replies::{Replies, framed},
@@ -31,8 +30,13 @@ const JSON_PER_MESSAGE: usize = 4;
 const LINES_BYTES: usize = 32 << 10;
 
 impl Shared {
+    /// The longest JSON value that is buffered.
+    pub(super) fn json_bytes_max(&self) -> usize {
+        self.options.max_message_bytes.saturating_mul(JSON_PER_MESSAGE)
+    }
+
     /// Answers a request under `/v3/`.
-    pub(super) async fn json(self: &Arc<Self>, path: &str, request: Request) -> Response {
+    pub(super) async fn json(&self, path: &str, request: Request) -> Response {
         let shape = self.options.error_shape;
         match Route::find(path) {
             None => shape.unknown_route(),
@@ -89,7 +93,7 @@ impl Shared {
         let (headers, replies, first) = first.await?;
         let mut lines = Lines::new(route, shape, replies, deadline);
         let mut response = match first {
-            Err(status) if status.code() == Code::Ok => Response::new(Body::new(lines.ended())),
+            Err(status) if status.code() == Code::Ok => Response::new(Body::empty()),
             Err(status) => return Ok(shape.stream(&status)),
             Ok(message) => {
                 lines.push(&message);
@@ -102,7 +106,7 @@ impl Shared {
 
     /// A call with the one message that the body describes; nothing makes an empty one.
     async fn one_message(&self, route: &Route, headers: HeaderMap, request: Request) -> Result<Request, Status> {
-        let bytes_max = self.options.max_message_bytes.saturating_mul(JSON_PER_MESSAGE);
+        let bytes_max = self.json_bytes_max();
         let (parts, mut body) = request.into_parts();
         let announced = body.size_hint().lower();
         let mut values = Values::default();
@@ -138,8 +142,8 @@ impl Shared {
     /// A call with one message for each value in the body, as they come.
     fn message_stream(&self, route: &'static Route, headers: HeaderMap, request: Request) -> Request {
         let (parts, body) = request.into_parts();
-        let bytes_max = self.options.max_message_bytes.saturating_mul(JSON_PER_MESSAGE);
-        let messages = Messages { route, body: Some(body), values: Values::default(), bytes_max };
+        let messages =
+            Messages { route, body: Some(body), values: Values::default(), bytes_max: self.json_bytes_max() };
         call(route, headers, parts.extensions, Body::new(messages))
     }
 }
@@ -148,8 +152,10 @@ fn invalid(error: forebay_proto::json::Error) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
-/// A gRPC call. What the listener knows of the connection goes with it.
-fn call(route: &Route, headers: HeaderMap, extensions: ::http::Extensions, body: Body) -> Request {
+/// A gRPC call. What the listener knows of the connection goes with it, but not a certificate: JSON
+/// requests have a token or no user.
+fn call(route: &Route, headers: HeaderMap, mut extensions: ::http::Extensions, body: Body) -> Request {
+    extensions.remove::<Tls>();
     let mut request = Request::new(body);
     *request.method_mut() = Method::POST;
     *request.uri_mut() = route.grpc_path.parse().expect("the paths of the table are paths");
@@ -213,7 +219,8 @@ impl http_body::Body for Messages {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         loop {
-            match self.take_message(self.body.is_none()) {
+            let at_end = self.body.is_none();
+            match self.take_message(at_end) {
                 Ok(Some(message)) => return Poll::Ready(Some(Ok(Frame::data(message)))),
                 Ok(None) if self.values.buffered() > self.bytes_max => break,
                 Ok(None) => {}
@@ -256,11 +263,6 @@ impl Lines {
         Lines { route, shape, replies: Some(replies), deadline, ready: Vec::new() }
     }
 
-    fn ended(mut self) -> Lines {
-        self.replies = None;
-        self
-    }
-
     fn push(&mut self, message: &[u8]) {
         let start = self.ready.len();
         self.ready.extend_from_slice(b"{\"result\":");
@@ -286,16 +288,19 @@ impl http_body::Body for Lines {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
+            self.deadline = None;
+            if self.replies.is_some() {
+                self.end(&deadline_exceeded());
+            }
+        }
         while self.ready.len() < LINES_BYTES {
             let Some(replies) = &mut self.replies else { break };
             match replies.poll_next(cx) {
                 Poll::Ready(Ok(message)) => self.push(&message),
                 Poll::Ready(Err(status)) => self.end(&status),
-                Poll::Pending => match &mut self.deadline {
-                    Some(deadline) if deadline.as_mut().poll(cx).is_ready() => self.end(&deadline_exceeded()),
-                    _ if self.ready.is_empty() => return Poll::Pending,
-                    _ => break,
-                },
+                Poll::Pending if self.ready.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
             }
         }
         let lines = std::mem::take(&mut self.ready);

@@ -43,8 +43,7 @@ enum Check {
 
 const LIVEZ: &[Check] = &[Check::SerializableRead];
 /// A read of each kind, so that a failure tells the member's fault from the cluster's.
-const READYZ: &[Check] =
-    &[Check::DataCorruption, Check::SerializableRead, Check::LinearizableRead, Check::NonLearner];
+const READYZ: &[Check] = &[Check::DataCorruption, Check::SerializableRead, Check::LinearizableRead, Check::NonLearner];
 
 impl Checks {
     /// The checks of `/livez`, `/readyz/serializable_read` and so on.
@@ -110,7 +109,8 @@ impl Metrics {
     /// `/health`: alarms, then the leader, then a read; the first that fails is the reason.
     pub(super) async fn health(&self, probes: &dyn Probes, query: &str) -> Response {
         let excluded = values(query, "exclude");
-        let serializable = query_pairs(query).find(|(name, _)| name == "serializable").is_some_and(|(_, value)| value == "true");
+        let serializable =
+            query_pairs(query).find(|(name, _)| name == "serializable").is_some_and(|(_, value)| value == "true");
         let failure = match probes.alarms().into_iter().find(|alarm| !excluded.contains(alarm.as_str_name())) {
             Some(AlarmType::Nospace) => Some("ALARM NOSPACE".to_owned()),
             Some(AlarmType::Corrupt) => Some("ALARM CORRUPT".to_owned()),

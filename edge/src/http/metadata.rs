@@ -150,8 +150,8 @@ fn forwarded_for(request: &Request) -> Option<HeaderValue> {
 fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
     let Some(value) = headers.get("grpc-timeout").filter(|value| !value.is_empty()) else { return Ok(None) };
     let text = String::from_utf8_lossy(value.as_bytes());
-    let nanoseconds = nanoseconds(&text)
-        .ok_or_else(|| Status::invalid_argument(format!("invalid grpc-timeout: {text}")))?;
+    let nanoseconds =
+        nanoseconds(&text).ok_or_else(|| Status::invalid_argument(format!("invalid grpc-timeout: {text}")))?;
     match nanoseconds {
         0 => Ok(None),
         _ => Ok(Some(Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0)))),
