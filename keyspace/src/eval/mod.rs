@@ -11,6 +11,8 @@ mod delete;
 mod put;
 mod range;
 mod response;
+#[cfg(test)]
+mod tests;
 mod txn;
 
 pub use self::{
