@@ -68,6 +68,7 @@ impl Probes for GatewayProbes {
                 .expect("a method's path is a URI");
             let content_type = http::HeaderValue::from_static("application/grpc");
             request.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
+            request.headers_mut().insert("grpc-timeout", http::HeaderValue::from_static("5S"));
             let answered = replies::unary(self.api.call(request).await).await;
             let status = match answered.map_err(|failure| Status::unavailable(failure.to_string()))? {
                 Ok(_) => return Ok(()),

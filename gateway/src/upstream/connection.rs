@@ -49,6 +49,9 @@ impl Connection {
             .max_header_list_size(HEADER_BYTES_MAX)
             .max_send_buffer_size(SEND_BUFFER)
             .max_concurrent_reset_streams(RESET_STREAMS_MAX)
+            // h2 counts late frames of forgotten streams over the life of a connection and then ends
+            // it, against hostile peers. Ours is the upstream, and the connection carries watches.
+            .max_local_error_reset_streams(None)
             .enable_push(false)
             .handshake(io)
             .await
