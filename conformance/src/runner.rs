@@ -1,13 +1,13 @@
 //! Runs cases on the reference and on a target and reports where they differ.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use anyhow::Context as _;
 use futures::{StreamExt as _, stream};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
-    allowed::{self, Allowed},
+    allowed,
     cases::{self, Case},
     diff::{Difference, differences},
     outcome::Step,
@@ -18,65 +18,77 @@ use crate::{
 /// How many cases run at a time: most of a case is waiting for two processes to start.
 const WIDTH: usize = 6;
 
-/// What became of one case.
-#[derive(Debug)]
-pub struct Verdict {
-    /// The case.
-    pub case: &'static str,
-    /// Every step with a difference that is not allowed.
-    pub failures: Vec<String>,
-    /// The allowances that were needed.
-    pub allowed: Vec<&'static Allowed>,
+/// How many differences of one case are printed, unless `$CASE` chooses it.
+const PRINTED: usize = 6;
+
+/// What became of all cases.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The failures, for people; empty when the target is like the reference.
+    pub text: String,
+    /// The texts of every error that the reference gave.
+    pub errors: BTreeSet<String>,
 }
 
-/// Runs every case whose name contains `$CASE` (or all of them) and returns a report of the failures; empty when
-/// the target is like the reference.
-pub async fn run_all(kind: Kind) -> anyhow::Result<String> {
+/// What became of one case.
+#[derive(Debug)]
+struct Verdict {
+    case: &'static Case,
+    /// Every difference that is not allowed.
+    failures: Vec<String>,
+    errors: BTreeSet<String>,
+}
+
+/// Runs every case whose name contains `$CASE`, or all of them.
+pub async fn run_all(kind: Kind) -> anyhow::Result<Report> {
     let filter = std::env::var("CASE").unwrap_or_default();
+    let printed = if filter.is_empty() { PRINTED } else { usize::MAX };
     let chosen: Vec<&Case> = cases::all().into_iter().filter(|case| case.name.contains(&filter)).collect();
     anyhow::ensure!(!chosen.is_empty(), "no case has {filter:?} in its name");
+    let all = chosen.len();
     let verdicts: Vec<anyhow::Result<Verdict>> =
         stream::iter(chosen).map(|case| run(kind, case)).buffer_unordered(WIDTH).collect().await;
-    let mut report = String::new();
-    let (mut failed, mut steps) = (0, 0);
-    for verdict in &verdicts {
-        match verdict {
-            Ok(verdict) if verdict.failures.is_empty() => {}
-            Ok(verdict) => {
-                failed += 1;
-                steps += verdict.failures.len();
-                writeln!(report, "case {} ({}):", verdict.case, cases::about(verdict.case))?;
-                verdict.failures.iter().try_for_each(|failure| writeln!(report, "  {failure}"))?;
-            }
-            Err(error) => {
-                failed += 1;
-                writeln!(report, "{error:#}")?;
-            }
+    let mut report = Report::default();
+    let mut failed = 0;
+    for verdict in verdicts {
+        let Verdict { case, failures, errors } = verdict?;
+        report.errors.extend(errors);
+        if failures.is_empty() {
+            continue;
+        }
+        failed += 1;
+        writeln!(report.text, "case {} ({}):", case.name, case.about)?;
+        for failure in failures.iter().take(printed) {
+            writeln!(report.text, "  {failure}")?;
+        }
+        if failures.len() > printed {
+            writeln!(report.text, "  and {} more; all with CASE={}", failures.len() - printed, case.name)?;
         }
     }
     if failed > 0 {
-        let of = verdicts.len();
-        writeln!(
-            report,
-            "{failed} of {of} cases ({steps} steps) are not as on {} when run on {kind}",
-            Kind::REFERENCE
-        )?;
-        writeln!(report, "one alone: CASE=<name> cargo test -p forebay-conformance cases")?;
+        writeln!(report.text, "{failed} of {all} cases are not on {kind} as on {}", Kind::REFERENCE)?;
+        writeln!(report.text, "one alone: CASE=<name> cargo test -p forebay-conformance cases")?;
     }
     Ok(report)
 }
 
-/// Runs one case on both and compares.
-pub async fn run(kind: Kind, case: &'static Case) -> anyhow::Result<Verdict> {
+/// Runs one case on both and compares. Fails only when the reference does not run.
+async fn run(kind: Kind, case: &'static Case) -> anyhow::Result<Verdict> {
     let (reference, target) = tokio::join!(record(Kind::REFERENCE, case), record(kind, case));
     let reference = reference.with_context(|| format!("case {} on {}", case.name, Kind::REFERENCE))?;
-    // A target that cannot run the case at all differs in a step of its own.
-    let failed = |error: anyhow::Error| {
-        vec![Step { call: "the case itself".to_owned(), outcome: json!({ "failed": format!("{error:#}") }) }]
+    let mut errors = BTreeSet::new();
+    reference.iter().for_each(|step| error_texts(&step.outcome, &mut errors));
+    let failures = match target {
+        Ok(target) => judge(kind, case.name, &reference, &target),
+        // Not to run at all is a difference like another, and may be allowed like another.
+        Err(error) => {
+            let target = Some(json!(format!("{error:#}")));
+            let difference = Difference { path: "run".to_owned(), reference: None, target };
+            let allowed = allowed::reason(kind, case.name, &difference);
+            if allowed.is_some() { Vec::new() } else { vec![format!("does not run: {error:#}")] }
+        }
     };
-    let target = target.unwrap_or_else(failed);
-    let (failures, allowed) = judge(kind, case.name, &reference, &target);
-    Ok(Verdict { case: case.name, failures, allowed })
+    Ok(Verdict { case, failures, errors })
 }
 
 async fn record(kind: Kind, case: &Case) -> anyhow::Result<Vec<Step>> {
@@ -86,25 +98,42 @@ async fn record(kind: Kind, case: &Case) -> anyhow::Result<Vec<Step>> {
     Ok(session.steps)
 }
 
-/// The differences of two records that are not allowed, as text, and the allowances used.
-pub fn judge(kind: Kind, case: &str, reference: &[Step], target: &[Step]) -> (Vec<String>, Vec<&'static Allowed>) {
-    let (mut failures, mut used) = (Vec::new(), Vec::new());
+/// The differences of two records that are not allowed, as text.
+pub fn judge(kind: Kind, case: &str, reference: &[Step], target: &[Step]) -> Vec<String> {
+    let mut failures = Vec::new();
     for index in 0..reference.len().max(target.len()) {
         let (ours, theirs) = (target.get(index), reference.get(index));
         let tree = |step: Option<&Step>| step.map_or(json!("no such step"), |step| step.outcome.clone());
         let call = theirs.or(ours).map_or("", |step| &step.call);
         for Difference { path, reference, target } in differences(&tree(theirs), &tree(ours)) {
             let difference = Difference { path: format!("{index}.{path}"), reference, target };
-            match allowed::reason(kind, case, &difference) {
-                Some(allowed) => used.push(allowed),
-                None => failures.push(format!("{call}\n    {difference}")),
+            if allowed::reason(kind, case, &difference).is_none() {
+                failures.push(format!("{call}\n    {difference}"));
             }
         }
     }
-    (failures, used)
+    failures
 }
 
-/// A handle on both sides of a comparison, for tests that drive them in lock-step.
+/// The texts of errors, wherever they stand in an outcome.
+fn error_texts(outcome: &Value, found: &mut BTreeSet<String>) {
+    match outcome {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(text) if name == "message" || name == "cancel_reason" => {
+                        found.insert(text.clone());
+                    }
+                    value => error_texts(value, found),
+                }
+            }
+        }
+        Value::Array(elements) => elements.iter().for_each(|element| error_texts(element, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Both sides of a comparison, for tests that drive them in lock-step.
 #[derive(Debug)]
 pub struct Pair {
     /// The reference and its client.

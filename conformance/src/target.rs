@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use tempfile::TempDir;
 
 use crate::{
@@ -197,11 +197,10 @@ impl Process {
             if let Some(status) = self.child.try_wait()? {
                 bail!("{:?} ended with {status}:\n{}", self.command, tail(&self.log));
             }
-            if is_serving(self.serves_at).await {
-                return Ok(());
-            }
+            let Err(last) = is_serving(self.serves_at).await else { return Ok(()) };
             if started.elapsed() > START_LIMIT {
-                bail!("{:?} does not serve after {START_LIMIT:?}:\n{}", self.command, tail(&self.log));
+                let log = tail(&self.log);
+                bail!("{:?} does not serve after {START_LIMIT:?}; last answer: {last:#}; log:\n{log}", self.command);
             }
             tokio::time::sleep(Duration::from_millis(15)).await;
         }
@@ -218,16 +217,21 @@ fn spawn(command: &mut Command, log: &Path) -> anyhow::Result<Child> {
     let log = File::options().create(true).append(true).open(log)?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // Variables such as ETCD_NAME would be read as flags.
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD")) {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        if ["ETCD", "FOREBAY_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
     }
     command.spawn().with_context(|| format!("cannot run {command:?}"))
 }
 
-async fn is_serving(at: SocketAddr) -> bool {
-    let get = async |path| http::Call::get(path).send(at).await.ok().filter(|response| response.status == 200);
-    let Some(version) = get("/version").await else { return false };
-    !version.body_text().contains("not_decided") && get("/health").await.is_some()
+async fn is_serving(at: SocketAddr) -> anyhow::Result<()> {
+    for path in ["/version", "/health"] {
+        let response = http::Call::get(path).send(at).await.with_context(|| format!("GET {path}"))?;
+        let (status, body) = (response.status, response.body_text());
+        ensure!(status == 200 && !body.contains("not_decided"), "GET {path}: {status} {body}");
+    }
+    Ok(())
 }
 
 fn tail(log: &Path) -> String {

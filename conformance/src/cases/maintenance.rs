@@ -18,6 +18,7 @@ cases! { "maintenance":
     defragment: "the data after it is the data before it";
     snapshot: "chunks, remaining bytes, version and checksum";
     move_leader: "to itself and to nobody";
+    downgrade_twice: "one downgrade at a time, and its end";
     downgrade: "versions that fit and versions that do not";
 }
 
@@ -194,6 +195,14 @@ async fn move_leader(s: &mut Session) -> anyhow::Result<()> {
     s.move_leader(pb::MoveLeaderRequest { target_id: leader }).await;
     s.move_leader(pb::MoveLeaderRequest { target_id: 404 }).await;
     s.move_leader(pb::MoveLeaderRequest { target_id: 0 }).await;
+    Ok(())
+}
+
+async fn downgrade_twice(s: &mut Session) -> anyhow::Result<()> {
+    let ask = |action| pb::DowngradeRequest { action, version: "3.6.0".to_owned() };
+    for action in [1, 1, 0, 2, 2] {
+        s.downgrade(ask(action)).await;
+    }
     Ok(())
 }
 

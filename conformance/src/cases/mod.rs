@@ -82,11 +82,6 @@ pub fn all() -> Vec<&'static Case> {
     modules.into_iter().flatten().collect()
 }
 
-/// What a case is about.
-pub fn about(name: &str) -> &'static str {
-    all().into_iter().find(|case| case.name == name).map_or("", |case| case.about)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -43,7 +43,7 @@ pub async fn check(kind: Kind, release: Release) -> anyhow::Result<Vec<String>> 
         })
     };
     let (theirs, ours) = tokio::join!(one(reference), one(target));
-    Ok(judge(kind, &format!("etcdctl {release}"), &theirs??, &ours??).0)
+    Ok(judge(kind, &format!("etcdctl {release}"), &theirs??, &ours??))
 }
 
 struct Runner<'a> {

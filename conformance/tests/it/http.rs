@@ -14,7 +14,7 @@ async fn like_the_reference(test: &str, kind: Kind) {
     let Pair { reference, target } = Pair::start(kind, &[]).await.expect("both start");
     let (theirs, ours) =
         tokio::join!(http::record(&reference.1, reference.0.client), http::record(&target.1, target.0.client));
-    let (failures, _) = judge(kind, "http", &theirs, &ours);
+    let failures = judge(kind, "http", &theirs, &ours);
     assert!(failures.is_empty(), "{} differences:\n{}", failures.len(), failures.join("\n"));
 }
 
