@@ -130,7 +130,8 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
         let mut inbox = Inbox::default();
         let mut next_tick = Instant::now() + self.config.tick;
         loop {
-            let busy = !self.backlog.is_empty() && self.node.leader() != 0;
+            let busy = (!self.backlog.is_empty() && self.node.leader() != 0)
+                || (self.reads.wants_round() && self.reads_may_begin());
             if !busy {
                 self.write_commit()?;
             }
@@ -240,6 +241,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
             self.reads.confirm(context, index);
         }
         self.apply(persisted.apply)?;
+        self.reads.answer(self.node.applied_mark().0);
         self.publish();
         Ok(())
     }

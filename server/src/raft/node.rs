@@ -198,8 +198,9 @@ impl Node {
         let raft = &self.raw.raft;
         let (kind, last) = (message.msg_type, raft.raft_log.last_index());
         let require = |holds: bool, what: &str| if holds { Ok(()) } else { Err(format!("{kind:?}: {what}")) };
-        // A transfer names the next leader there, which may be this one already.
-        let names_other = message.from != raft.id || kind == MsgTransferLeader;
+        // What is passed on to a leader keeps its first sender, and leaders change; a transfer names the next leader.
+        let is_passed_on = matches!(kind, MsgPropose | MsgReadIndex | MsgTransferLeader);
+        let names_other = message.from != raft.id || is_passed_on;
         require(message.from != 0 && names_other, "it names no other member as its sender")?;
         let is_local = matches!(kind, MsgHup | MsgBeat | MsgUnreachable | MsgSnapStatus | MsgCheckQuorum);
         require(!is_local, "it never travels")?;

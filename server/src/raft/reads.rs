@@ -40,6 +40,11 @@ impl Reads {
         self.waiting.extend(waiters);
     }
 
+    /// Whether somebody waits for a round to begin, and none is under way.
+    pub(super) fn wants_round(&self) -> bool {
+        self.round.is_none() && !self.waiting.is_empty()
+    }
+
     /// Begins a round if there is reason to, and returns the context to ask with.
     pub(super) fn begin(&mut self, now: Instant) -> Option<u64> {
         if self.round.as_ref().is_some_and(|round| now >= round.began + RETRY_AFTER) {
