@@ -8,13 +8,14 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use forebay_edge::{
-    Api, Body, Request, Response, grpc,
+    Api, Body, Request, Response, Service, grpc,
     listener::{Drain, Limits, serve},
 };
 use forebay_gateway::{
     Config, Gateway, Metrics, PoolConfig, Upstream,
     upstream::{Address, Pool, TcpConnector},
 };
+use futures::future::BoxFuture;
 use http_body_util::BodyExt as _;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -31,6 +32,7 @@ const ROUNDS: usize = 3;
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    layers_alone(200_000).await?;
     for (name, response_bytes, calls) in [("small range", 150, 60_000), ("530 KB range", 530_000, 1_500)] {
         let frame = grpc::encode(&Value(Bytes::from(vec![7; response_bytes])));
         let upstream = listen(move |request: Request| {
@@ -75,6 +77,36 @@ fn report(name: &str, direct: &Measured, through: &Measured) {
     }
     let gateway = through.cpu_per_call.saturating_sub(direct.cpu_per_call);
     println!("{name:13} the gateway's share: {:.1} us CPU/call", gateway.as_secs_f64() * 1e6);
+}
+
+/// The stack over a canned answer in the process: no sockets, no HTTP/2.
+#[expect(clippy::print_stdout, reason = "a bench reports on stdout")]
+async fn layers_alone(calls: u32) -> Result<()> {
+    let answer = grpc::encode(&Value(Bytes::from(vec![7; 150])));
+    let local = Api::new(Canned(answer));
+    let gateway = Gateway::new(&Config::default(), Upstream::Local(local.clone()), Metrics::new(&Registry::new())?);
+    for (name, api) in [("no stack", local), ("the layers", gateway.api())] {
+        let cpu = cpu_time()?;
+        for _ in 0..calls {
+            let request = http::Request::post("/etcdserverpb.KV/Range")
+                .header("content-type", "application/grpc")
+                .header("user-agent", "grpc-go/1.79.3")
+                .header("grpc-timeout", "5S")
+                .body(Body::empty())?;
+            api.call(request).await.into_body().collect().await.map_err(anyhow::Error::from_boxed)?;
+        }
+        let per_call = (cpu_time()? - cpu) / calls;
+        println!("{name:22} {:>6.2} us CPU/call", per_call.as_secs_f64() * 1e6);
+    }
+    Ok(())
+}
+
+struct Canned(Bytes);
+
+impl Service for Canned {
+    fn call(&self, _: Request) -> BoxFuture<'static, Response> {
+        Box::pin(std::future::ready(grpc::reply(self.0.clone())))
+    }
 }
 
 /// Serves on a free port; returns its authority.

@@ -47,7 +47,7 @@ impl Metrics {
             remaps: IntCounterVec::new(
                 Opts::new(
                     "forebay_gateway_remaps_total",
-                    "Endings that were replaced for the client's sake, by reason.",
+                    "Endings that the gateway decided instead of the upstream, by reason.",
                 ),
                 &["reason"],
             )?,

@@ -121,11 +121,17 @@ impl Endpoint {
                 // Only the slot's own task puts connections in, after this one was withdrawn.
                 slot.store(None);
                 self.metrics.connections.dec();
+                if !self.is_connected() {
+                    tracing::warn!(endpoint = %self.address, "the last connection to the endpoint is gone");
+                }
             }
         }
     }
 
     fn publish(&self, slot: usize, connection: Arc<Connection>) {
+        if !self.is_connected() {
+            tracing::info!(endpoint = %self.address, "connected to the endpoint");
+        }
         self.slots[slot].store(Some(connection));
         self.metrics.connections.inc();
         self.changed.send_replace(());

@@ -80,6 +80,8 @@ struct Inner {
     up: AtomicBool,
     /// Accepts connections and never says a word.
     mute: AtomicBool,
+    /// Stops answering on connections that are open, pings included.
+    frozen: watch::Sender<()>,
     acts: Mutex<VecDeque<Act>>,
     seen: Mutex<Vec<Seen>>,
     status: Mutex<StatusResponse>,
@@ -97,6 +99,7 @@ impl Fake {
         Fake(Arc::new(Inner {
             up: AtomicBool::new(true),
             mute: AtomicBool::new(false),
+            frozen: watch::Sender::new(()),
             acts: Mutex::default(),
             seen: Mutex::default(),
             status: Mutex::new(status),
@@ -122,6 +125,11 @@ impl Fake {
 
     pub(crate) fn set_mute(&self, mute: bool) {
         self.0.mute.store(mute, Ordering::SeqCst);
+    }
+
+    /// Stops answering on the present connections, for good; new ones are served.
+    pub(crate) fn freeze(&self) {
+        self.0.frozen.send_replace(());
     }
 
     pub(crate) fn set_status(&self, change: impl FnOnce(&mut StatusResponse)) {
@@ -167,8 +175,10 @@ impl Fake {
         }
         let Ok(mut connection) = h2::server::handshake(io).await else { return };
         let drop_connection = Arc::new(tokio::sync::Notify::new());
+        let mut frozen = self.0.frozen.subscribe();
         loop {
             tokio::select! {
+                _ = frozen.changed() => return std::future::pending().await,
                 () = drop_connection.notified() => return,
                 accepted = connection.accept() => {
                     let Some(Ok((request, respond))) = accepted else { return };

@@ -52,6 +52,24 @@ async fn an_idle_connection_stays_open() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_on_a_dead_connection_hears_of_it_and_the_endpoint_is_reached_anew() {
+    let setup = Setup::new(1).await;
+    setup.fakes[0].then(Act::Echo);
+    let (writer, body) = Writer::new();
+    writer.send("w").await;
+    let mut watch = Reader::new(setup.gateway.api().call(with_body(WATCH, body)).await.into_body());
+    assert_eq!(watch.next().await.unwrap(), "w");
+    setup.fakes[0].freeze();
+    let began = Instant::now();
+    assert_eq!(watch.next().await, None);
+    assert_eq!(watch.status().0, 14);
+    // One interval of keep-alive, one timeout, a probe in between, and the rescue's pause.
+    assert!(began.elapsed() < Duration::from_secs(18), "{:?}", began.elapsed());
+    assert_eq!(call(&setup.gateway.api(), request(PUT, "p")).await.status().0, 0);
+    assert_eq!(setup.fakes[0].connections(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_upstream_that_leads_back_here_is_never_used() {
     let config = Config::default();
     let looped = GatewayId(config.id.0);
