@@ -208,12 +208,13 @@ impl Node {
         require(may_lack_term == (message.term == 0), "its term")?;
         let largest = message.term.max(message.index).max(message.log_term).max(message.reject_hint);
         require(largest <= COUNTER_MAX, "a counter no log ever reaches")?;
+        let is_stale = message.term < raft.term;
         match kind {
             MsgPropose => require(!message.entries.is_empty(), "no entries"),
             MsgReadIndex | MsgReadIndexResp => require(message.entries.len() == 1, "not one context"),
             // A follower would pass it on, and the library refuses to send a message twice.
             MsgTransferLeader => require(raft.state == StateRole::Leader, "this member does not lead"),
-            MsgHeartbeat => require(message.commit <= last, "a commit beyond this log"),
+            MsgHeartbeat => require(is_stale || message.commit <= last, "a commit beyond this log"),
             MsgAppend => {
                 require((message.log_term == 0) == (message.index == 0), "its predecessor")?;
                 let follows = message.entries.iter().zip(1..).all(|(entry, n)| entry.index == message.index + n);
@@ -221,7 +222,11 @@ impl Node {
                 let terms_fit = message.entries.iter().all(|e| message.log_term <= e.term && e.term <= message.term);
                 require(terms_fit, "terms of its entries")
             }
-            MsgAppendResponse => require(message.reject || message.index <= last, "an index beyond this log"),
+            MsgAppendResponse => {
+                // Answers to a leader that since lost its lead, or its unsynced entries, are of no account.
+                let counts = !is_stale && !message.reject && raft.state == StateRole::Leader;
+                require(!counts || message.index <= last, "an index beyond this log")
+            }
             MsgSnapshot => {
                 let metadata = message.get_snapshot().get_metadata();
                 let term_fits = 0 < metadata.term && metadata.term <= message.term;

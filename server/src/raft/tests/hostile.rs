@@ -108,10 +108,18 @@ fn refusals_name_what_is_wrong() {
     refuse(Message { r#type: kind(MessageType::MsgReadIndex), term: Some(0), ..base.clone() }, "not one context");
     refuse(Message { r#type: kind(MessageType::MsgHup), ..base.clone() }, "never travels");
     refuse(Message { r#type: kind(MessageType::MsgProp), term: Some(0), ..base.clone() }, "no entries");
-    refuse(Message { r#type: kind(MessageType::MsgAppResp), index: Some(99), ..base.clone() }, "beyond this log");
     refuse(Message { r#type: kind(MessageType::MsgVote), term: Some(0), ..base.clone() }, "its term");
     refuse(Message { r#type: kind(MessageType::MsgApp), index: Some(9), ..base.clone() }, "its predecessor");
     refuse(Message { r#type: kind(MessageType::MsgSnap), ..base.clone() }, "its metadata");
     refuse(Message { from: Some(0), r#type: kind(MessageType::MsgHeartbeat), ..base.clone() }, "no other member");
     refuse(Message { r#type: Some(23), ..base }, "message type 23");
+
+    // What a follower has matters to the leader alone.
+    let answer =
+        Message { r#type: kind(MessageType::MsgAppResp), index: Some(99), term: Some(term), ..Message::default() };
+    let answer = Message { from: Some(id), to: Some(leader), ..answer };
+    let refused = cluster.member(leader).node.step(answer.clone()).unwrap_err();
+    assert!(refused.to_string().contains("an index beyond this log"), "{refused}");
+    let other = 6 - id - leader;
+    cluster.member(other).node.step(Message { to: Some(other), ..answer }).unwrap();
 }
