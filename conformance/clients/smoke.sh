@@ -13,7 +13,8 @@ post() { fact "$1 $2" --request POST "$server/v3/$1" --data "$2"; }
 fact health "$server/health"
 fact 'status and type' --output /dev/null --write-out '%{http_code} %{content_type}' "$server/version"
 fact 'http2' --http2-prior-knowledge --output /dev/null --write-out '%{http_version}' \
-  --header 'content-type: application/grpc' --header 'te: trailers' --request POST "$server/etcdserverpb.KV/Range"
+  --header 'content-type: application/grpc' --header 'te: trailers' --data-binary @<(head -c 5 /dev/zero) \
+  "$server/etcdserverpb.KV/Range"
 post kv/put '{"key":"Zm9v","value":"YmFy"}'
 post kv/range '{"key":"Zm9v"}'
 post kv/txn '{"compare":[{"target":"MOD","key":"Zm9v","modRevision":"2"}],"success":[{"requestPut":{"key":"YQ=="}}]}'

@@ -90,6 +90,12 @@ pub const ALLOWED: &[Allowed] = &[
     older("*", "*.alarms*", "3.4 raises the alarm NONE"),
     older("maintenance::*", "*.header", "in 3.4 Alarm answers without a header"),
     older("header::of_cluster_and_maintenance", "*", "3.4 has no AuthStatus, and Alarm answers without a header"),
+    Allowed {
+        on: On::Gateway,
+        case: "limits::deadlines",
+        path: "3.*",
+        reason: "clients send a mutation again that ends in its deadline, so the gateway says UNAVAILABLE",
+    },
     old("cluster::*", "*", "these releases can lose a membership change that follows another at once"),
 ];
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use tonic::Status;
 
 /// The fields of type `bytes` whose content is shown as text.
-const BYTES: [&str; 5] = ["key", "range_end", "value", "keys", "name"];
+const BYTES: [&str; 4] = ["key", "range_end", "value", "keys"];
 
 /// The fields that hold an id which this run chose.
 const IDS: [&str; 7] = ["cluster_id", "member_id", "memberID", "ID", "leader", "lease", "targetID"];
@@ -102,8 +102,7 @@ impl Names {
     }
 }
 
-/// Base64 as text, with a digest in place of the tail of a long one. `None` when it is not base64, as in
-/// the `name` of a user.
+/// Base64 as text, with a digest in place of the tail of a long one.
 fn readable(base64: &str) -> Option<String> {
     let bytes = base64::engine::general_purpose::STANDARD.decode(base64).ok()?;
     let text: String =

@@ -110,7 +110,8 @@ async fn run(kind: Kind, program: &[Step]) -> anyhow::Result<Value> {
     let last = session.revision().await?;
     let mut trees = Vec::new();
     for (stream, shapes) in &mut streams {
-        // A watch that a compaction has ended silences progress until it is cancelled.
+        // A watch that a compaction has ended silences progress until it is cancelled, and may be told late.
+        stream.settle().await;
         let ended: Vec<i64> = stream
             .seen
             .iter()

