@@ -223,4 +223,33 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn real_members_start_from_a_file_of_ours() {
+        use crate::{
+            disk::OsDisk,
+            wal::tests::peers::{peer, run_etcd},
+        };
+        for release in ["3.4", "3.5", "3.7"] {
+            let (Some(etcd), Some(etcdctl)) = (peer(release, "etcd"), peer(release, "etcdctl")) else { continue };
+            let dir = tempfile::tempdir().unwrap();
+            run_etcd(&etcd, &etcdctl, dir.path(), 30);
+            let snapshots = Snapshots::open(Arc::new(OsDisk), &dir.path().join("member/snap")).unwrap();
+            let mut snapshot = snapshots.newest(|_| true).unwrap().expect("30 keys and a snapshot count of 20");
+            let conf_state = snapshot.metadata.as_ref().unwrap().conf_state.as_ref().unwrap();
+            let member = MemberRecord {
+                id: conf_state.voters[0],
+                name: "m1".into(),
+                peer_urls: vec!["http://127.0.0.1:1".into()],
+                client_urls: vec!["http://127.0.0.1:2".into()],
+                is_learner: false,
+            };
+            let cluster_version = Some(format!("{release}.0"));
+            let membership = Membership { members: vec![member], removed: vec![5], cluster_version };
+            snapshot.data = Some(membership.to_snapshot_data().into());
+            snapshots.save(&snapshot).unwrap();
+            // 3.4 and 3.5 read their members from the file, and end at once if they cannot.
+            run_etcd(&etcd, &etcdctl, dir.path(), 3);
+        }
+    }
 }

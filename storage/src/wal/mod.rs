@@ -20,7 +20,7 @@ mod record;
 mod recover;
 mod segment;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     collections::VecDeque,

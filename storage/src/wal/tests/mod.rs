@@ -1,6 +1,6 @@
 mod crash;
 mod damage;
-mod peers;
+pub(crate) mod peers;
 
 use std::{path::Path, sync::Arc};
 

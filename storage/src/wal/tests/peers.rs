@@ -12,7 +12,7 @@ use forebay_proto::{etcdserverpb, raftpb::EntryType};
 use super::*;
 
 /// A program of a release of etcd, if the peers are installed.
-fn peer(release: &str, program: &str) -> Option<PathBuf> {
+pub(crate) fn peer(release: &str, program: &str) -> Option<PathBuf> {
     let base = std::env::var_os("FOREBAY_PEERS")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/forebay-peers")))?;
@@ -34,7 +34,7 @@ impl Drop for Stopped {
 }
 
 /// Runs a real member over `data`, puts `keys` keys, and kills it.
-fn run_etcd(etcd: &Path, etcdctl: &Path, data: &Path, keys: usize) {
+pub(crate) fn run_etcd(etcd: &Path, etcdctl: &Path, data: &Path, keys: usize) {
     let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let (client, peer) = (format!("http://127.0.0.1:{}", port()), format!("http://127.0.0.1:{}", port()));
     let mut command = Command::new(etcd);
