@@ -54,8 +54,8 @@ impl Generator {
             }
             90..92 => Op::Revoke(pb::LeaseRevokeRequest { id: self.rng.random_range(LEASES) }),
             92..94 => Op::TimeToLive(pb::LeaseTimeToLiveRequest { id: self.rng.random_range(LEASES), keys: true }),
-            94 => Op::Leases,
-            95 => Op::Defragment,
+            94..96 => Op::Leases,
+            96 => Op::Defragment,
             _ => Op::HashKv(pb::HashKvRequest { revision: self.some_revision() }),
         }
     }

@@ -4,12 +4,21 @@
 //! again. When an answer differs, operations are dropped for as long as something still differs: what is
 //! left is printed with the seed.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use forebay_proto::etcdserverpb as pb;
 
-use crate::{diff::differences, outcome::Step, runner::Pair, session::Session, target::Kind};
+use crate::{
+    diff::differences,
+    outcome::Step,
+    runner::Pair,
+    session::Session,
+    target::{Kind, Target},
+};
 
 mod generate;
 mod ties;
@@ -84,6 +93,24 @@ pub async fn check(kind: Kind, seed: u64, length: usize) -> anyhow::Result<Optio
         program.len(),
         ops.join("\n"),
     )))
+}
+
+/// How many requests of each method the reference accepts in the program of a seed, and of how many:
+/// a program that is refused throughout compares nothing.
+pub async fn accepted(seed: u64, length: usize) -> anyhow::Result<BTreeMap<String, (usize, usize)>> {
+    let target = Target::start(Kind::REFERENCE, &[]).await?;
+    let mut session = Session::open(&target).await?;
+    for op in generate(seed, length) {
+        op.send(&mut session).await;
+    }
+    let mut methods: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for Step { call, outcome } in &session.steps {
+        let method = call.split(' ').next().unwrap_or_default();
+        let (accepted, all) = methods.entry(method.to_owned()).or_default();
+        *accepted += usize::from(outcome.get("error").is_none() && outcome["end"].get("error").is_none());
+        *all += 1;
+    }
+    Ok(methods)
 }
 
 /// Runs a program on a fresh pair; the first difference, if there is one.
