@@ -5,12 +5,14 @@
 //! etcd's clients see grpc-go's.
 
 use std::{
+    fmt::Write as _,
     marker::PhantomData,
     pin::Pin,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
+use base64::Engine as _;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Body as _;
@@ -58,17 +60,36 @@ pub fn respond(body: Body) -> Response {
 
 /// A response without messages.
 pub fn refuse(status: Status) -> Response {
-    status.into_http()
+    let mut response = respond(Body::empty());
+    response.headers_mut().extend(trailers(&status));
+    response
 }
 
 /// The trailers that carry a status.
 pub fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(2);
-    if status.add_header(&mut trailers).is_err() {
-        trailers.clear();
-        trailers.insert("grpc-status", HeaderValue::from(Code::Internal as i32));
+    trailers.insert("grpc-status", HeaderValue::from(status.code() as i32));
+    if !status.message().is_empty() {
+        trailers.insert("grpc-message", percent_encoded(status.message()));
+    }
+    if !status.details().is_empty() {
+        let details = base64::engine::general_purpose::STANDARD_NO_PAD.encode(status.details());
+        let details = HeaderValue::try_from(details).expect("base64 is ASCII");
+        trailers.insert("grpc-status-details-bin", details);
     }
     trailers
+}
+
+/// A message as gRPC's HTTP/2 mapping wants it: printable ASCII as it is, the rest percent-encoded.
+fn percent_encoded(message: &str) -> HeaderValue {
+    let mut encoded = String::with_capacity(message.len());
+    for byte in message.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(byte.into()),
+            _ => write!(encoded, "%{byte:02X}").expect("a string takes everything"),
+        }
+    }
+    HeaderValue::try_from(encoded).expect("printable ASCII is a header value")
 }
 
 /// Refuses an unknown path with grpc-go's words.

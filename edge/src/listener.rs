@@ -53,6 +53,10 @@ impl Default for Limits {
 const STREAM_WINDOW: u32 = 2 << 20;
 /// Receive window of a connection, shared by its streams.
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Streams of one connection that we may reset before it is closed. Each request that is refused
+/// before it was read whole is one, and an honest client may live long; a hostile one gets no
+/// further with more.
+const LOCAL_RESETS: usize = 100_000;
 /// How long accepting rests when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -137,6 +141,8 @@ fn http_builder(limits: &Limits) -> Builder<TokioExecutor> {
         .max_header_list_size(limits.max_header_bytes)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .auto_date_header(false) // grpc-go sends none
+        .max_local_error_reset_streams(LOCAL_RESETS)
         .keep_alive_interval(limits.keepalive_interval)
         .keep_alive_timeout(limits.keepalive_timeout);
     builder

@@ -198,13 +198,14 @@ pub async fn watch_fan_out(
     for channel in channels {
         let mut client = WatchClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
         let (sender, receiver) = tokio::sync::mpsc::channel(per_channel);
-        let mut stream = client.watch(tokio_stream::wrappers::ReceiverStream::new(receiver)).await?.into_inner();
         for _ in 0..per_channel {
             let create = WatchCreateRequest { key: prefix.clone(), range_end: "fan0".into(), ..Default::default() };
             sender
                 .send(WatchRequest { request_union: Some(watch_request::RequestUnion::CreateRequest(create)) })
                 .await?;
         }
+        // etcd sends the head of its response with the first message, so requests go first.
+        let mut stream = client.watch(tokio_stream::wrappers::ReceiverStream::new(receiver)).await?.into_inner();
         for _ in 0..per_channel {
             anyhow::ensure!(stream.message().await?.is_some_and(|m| m.created), "a watch was not created");
         }

@@ -89,3 +89,11 @@ fn an_unknown_path_is_named() {
     assert_eq!(unknown_method("/etcdserverpb.KV/Nope").message(), "unknown method Nope for service etcdserverpb.KV");
     assert_eq!(unknown_method("nonsense").message(), "malformed method name: \"nonsense\"");
 }
+
+#[test]
+fn a_message_is_readable_on_the_wire() {
+    let sent = |text: &str| trailers(&Status::unknown(text))["grpc-message"].to_str().unwrap().to_owned();
+    assert_eq!(sent("etcdserver: key is not provided"), "etcdserver: key is not provided");
+    assert_eq!(sent("50% of \u{fc}\n"), "50%25 of %C3%BC%0A");
+    assert!(!trailers(&Status::ok("")).contains_key("grpc-message"));
+}
