@@ -90,10 +90,16 @@ impl Shared {
             let first = replies.next().await;
             Ok((headers, replies, first))
         });
-        let (headers, replies, first) = first.await?;
+        let (headers, replies, first) = match first.await {
+            // Given up by its caller after it began, so in the shape of a stream.
+            Err(status) if status.code() == Code::DeadlineExceeded && timeout != Some(Duration::ZERO) => {
+                return Ok(shape.stream(&status));
+            }
+            first => first?,
+        };
         let mut lines = Lines::new(route, shape, replies, deadline);
         let mut response = match first {
-            Err(status) if status.code() == Code::Ok => Response::new(Body::empty()),
+            Err(status) if status.code() == Code::Ok => return Ok(Response::new(Body::empty())),
             Err(status) => return Ok(shape.stream(&status)),
             Ok(message) => {
                 lines.push(&message);

@@ -77,7 +77,7 @@ async fn a_timeout_ends_a_stream_before_its_head_or_behind_its_lines() {
     let answer = ask(&front, with_header(request, "grpc-timeout", "3S")).await;
     assert_eq!(
         (answer.status.as_u16(), answer.body.as_str()),
-        (504, r#"{"code":4,"message":"context deadline exceeded"}"#)
+        (504, "{\"error\":{\"code\":4,\"message\":\"context deadline exceeded\"}}\n")
     );
     drop(pieces);
     let request = post("/v3/watch", r#"{"create_request":{}}"#);

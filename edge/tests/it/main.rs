@@ -1,0 +1,4 @@
+//! The edge against real peers, where they are installed.
+
+mod etcd;
+mod json;
