@@ -5,7 +5,6 @@
 //! batch gathers: the slower the disk, the larger the batches.
 
 use std::{
-    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
@@ -27,15 +26,12 @@ use raft::StateRole;
 
 use super::{
     Dropped, Leadership, RaftConfig, RaftError, RaftMetrics, StateMachine, Transport,
-    handle::{Control, Inbox, Proposal, RaftHandle, Role, Shared},
+    backlog::Backlog,
+    handle::{Control, Inbox, RaftHandle, Role, Shared},
     node::{Node, Ready, Rejected},
     reads::Reads,
 };
 
-/// Proposals in one step. More wait for the next: a batch delays its first entry by the time of its last.
-const BATCH_ENTRIES_MAX: usize = 10_000;
-/// Bytes of proposals in one step, but for a single larger one.
-const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Bytes of applied entries kept for slow followers, whatever `snapshot_catchup_entries` says.
 const CATCHUP_BYTES_MAX: usize = 256 << 20;
 
@@ -70,8 +66,7 @@ pub(super) struct Driver<S, T> {
     pub(super) metrics: RaftMetrics,
     pub(super) shared: Arc<Shared>,
     pub(super) reads: Reads,
-    /// Proposals that were taken from the mailbox but not yet stepped.
-    pub(super) backlog: VecDeque<Proposal>,
+    pub(super) backlog: Backlog,
     /// Whether the commit index moved since the hard state was last written.
     pub(super) commit_unwritten: bool,
     pub(super) leadership: Leadership,
@@ -139,10 +134,11 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
             let now = Instant::now();
             if now >= next_tick {
                 self.node.tick();
+                self.give_up_waiting(now);
                 // After a pause one tick is enough: the messages that waited show what happened meanwhile.
                 next_tick = (next_tick + self.config.tick).max(now);
             }
-            let goes_on = self.take_in(&mut inbox);
+            let goes_on = self.take_in(&mut inbox, now);
             self.step_backlog();
             if let Some(context) = self.reads_may_begin().then(|| self.reads.begin(now)).flatten() {
                 self.node.read_index(context);
@@ -157,7 +153,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
     }
 
     /// Steps the node with what came in, but for proposals. Returns whether to go on.
-    fn take_in(&mut self, inbox: &mut Inbox) -> bool {
+    fn take_in(&mut self, inbox: &mut Inbox, now: Instant) -> bool {
         let mut goes_on = true;
         for control in inbox.controls.drain(..) {
             match control {
@@ -180,32 +176,33 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
                 Err(rejected) => tracing::warn!(%rejected, "ignored a message of a peer"),
             }
         }
-        self.backlog.extend(inbox.proposals.drain(..));
+        self.backlog.add(inbox.proposals.drain(..), now);
         self.reads.join(inbox.reads.drain(..));
         inbox.clear();
         goes_on
     }
 
-    /// Proposes as much of the backlog as makes a batch. Without a leader it waits, as in etcd, until the proposers'
-    /// timeouts end their waiting.
+    /// Proposes as much of the backlog as makes a batch.
     fn step_backlog(&mut self) {
         if self.node.leader() != 0 {
-            let mut bytes = 0;
-            let fits = |proposal: &&Proposal| {
-                bytes += proposal.data.len();
-                bytes <= BATCH_BYTES_MAX
-            };
-            let count = self.backlog.iter().take(BATCH_ENTRIES_MAX).take_while(fits).count();
-            let count = count.max(usize::from(!self.backlog.is_empty()));
-            let proposed = self.node.propose(self.backlog.iter().take(count).map(|proposal| proposal.data.clone()));
-            for proposal in self.backlog.drain(..count) {
-                if proposed.is_err() {
+            let len = self.backlog.batch_len();
+            let refused = self.node.propose(self.backlog.data(len)).is_err();
+            for id in self.backlog.take(len) {
+                if refused {
                     self.metrics.proposals_failed.inc();
-                    self.state_machine.dropped(proposal.id, Dropped::Refused);
+                    self.state_machine.dropped(id, Dropped::Refused);
                 }
             }
         }
-        self.shared.proposals_held.store(self.backlog.len() as u64, Ordering::Relaxed);
+        self.shared.held.note(&self.backlog, &self.reads);
+    }
+
+    /// Lets go of those who waited for a leader as long as anybody waits.
+    fn give_up_waiting(&mut self, now: Instant) {
+        self.reads.forget_gone();
+        for id in self.backlog.take(self.backlog.overdue(now)).collect::<Vec<_>>() {
+            self.dropped(id, Dropped::Refused);
+        }
     }
 
     /// A leader that has not committed in its term would not answer, nor is there anybody to ask without one.
@@ -287,10 +284,8 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
             messages.into_iter().partition(|message| message.r#type() == MessageType::MsgSnap);
         self.transport.send(rest);
         for mut message in snapshots {
-            if let Some(snapshot) = &mut message.snapshot {
-                snapshot.data = Some(self.state_machine.membership().to_snapshot_data().into());
-            }
-            // Nothing was applied since the message was made, so this is the state its metadata speaks of.
+            // What the message says must be what the db holds, and that may have moved on since it was made.
+            message.snapshot = Some(self.snapshot_of_now());
             let db = self.state_machine.snapshot().map_err(RaftError::Apply)?;
             self.transport.send_snapshot(message, db);
         }
@@ -349,18 +344,12 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
     fn snapshot_step(&mut self) -> Result<(), RaftError> {
         match std::mem::replace(&mut self.snapshot, SnapshotWork::None) {
             SnapshotWork::None => {
-                let (index, term) = self.node.applied_mark();
+                let (index, _) = self.node.applied_mark();
                 if index - self.snapshot_index >= self.config.snapshot_count {
-                    let metadata = SnapshotMetadata {
-                        conf_state: Some(self.node.conf_state()),
-                        index: Some(index),
-                        term: Some(term),
-                    };
-                    let data = self.state_machine.membership().to_snapshot_data();
+                    let snapshot = self.snapshot_of_now();
                     self.state_machine.flush();
                     self.snapshot_index = index;
-                    self.snapshot =
-                        SnapshotWork::Flushing(Snapshot { data: Some(data.into()), metadata: Some(metadata) });
+                    self.snapshot = SnapshotWork::Flushing(snapshot);
                 }
             }
             SnapshotWork::Flushing(snapshot) => {
@@ -385,6 +374,16 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
             }
         }
         Ok(())
+    }
+
+    /// A snapshot of everything that is applied, but for the db.
+    fn snapshot_of_now(&self) -> Snapshot {
+        let (index, term) = self.node.applied_mark();
+        let conf_state = Some(self.node.conf_state());
+        Snapshot {
+            data: Some(self.state_machine.membership().to_snapshot_data().into()),
+            metadata: Some(SnapshotMetadata { conf_state, index: Some(index), term: Some(term) }),
+        }
     }
 
     /// Tells everybody who leads, if that changed.
@@ -450,8 +449,9 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
             Control::ConfChange(change) => Some(change.id()),
             _ => None,
         });
-        let proposals = std::mem::take(&mut self.backlog).into_iter().chain(inbox.proposals);
-        for id in proposals.map(|proposal| proposal.id).chain(changes).collect::<Vec<_>>() {
+        let late = inbox.proposals.into_iter().map(|proposal| proposal.id);
+        let ids: Vec<_> = self.backlog.take(self.backlog.len()).chain(late).chain(changes).collect();
+        for id in ids {
             self.dropped(id, Dropped::Stopped);
         }
     }

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     thread::Thread,
     time::{Duration, Instant},
@@ -15,6 +15,8 @@ use bytes::Bytes;
 use forebay_proto::raftpb::{ConfChange, Message};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
+
+use super::{backlog::Backlog, reads::Reads};
 
 /// Committed entries that are not yet applied, beyond which proposals are refused. etcd's number.
 const APPLY_GAP_MAX: u64 = 5000;
@@ -93,12 +95,12 @@ impl RaftHandle {
             return Err(Refused::TooManyRequests);
         }
         shared.mailbox.push(|inbox| {
-            let bytes = inbox.proposal_bytes + proposal.data.len();
-            let held = inbox.proposals.len() + shared.proposals_held.load(Ordering::Relaxed) as usize;
-            if held >= PROPOSALS_WAITING_MAX || bytes > PROPOSAL_BYTES_WAITING_MAX {
+            let count = inbox.proposals.len() + shared.held.proposals.load(Ordering::Relaxed);
+            let bytes = inbox.proposal_bytes + shared.held.proposal_bytes.load(Ordering::Relaxed);
+            if count >= PROPOSALS_WAITING_MAX || bytes + proposal.data.len() > PROPOSAL_BYTES_WAITING_MAX {
                 return Err(Refused::TooManyRequests);
             }
-            inbox.proposal_bytes = bytes;
+            inbox.proposal_bytes += proposal.data.len();
             inbox.proposals.push(proposal);
             Ok(())
         })
@@ -122,7 +124,7 @@ impl RaftHandle {
         let waiting = at_once.is_none().then(|| {
             let (reply, receiver) = oneshot::channel();
             self.shared.mailbox.push(|inbox| {
-                if inbox.reads.len() >= READS_WAITING_MAX {
+                if inbox.reads.len() + self.shared.held.reads.load(Ordering::Relaxed) >= READS_WAITING_MAX {
                     return Err(Refused::TooManyRequests);
                 }
                 inbox.reads.push(ReadWaiter { reply });
@@ -229,8 +231,7 @@ pub(super) struct Shared {
     ///
     /// It is cleared before another voter can take part in anything: a membership change takes effect on this thread.
     pub(super) sole_read_index: AtomicU64,
-    /// Proposals the thread has taken but holds back for want of a leader.
-    pub(super) proposals_held: AtomicU64,
+    pub(super) held: Held,
     /// Becomes true when the thread ends.
     pub(super) stopped: watch::Sender<bool>,
     pub(super) mailbox: Mailbox,
@@ -246,10 +247,26 @@ impl Shared {
             commit: AtomicU64::default(),
             applied: AtomicU64::default(),
             sole_read_index: AtomicU64::default(),
-            proposals_held: AtomicU64::default(),
+            held: Held::default(),
             stopped: watch::Sender::default(),
             mailbox: Mailbox::default(),
         }
+    }
+}
+
+/// What the thread has taken but holds back, most of all for want of a leader. It counts towards the bounds.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    proposals: AtomicUsize,
+    proposal_bytes: AtomicUsize,
+    reads: AtomicUsize,
+}
+
+impl Held {
+    pub(super) fn note(&self, backlog: &Backlog, reads: &Reads) {
+        self.proposals.store(backlog.len(), Ordering::Relaxed);
+        self.proposal_bytes.store(backlog.bytes(), Ordering::Relaxed);
+        self.reads.store(reads.len(), Ordering::Relaxed);
     }
 }
 
@@ -426,12 +443,19 @@ pub(super) mod tests {
 
     #[test]
     fn queues_are_bounded() {
-        let handle = RaftHandle::new(Arc::new(Shared::new(1)));
+        let shared = Arc::new(Shared::new(1));
+        let handle = RaftHandle::new(shared.clone());
         for _ in 0..256 {
             handle.propose(proposal(1, 1 << 20)).unwrap();
         }
         assert_eq!(handle.propose(proposal(1, 1)), Err(Refused::TooManyRequests));
-        drop(taken(&handle));
+        // Taken but held back counts as well.
+        let mut backlog = Backlog::new(Duration::from_secs(7));
+        backlog.add(taken(&handle).proposals.into_iter(), Instant::now());
+        shared.held.note(&backlog, &Reads::new(0));
+        assert_eq!(handle.propose(proposal(1, 1)), Err(Refused::TooManyRequests));
+        assert_eq!(backlog.take(1).count(), 1);
+        shared.held.note(&backlog, &Reads::new(0));
         handle.propose(proposal(1, 1)).unwrap();
         for _ in 0..MESSAGES_WAITING_MAX {
             assert!(handle.step(Message::default()));

@@ -15,13 +15,15 @@
 //! - [`node`] is the pure step around the raft library: no thread, no clock, no file. Its outputs are values.
 //! - [`log`] is the part of the log that is kept in memory, and what the library reads.
 //! - [`translate`] is the only place that knows both the library's messages and etcd's.
-//! - [`driver`] does what the node says, in order, on one thread.
+//! - [`driver`] does what the node says, in order, on one thread; [`backlog`] and [`reads`] are what it holds back, and
+//!   [`handle`] is how everybody else reaches it.
 //! - [`start`] opens or bootstraps the files and brings node and state machine together.
 //!
 //! **Invariants.** Nothing is sent that promises what is not yet synced (but for a leader's entries, which promise
 //! nothing). Nothing is applied that is not committed and synced here. A failed write, or a log that contradicts itself,
 //! ends the thread with an error that names the invariant: a stopped member is better than a wrong one.
 
+mod backlog;
 mod driver;
 mod handle;
 mod log;
@@ -180,7 +182,7 @@ pub struct Leadership {
 /// Why a proposal will not enter the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Dropped {
-    /// The leader is handing over, or is no longer a member.
+    /// The leader is handing over, or is no longer a member; or there was none for as long as a request may wait.
     #[error("raft proposal dropped")]
     Refused,
     /// The member stops.

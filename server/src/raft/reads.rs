@@ -40,6 +40,16 @@ impl Reads {
         self.waiting.extend(waiters);
     }
 
+    /// How many wait for a round, under way or not.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len() + self.round.as_ref().map_or(0, |round| round.waiters.len())
+    }
+
+    /// Lets go of readers that stopped waiting.
+    pub(super) fn forget_gone(&mut self) {
+        self.waiting.retain(|waiter| !waiter.is_gone());
+    }
+
     /// Whether somebody waits for a round to begin, and none is under way.
     pub(super) fn wants_round(&self) -> bool {
         self.round.is_none() && !self.waiting.is_empty()
@@ -53,7 +63,7 @@ impl Reads {
         if self.round.is_some() || self.waiting.is_empty() {
             return None;
         }
-        self.waiting.retain(|waiter| !waiter.is_gone());
+        self.forget_gone();
         if self.waiting.is_empty() {
             return None;
         }

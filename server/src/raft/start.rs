@@ -3,7 +3,10 @@
 //! Two steps, because between them the db file is opened, and which one depends on what the log says:
 //! [`Opened::open`] reads the log, or bootstraps it; [`Opened::start`] brings it together with the state machine.
 
-use std::{collections::VecDeque, sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use forebay_proto::{
@@ -19,6 +22,7 @@ use prost::Message as _;
 
 use super::{
     Applied, Leadership, RaftConfig, RaftError, RaftMetrics, RaftThread, StateMachine, Transport,
+    backlog::Backlog,
     driver::{Driver, SnapshotWork, spawn},
     handle::Shared,
     log::Log,
@@ -149,6 +153,8 @@ impl Opened {
         };
         let node = Node::new(node_config, log, applied.index)?;
         let shared = Arc::new(Shared::new(id));
+        // etcd's request timeout.
+        let waits_max = Duration::from_secs(5) + 2 * self.config.tick * self.config.election_ticks as u32;
         spawn(Driver {
             config: self.config,
             node,
@@ -159,7 +165,7 @@ impl Opened {
             metrics,
             shared,
             reads: Reads::new(first_context(id)),
-            backlog: VecDeque::new(),
+            backlog: Backlog::new(waits_max),
             commit_unwritten: false,
             leadership: Leadership::default(),
             snapshot: SnapshotWork::None,

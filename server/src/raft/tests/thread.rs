@@ -469,6 +469,46 @@ fn without_a_leader_proposals_wait_and_are_dropped_when_the_member_stops() {
 }
 
 #[test]
+fn a_follower_beyond_the_log_is_sent_the_state_of_this_moment() {
+    let outbox = Outbox::default();
+    let config = RaftConfig { snapshot_catchup_entries: 0, ..config() };
+    let rig = try_start(&disk(), config, &[7], Applied::default(), outbox.clone()).unwrap();
+    rig.propose(0..50);
+    rig.wait_for_values(50);
+    let kind = Some(ConfChangeType::ConfChangeAddLearnerNode as i32);
+    let change = ConfChange { id: Some(1), r#type: kind, node_id: Some(8), context: None };
+    rig.handle().propose_conf_change(change).unwrap();
+    let sent = |kind: MessageType| {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let found = outbox.0.lock().unwrap().iter().find(|message| message.r#type() == kind).cloned();
+            if let Some(message) = found {
+                return message;
+            }
+            assert!(std::time::Instant::now() < deadline, "no {kind:?} was sent");
+            std::thread::yield_now();
+        }
+    };
+    let probe = sent(MessageType::MsgApp);
+    let answer = Message {
+        r#type: Some(MessageType::MsgAppResp as i32),
+        from: Some(8),
+        to: Some(7),
+        term: probe.term,
+        index: probe.index,
+        reject: Some(true),
+        ..Message::default()
+    };
+    assert!(rig.handle().step(answer));
+    let message = sent(MessageType::MsgSnap);
+    let metadata = message.snapshot.as_ref().unwrap().metadata.clone().unwrap();
+    assert_eq!((message.to(), metadata.index(), metadata.term()), (8, 53, 2));
+    assert_eq!(metadata.conf_state.unwrap().learners, [8]);
+    assert!(message.snapshot.unwrap().data.unwrap().starts_with(b"{\"Root\""));
+    rig.stop();
+}
+
+#[test]
 fn a_change_that_is_not_accepted_changes_nothing_and_removal_ends_the_member() {
     let rig = start(&disk(), config(), Applied::default());
     let propose = |kind: ConfChangeType, id: u64| {

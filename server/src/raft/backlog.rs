@@ -1,0 +1,123 @@
+//! Proposals that the raft thread has taken and not yet stepped.
+//!
+//! With a leader they leave at once, in batches. Without one they wait, as in etcd, but no longer than their proposers
+//! do: a write that comes true minutes after its client was told it timed out would surprise everybody.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::handle::Proposal;
+
+/// Proposals in one step. More wait for the next: a batch delays its first entry by the time of its last.
+const BATCH_ENTRIES_MAX: usize = 10_000;
+/// Bytes of proposals in one step, but for a single larger one.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+
+/// Invariant: `bytes` is the sum over `waiting`, which is in the order of arrival.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    waiting: VecDeque<(Instant, Proposal)>,
+    bytes: usize,
+    waits_max: Duration,
+}
+
+impl Backlog {
+    /// A backlog in which nothing waits longer than `waits_max`.
+    pub(super) fn new(waits_max: Duration) -> Self {
+        Self { waiting: VecDeque::new(), bytes: 0, waits_max }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn add(&mut self, proposals: impl Iterator<Item = Proposal>, now: Instant) {
+        for proposal in proposals {
+            self.bytes += proposal.data.len();
+            self.waiting.push_back((now, proposal));
+        }
+    }
+
+    /// How many of the first make the next batch.
+    pub(super) fn batch_len(&self) -> usize {
+        let mut bytes = 0;
+        let fits = |(_, proposal): &&(Instant, Proposal)| {
+            bytes += proposal.data.len();
+            bytes <= BATCH_BYTES_MAX
+        };
+        let len = self.waiting.iter().take(BATCH_ENTRIES_MAX).take_while(fits).count();
+        len.max(usize::from(!self.waiting.is_empty()))
+    }
+
+    /// The data of the first `len`.
+    pub(super) fn data(&self, len: usize) -> impl Iterator<Item = Bytes> {
+        self.waiting.iter().take(len).map(|(_, proposal)| proposal.data.clone())
+    }
+
+    /// Takes the first `len` out; returns their ids.
+    pub(super) fn take(&mut self, len: usize) -> impl Iterator<Item = u64> {
+        let bytes = &mut self.bytes;
+        self.waiting.drain(..len).map(move |(_, proposal)| {
+            *bytes -= proposal.data.len();
+            proposal.id
+        })
+    }
+
+    /// How many of the first have waited too long.
+    pub(super) fn overdue(&self, now: Instant) -> usize {
+        self.waiting.iter().take_while(|(since, _)| *since + self.waits_max <= now).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proposals(ids: std::ops::Range<u64>, bytes: usize) -> impl Iterator<Item = Proposal> {
+        ids.map(move |id| Proposal { id, data: vec![0; bytes].into() })
+    }
+
+    fn backlog() -> Backlog {
+        Backlog::new(Duration::from_secs(7))
+    }
+
+    #[test]
+    fn a_batch_is_bounded_by_entries_and_by_bytes_but_never_empty() {
+        let now = Instant::now();
+        let mut backlog = backlog();
+        assert_eq!(backlog.batch_len(), 0);
+        backlog.add(proposals(0..15_000, 1), now);
+        assert_eq!(backlog.batch_len(), 10_000);
+        assert_eq!(backlog.take(10_000).last(), Some(9_999));
+        assert_eq!((backlog.batch_len(), backlog.bytes()), (5_000, 5_000));
+        drop(backlog.take(5_000));
+        backlog.add(proposals(0..9, 1 << 20), now);
+        assert_eq!(backlog.batch_len(), 8);
+        drop(backlog.take(9));
+        backlog.add(proposals(0..2, 9 << 20), now);
+        assert_eq!(backlog.batch_len(), 1, "a single one may be larger");
+    }
+
+    #[test]
+    fn nothing_waits_longer_than_it_may() {
+        let start = Instant::now();
+        let mut backlog = backlog();
+        backlog.add(proposals(0..3, 1), start);
+        backlog.add(proposals(3..5, 1), start + Duration::from_secs(1));
+        assert_eq!(backlog.overdue(start + Duration::from_secs(6)), 0);
+        assert_eq!(backlog.overdue(start + Duration::from_secs(7)), 3);
+        assert_eq!(backlog.overdue(start + Duration::from_secs(8)), 5);
+    }
+}
