@@ -17,7 +17,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Body as _;
 use prost::Message;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::{Body, Request, Response};
 
@@ -175,7 +175,7 @@ impl<M: Message + Default> Messages<M> {
     }
 
     /// The next message; `None` when the client half-closed. An error ends the stream; a client
-    /// that went away is [`Code::Cancelled`].
+    /// that went away is [`tonic::Code::Cancelled`].
     pub async fn next(&mut self) -> Result<Option<M>, Status> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }

@@ -1,3 +1,5 @@
+use tonic::Code;
+
 use super::*;
 use forebay_proto::etcdserverpb::PutRequest;
 use futures::stream;
