@@ -111,7 +111,7 @@ fn readable(base64: &str) -> Option<String> {
 }
 
 /// FNV-1a, so that a difference in the middle of a long value is not lost.
-pub fn sum(bytes: &[u8]) -> u64 {
+fn sum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, &byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 

@@ -23,7 +23,7 @@ use tonic::{
 };
 
 use crate::{
-    outcome::{Names, Step, describe, object, outcome, sum},
+    outcome::{Names, Step, describe, object, outcome},
     streams::{KeepAliveStream, WatchStream},
     target::Target,
 };
@@ -380,11 +380,6 @@ impl Session {
             Ok(()) => json!("ok"),
             Err(status) => outcome(&self.names, Err::<&(), _>(status)),
         }
-    }
-
-    /// The sum of a long text, for outcomes that would be too long to print.
-    pub fn digest(bytes: &[u8]) -> Value {
-        json!({ "bytes": bytes.len(), "sum": format!("{:016x}", sum(bytes)) })
     }
 }
 

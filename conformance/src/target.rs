@@ -1,21 +1,28 @@
 //! A running process that speaks etcd's protocol, on ports and in a folder of its own.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     fs::File,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
+use forebay_proto::etcdserverpb::{MemberListRequest, cluster_client::ClusterClient};
 use tempfile::TempDir;
 
 use crate::{
     http,
     peers::{self, Release},
+    session,
 };
+
+/// How etcd and Forebay say that another process has the port.
+const IN_USE: &str = "address already in use";
 
 /// How long a process may take until it serves.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -89,7 +96,7 @@ impl Target {
         for _ in 0..3 {
             match Target::try_start(kind, args).await {
                 Ok(target) => return Ok(target),
-                Err(error) if format!("{error:#}").contains("address already in use") => last = Some(error),
+                Err(error) if format!("{error:#}").to_lowercase().contains(IN_USE) => last = Some(error),
                 Err(error) => return Err(error),
             }
         }
@@ -127,7 +134,17 @@ impl Target {
             target.client = gateway;
             target.gateway_process = Some(target.start_gateway().await?);
         }
+        target.is_itself().await?;
         Ok(target)
+    }
+
+    /// Whoever answers at the address is the process that was started, and not one that was faster.
+    async fn is_itself(&self) -> anyhow::Result<()> {
+        let mut client = ClusterClient::new(session::connect(self).await?);
+        let members = client.member_list(MemberListRequest::default()).await?.into_inner().members;
+        let own = format!("http://{}", self.peer);
+        ensure!(members.iter().any(|member| member.peer_ur_ls.contains(&own)), "{}: {IN_USE}", self.client);
+        Ok(())
     }
 
     async fn start_gateway(&self) -> anyhow::Result<Process> {
@@ -150,11 +167,6 @@ impl Target {
     /// Starts the member again on what is left in its data directory, and waits until it serves.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.member_process.restart().await
-    }
-
-    /// The member's data directory.
-    pub fn data_dir(&self) -> PathBuf {
-        self.dir.path().join("data")
     }
 }
 
@@ -240,15 +252,22 @@ fn tail(log: &Path) -> String {
     lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
+/// Addresses that nothing listens at and that no other target of this process was given: between here and
+/// the bind, two targets could otherwise find the same port free.
 fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
-    // All are held until all are known, so that no two are the same.
-    let mut held = Vec::with_capacity(N);
-    for _ in 0..N {
-        held.push(TcpListener::bind("127.0.0.1:0")?);
-    }
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut addresses = [SocketAddr::from(([127, 0, 0, 1], 0)); N];
-    for (address, listener) in addresses.iter_mut().zip(&held) {
-        *address = listener.local_addr()?;
+    // All are held until all are known, so that the kernel does not name one again and again.
+    let mut held = Vec::new();
+    let mut found = 0;
+    while found < N {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        held.push(listener);
+        if GIVEN.lock().expect("nothing panics under this lock").insert(address.port()) {
+            addresses[found] = address;
+            found += 1;
+        }
     }
     Ok(addresses)
 }
