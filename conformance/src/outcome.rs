@@ -187,6 +187,6 @@ mod tests {
     fn an_id_printed_in_a_text_is_named_too() {
         let mut names = Names::default();
         names.id(0xabcd_ef01_2345_u64, "member 0");
-        assert_eq!(names.in_text("memberID:188900977451845 at abcdef012345"), "memberID:<member 0> at <member 0>");
+        assert_eq!(names.in_text("memberID:188900966474565 at abcdef012345"), "memberID:<member 0> at <member 0>");
     }
 }
