@@ -7,6 +7,7 @@
 use std::{
     io::Read,
     mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -21,9 +22,13 @@ use parking_lot::{Condvar, Mutex};
 use prometheus::Histogram;
 use tonic::Status;
 
+use crate::raft::panic_text;
+
 /// Changes that may wait for the file. A large value rides out a slow disk; a small one bounds the
 /// work that a restart repeats. When it is reached, apply waits.
 const PENDING_MAX: usize = 200_000;
+/// The same for their bytes: the quota is asked of the file, so this much may be written beyond it.
+const PENDING_BYTES_MAX: usize = 256 << 20;
 
 /// One change of the file.
 #[derive(Clone, Debug)]
@@ -70,6 +75,7 @@ struct Shared {
 struct Pending {
     ops: Vec<Op>,
     changes: usize,
+    bytes: usize,
     /// The last entry whose effect is in `ops` or in the file.
     index: u64,
     term: u64,
@@ -105,7 +111,11 @@ impl Backend {
         });
         let writer = shared.clone();
         let run = move || {
-            if let Err(error) = writer.run() {
+            // Whoever waits for the file must hear of a panic too.
+            let ended = catch_unwind(AssertUnwindSafe(|| writer.run()))
+                .map_err(|panic| panic_text(&*panic))
+                .and_then(|result| result.map_err(|error| error.to_string()));
+            if let Err(error) = ended {
                 let message = format!("the db file cannot be written: {error}");
                 writer.pending.lock().failed = Some(message.clone());
                 writer.committed.notify_all();
@@ -123,7 +133,7 @@ impl Backend {
 
     fn extend(&self, ops: impl IntoIterator<Item = Op>, applied: Option<(u64, u64)>) {
         let mut pending = self.shared.pending.lock();
-        while pending.changes >= PENDING_MAX && pending.failed.is_none() && !pending.stop {
+        while pending.is_full() && pending.failed.is_none() && !pending.stop {
             pending.flush = true;
             self.shared.work.notify_one();
             self.shared.committed.wait(&mut pending);
@@ -131,6 +141,7 @@ impl Backend {
         let was_idle = pending.added == pending.durable;
         for op in ops {
             pending.changes += op.changes();
+            pending.bytes += op.bytes();
             pending.ops.push(op);
         }
         if let Some(applied) = applied {
@@ -207,6 +218,12 @@ impl Backend {
     }
 }
 
+impl Pending {
+    fn is_full(&self) -> bool {
+        self.changes >= PENDING_MAX || self.bytes >= PENDING_BYTES_MAX
+    }
+}
+
 fn unknown(error: impl std::fmt::Display) -> Status {
     Status::unknown(error.to_string())
 }
@@ -218,6 +235,14 @@ impl Op {
             Op::Batch(batch) => batch.changes.len(),
             Op::Compacted(revisions) => revisions.len(),
             Op::Put(_) | Op::Delete { .. } => 1,
+        }
+    }
+
+    /// How many bytes of keys and values it adds to the file. The other buckets are small.
+    fn bytes(&self) -> usize {
+        match self {
+            Op::Batch(batch) => batch.changes.iter().map(|change| change.version.record().len()).sum(),
+            Op::Compacted(_) | Op::Put(_) | Op::Delete { .. } => 0,
         }
     }
 }
@@ -254,7 +279,7 @@ impl Shared {
             return None;
         }
         pending.flush = false;
-        pending.changes = 0;
+        (pending.changes, pending.bytes) = (0, 0);
         Some((mem::take(&mut pending.ops), pending.index, pending.term, pending.added))
     }
 

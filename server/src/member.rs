@@ -14,7 +14,7 @@ use forebay_proto::{
 use http::HeaderMap;
 use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::Status;
 
 use crate::{
@@ -27,6 +27,12 @@ use crate::{
     raft::{Proposal, RaftHandle, RaftThread, Refused},
     rpc::Rpc,
 };
+
+/// Requests that go over the whole db file or keyspace at once. Each takes a core, and memory for every version.
+pub(crate) const MAINTENANCE_MAX: usize = 2;
+/// Clients that read a snapshot at once. Each keeps a thread for as long as it likes, of the 512 there are, and pages of
+/// the db file from being used again.
+pub(crate) const SNAPSHOTS_MAX: usize = 16;
 
 /// A handle on a running member; clones are the same member.
 #[derive(Clone)]
@@ -44,6 +50,10 @@ pub(crate) struct Inner {
     pub(crate) lessor: Arc<Mutex<Lessor>>,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) backend: Arc<Backend>,
+    /// Lets a few requests at a time go over the whole db file or keyspace.
+    pub(crate) maintenance: Arc<Semaphore>,
+    /// Lets a few clients at a time read a snapshot of the db file.
+    pub(crate) snapshots: Arc<Semaphore>,
     pub(crate) stopping: Drain,
     /// Set once, with the reason, when the member cannot go on.
     pub(crate) failed: watch::Sender<Option<String>>,
@@ -266,7 +276,10 @@ impl Member {
         }
         let receiver = self.0.waiters.register(id, deadline.at);
         let proposal = Proposal { id, data: request.encode_to_vec().into() };
-        self.0.raft.propose(proposal).map_err(refused)?;
+        self.0.raft.propose(proposal).map_err(|error| {
+            self.0.waiters.forget(id);
+            refused(error)
+        })?;
         match receiver.await {
             Ok(outcome) => Ok(outcome?),
             Err(_) if self.0.stopping.has_started() => Err(Error::Stopped.into()),
@@ -322,6 +335,26 @@ impl Member {
     /// The hash of the keyspace at a revision, 0 for the current one.
     pub(crate) fn hash_kv(&self, revision: i64) -> Result<(RevisionHash, i64), Error> {
         self.0.reader.hash(revision)
+    }
+
+    /// As [`Member::blocking`], for what goes over the whole db file or keyspace: it waits until others are done. A
+    /// client that asks a thousand times at once takes neither every thread nor all memory.
+    pub(crate) async fn maintaining<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Member) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let turn = self.0.maintenance.clone().acquire_owned().await.expect("the semaphore is never closed");
+        self.blocking(move |member| {
+            // Kept here and not by the caller, who may go away before the work is done.
+            let _turn = turn;
+            work(member)
+        })
+        .await
+    }
+
+    /// The right to read a snapshot, for as long as that takes.
+    pub(crate) fn snapshot_permit(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.0.snapshots.clone().try_acquire_owned().map_err(|_| refused(Refused::TooManyRequests))
     }
 
     /// Runs something that waits for the disk or computes for long, off the threads of requests.

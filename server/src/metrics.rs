@@ -31,16 +31,19 @@ impl Metrics {
     }
 }
 
+/// Finds out what a gauge shows.
+type Lookup = fn(&Member) -> i64;
+
 /// Gauges whose values the member knows anyway.
 struct Observed {
     member: Member,
-    gauges: Vec<(IntGauge, fn(&Member) -> i64)>,
+    gauges: Vec<(IntGauge, Lookup)>,
     constants: Vec<IntGauge>,
 }
 
 impl Observed {
     fn new(member: Member) -> prometheus::Result<Observed> {
-        let rows: [(&str, &str, fn(&Member) -> i64); 12] = [
+        let rows: [(&str, &str, Lookup); 12] = [
             ("etcd_mvcc_db_total_size_in_bytes", "Bytes of the db file.", |member| member.db_sizes().total as i64),
             ("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the db file that are in use.", |member| {
                 member.db_sizes().in_use as i64

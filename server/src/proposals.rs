@@ -58,6 +58,11 @@ impl<T> Waiters<T> {
         receiver
     }
 
+    /// Gives up on a request that was not even queued.
+    pub fn forget(&self, id: u64) {
+        self.waiting.lock().remove(&id);
+    }
+
     /// Gives the outcomes of a batch to whoever waits for them.
     pub fn complete(&self, outcomes: impl Iterator<Item = (u64, T)>) {
         let mut waiting = self.waiting.lock();

@@ -27,7 +27,7 @@ use forebay_storage::{
 };
 use parking_lot::Mutex;
 use prometheus::Registry;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 
 use crate::{
@@ -39,7 +39,7 @@ use crate::{
     config::Config,
     identity,
     lease::Lessor,
-    member::{Inner, Member, Running},
+    member::{Inner, MAINTENANCE_MAX, Member, Running, SNAPSHOTS_MAX},
     metrics::Metrics,
     proposals::{RequestIds, Waiters},
     raft::{self, NoPeers, RaftMetrics},
@@ -141,7 +141,7 @@ pub async fn start(config: Config, registry: &Registry) -> Result<Member, StartE
     let waiters = Arc::new(Waiters::default());
     let hub = Hub::new(Arc::new(reader.clone()), config.max_request_bytes);
     let pace = compactor::Pace { limit: config.compaction_batch_limit, pause: config.compaction_sleep_interval };
-    let (compactor, compacting) = Compactor::start(keyspace.clone(), backend.clone(), pace);
+    let (compactor, compacting) = Compactor::start(keyspace.clone(), backend.clone(), pace, fail.clone());
     if let Some(revision) = state.unfinished {
         drop(compactor.schedule(revision, None));
     }
@@ -181,12 +181,15 @@ pub async fn start(config: Config, registry: &Registry) -> Result<Member, StartE
         lessor,
         cluster,
         backend,
+        maintenance: Arc::new(Semaphore::new(MAINTENANCE_MAX)),
+        snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
         stopping: Drain::default(),
         failed,
         running,
     }));
     metrics.observe(registry, &member)?;
     tokio::spawn(upkeep::expire_waiters(member.clone()));
+    member.0.raft.replayed().await;
     publish(&member).await.map_err(StartError::Publish)?;
     tokio::spawn(upkeep::expire_leases(member.clone()));
     Ok(member)
@@ -333,6 +336,5 @@ fn read_state(db: &Db, config: &Config) -> Result<State, Unreadable> {
     let (index, term) = schema::read_applied(&txn)?;
     let applied = raft::Applied { index, conf_state: schema::read_conf_state(&txn)? };
     let membership = schema::read_membership(&txn)?;
-    drop(snapshot);
     Ok(State { keyspace, lessor, alarms, membership, applied, term, unfinished })
 }

@@ -88,9 +88,9 @@ impl Lessor {
         Ok(Grant { id, ttl })
     }
 
-    /// Takes a lease over from the db file.
+    /// Takes a lease over from the db file. No file may make us count beyond what time can hold.
     pub fn restore(&mut self, lease: &leasepb::Lease, now: Instant) {
-        self.insert(lease.id, lease.ttl.max(self.min_ttl), now);
+        self.insert(lease.id, lease.ttl.min(MAX_TTL_SECONDS).max(self.min_ttl), now);
     }
 
     fn insert(&mut self, id: i64, ttl: i64, now: Instant) {

@@ -10,10 +10,12 @@ use std::{
 
 use bytes::Bytes;
 
-use super::handle::Proposal;
+use super::handle::{APPLY_GAP_MAX, Proposal};
 
-/// Proposals in one step. More wait for the next: a batch delays its first entry by the time of its last.
-const BATCH_ENTRIES_MAX: usize = 10_000;
+/// Proposals in one step. More wait for the next: a batch delays its first entry by the time of its last. Fewer than
+/// [`APPLY_GAP_MAX`], or a batch that is committed at once would look as if applying lagged.
+const BATCH_ENTRIES_MAX: usize = 4096;
+const _: () = assert!((BATCH_ENTRIES_MAX as u64) < APPLY_GAP_MAX);
 /// Bytes of proposals in one step, but for a single larger one.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
@@ -98,11 +100,11 @@ mod tests {
         let now = Instant::now();
         let mut backlog = backlog();
         assert_eq!(backlog.batch_len(), 0);
-        backlog.add(proposals(0..15_000, 1), now);
-        assert_eq!(backlog.batch_len(), 10_000);
-        assert_eq!(backlog.take(10_000).last(), Some(9_999));
-        assert_eq!((backlog.batch_len(), backlog.bytes()), (5_000, 5_000));
-        drop(backlog.take(5_000));
+        backlog.add(proposals(0..6_000, 1), now);
+        assert_eq!(backlog.batch_len(), 4096);
+        assert_eq!(backlog.take(4096).last(), Some(4095));
+        assert_eq!((backlog.batch_len(), backlog.bytes()), (1904, 1904));
+        drop(backlog.take(1904));
         backlog.add(proposals(0..9, 1 << 20), now);
         assert_eq!(backlog.batch_len(), 8);
         drop(backlog.take(9));

@@ -107,6 +107,7 @@ pub(super) fn spawn<S: StateMachine, T: Transport>(mut driver: Driver<S, T>) -> 
         if let Err(error) = &result {
             tracing::error!(%error, "the raft thread has ended");
         }
+        shared.replayed.send_replace(true);
         shared.stopped.send_replace(true);
         result
     });
@@ -122,6 +123,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
             self.node.campaign();
             self.work()?;
         }
+        self.shared.replayed.send_replace(true);
         let mut inbox = Inbox::default();
         let mut next_tick = Instant::now() + self.config.tick;
         loop {
@@ -480,7 +482,8 @@ fn save_in_background(
         .map_err(|error| RaftError::Library(format!("cannot start a thread: {error}")))
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

@@ -19,7 +19,7 @@ use tokio::sync::{oneshot, watch};
 use super::{backlog::Backlog, reads::Reads};
 
 /// Committed entries that are not yet applied, beyond which proposals are refused. etcd's number.
-const APPLY_GAP_MAX: u64 = 5000;
+pub(super) const APPLY_GAP_MAX: u64 = 5000;
 /// Proposals waiting for the thread. A ceiling for memory: the apply gap is what usually refuses first.
 const PROPOSALS_WAITING_MAX: usize = 100_000;
 /// Bytes of proposals waiting for the thread.
@@ -201,6 +201,15 @@ impl RaftHandle {
         }
     }
 
+    /// Resolves when everything that was committed before the start is applied, as far as this member can know, or the
+    /// thread has ended. Before that, applying lags as it never does later, and proposals may be refused for it.
+    pub fn replayed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut replayed = self.shared.replayed.subscribe();
+        async move {
+            let _ = replayed.wait_for(|replayed| *replayed).await;
+        }
+    }
+
     /// Resolves when the raft thread has ended, for whatever reason.
     pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut stopped = self.shared.stopped.subscribe();
@@ -232,6 +241,8 @@ pub(super) struct Shared {
     /// It is cleared before another voter can take part in anything: a membership change takes effect on this thread.
     pub(super) sole_read_index: AtomicU64,
     pub(super) held: Held,
+    /// Becomes true when the log of before the start is applied, or the thread ends.
+    pub(super) replayed: watch::Sender<bool>,
     /// Becomes true when the thread ends.
     pub(super) stopped: watch::Sender<bool>,
     pub(super) mailbox: Mailbox,
@@ -248,6 +259,7 @@ impl Shared {
             applied: AtomicU64::default(),
             sole_read_index: AtomicU64::default(),
             held: Held::default(),
+            replayed: watch::Sender::default(),
             stopped: watch::Sender::default(),
             mailbox: Mailbox::default(),
         }

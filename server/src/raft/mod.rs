@@ -44,6 +44,7 @@ use forebay_storage::{
     wal::WalError,
 };
 
+pub(crate) use self::driver::panic_text;
 pub use self::{
     driver::RaftThread,
     handle::{Proposal, RaftHandle, Refused, Role, Status},

@@ -18,6 +18,8 @@ use crate::{
 /// Keys that a range reads on the thread of its request. More are read on a thread that may be kept
 /// busy, so that other requests of this one are not.
 const INLINE_KEYS: usize = 10_000;
+/// The largest message that is sent; etcd's number.
+const MESSAGE_MAX: usize = i32::MAX as usize;
 
 pub(super) async fn range(member: Member, request: Request) -> Result<Response, Status> {
     let (parts, range) = grpc::unary::<RangeRequest>(request, member.config().max_message_bytes()).await?;
@@ -35,7 +37,7 @@ pub(super) async fn range(member: Member, request: Request) -> Result<Response, 
 
 fn evaluate(member: &Member, range: &RangeRequest) -> Result<Bytes, Status> {
     let result = member.reader().evaluate(|snapshot| eval::range(snapshot, range))?;
-    Ok(encode(member, &result))
+    encode(member, &result)
 }
 
 /// Whether evaluating a range is quick.
@@ -48,12 +50,17 @@ fn is_small(member: &Member, range: &RangeRequest) -> bool {
     }
 }
 
-/// A framed response.
-fn encode(member: &Member, result: &impl eval::Response) -> Bytes {
+/// A framed response, unless it is larger than etcd sends.
+fn encode(member: &Member, result: &impl eval::Response) -> Result<Bytes, Status> {
     let header = member.header_at(result.revision());
-    let mut out = grpc::frame(result.encoded_len(&header));
+    let len = result.encoded_len(&header);
+    if len > MESSAGE_MAX {
+        let text = format!("grpc: trying to send message larger than max ({len} vs. {MESSAGE_MAX})");
+        return Err(Status::resource_exhausted(text));
+    }
+    let mut out = grpc::frame(len);
     result.encode(&header, &mut out);
-    out.freeze()
+    Ok(out.freeze())
 }
 
 pub(super) async fn range_stream(member: Member, request: Request) -> Result<Response, Status> {
@@ -91,7 +98,7 @@ pub(super) async fn put(member: Member, request: Request) -> Result<Response, St
     let Outcome::Put(result) = member.propose(request, member.deadline(&parts.headers)?).await? else {
         unreachable!("a put was proposed")
     };
-    Ok(grpc::reply(encode(&member, &result)))
+    Ok(grpc::reply(encode(&member, &result)?))
 }
 
 pub(super) async fn delete_range(member: Member, request: Request) -> Result<Response, Status> {
@@ -101,7 +108,7 @@ pub(super) async fn delete_range(member: Member, request: Request) -> Result<Res
     let Outcome::DeleteRange(result) = member.propose(request, member.deadline(&parts.headers)?).await? else {
         unreachable!("a deletion was proposed")
     };
-    Ok(grpc::reply(encode(&member, &result)))
+    Ok(grpc::reply(encode(&member, &result)?))
 }
 
 pub(super) async fn txn(member: Member, request: Request) -> Result<Response, Status> {
@@ -116,7 +123,7 @@ pub(super) async fn txn(member: Member, request: Request) -> Result<Response, St
     }
     let request = InternalRaftRequest { txn: Some(txn), ..Default::default() };
     let Outcome::Txn(result) = member.propose(request, deadline).await? else { unreachable!("a txn was proposed") };
-    Ok(grpc::reply(encode(&member, &result)))
+    Ok(grpc::reply(encode(&member, &result)?))
 }
 
 async fn read(member: Member, txn: TxnRequest, deadline: Deadline) -> Result<Response, Status> {
@@ -126,7 +133,7 @@ async fn read(member: Member, txn: TxnRequest, deadline: Deadline) -> Result<Res
     let result = member
         .blocking(move |member| {
             let result = member.reader().evaluate(|snapshot| eval::txn_read(snapshot, &txn))?;
-            Ok(encode(member, &result))
+            encode(member, &result)
         })
         .await?;
     Ok(grpc::reply(result))

@@ -61,19 +61,19 @@ pub(super) async fn alarm(member: Member, request: Request) -> Result<Response, 
 
 pub(super) async fn defragment(member: Member, request: Request) -> Result<Response, Status> {
     grpc::unary::<DefragmentRequest>(request, member.config().max_message_bytes()).await?;
-    member.blocking(|member| member.backend().defragment()).await?;
+    member.maintaining(|member| member.backend().defragment()).await?;
     Ok(grpc::reply_message(&DefragmentResponse { header: None }))
 }
 
 pub(super) async fn hash(member: Member, request: Request) -> Result<Response, Status> {
     grpc::unary::<HashRequest>(request, member.config().max_message_bytes()).await?;
-    let hash = member.blocking(|member| member.backend().hash()).await?;
+    let hash = member.maintaining(|member| member.backend().hash()).await?;
     Ok(grpc::reply_message(&HashResponse { header: Some(member.header()), hash }))
 }
 
 pub(super) async fn hash_kv(member: Member, request: Request) -> Result<Response, Status> {
     let (_, query) = grpc::unary::<HashKvRequest>(request, member.config().max_message_bytes()).await?;
-    let (hashed, revision) = member.blocking(move |member| Ok(member.hash_kv(query.revision)?)).await?;
+    let (hashed, revision) = member.maintaining(move |member| Ok(member.hash_kv(query.revision)?)).await?;
     Ok(grpc::reply_message(&HashKvResponse {
         header: Some(member.header_at(revision)),
         hash: hashed.hash,
@@ -84,9 +84,11 @@ pub(super) async fn hash_kv(member: Member, request: Request) -> Result<Response
 
 pub(super) async fn snapshot(member: Member, request: Request) -> Result<Response, Status> {
     grpc::unary::<SnapshotRequest>(request, member.config().max_message_bytes()).await?;
+    let permit = member.snapshot_permit()?;
     let (sender, receiver) = tokio::sync::mpsc::channel(SNAPSHOT_AHEAD);
     let reading = member.clone();
     tokio::task::spawn_blocking(move || {
+        let _permit = permit;
         let failed = match reading.backend().snapshot() {
             Ok((size, db)) => send_snapshot(size, db, |frame| sender.blocking_send(Ok(frame)).is_ok()),
             Err(status) => Err(status),

@@ -2,51 +2,50 @@
 //! the member, turn what failed into a status, fill the header.
 
 mod cluster;
+mod health;
 mod kv;
 mod lease;
 mod maintenance;
 mod watch;
 
 use forebay_edge::{Request, Response, Service, grpc};
+use forebay_proto::Error;
 use futures::{
     FutureExt as _,
     future::{BoxFuture, ready},
 };
-use tonic::Status;
+use http::HeaderMap;
+use tonic::{Status, service::Routes};
 
 use crate::member::Member;
 
 /// The member's API.
 pub(crate) struct Rpc {
     member: Member,
-    standard: Standard,
+    /// Server reflection, which a library provides.
+    reflection: Routes,
 }
-
-/// Services of gRPC itself, which a library provides.
-type Standard = tonic::service::Routes;
 
 impl Rpc {
     pub(crate) fn new(member: Member) -> Rpc {
-        Rpc { member, standard: standard_services() }
+        Rpc { member, reflection: reflection() }
     }
 }
 
-fn standard_services() -> Standard {
-    let (_, health) = tonic_health::server::health_reporter();
-    let reflection = |builder: tonic_reflection::server::Builder<'static>| {
-        builder
-            .register_encoded_file_descriptor_set(forebay_proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+fn reflection() -> Routes {
+    let builder = || {
+        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(forebay_proto::DESCRIPTORS)
     };
-    let v1 = reflection(tonic_reflection::server::Builder::configure()).build_v1();
-    let v1alpha = reflection(tonic_reflection::server::Builder::configure()).build_v1alpha();
     let expected = "our own descriptors are valid";
-    Standard::new(health).add_service(v1.expect(expected)).add_service(v1alpha.expect(expected))
+    Routes::new(builder().build_v1().expect(expected)).add_service(builder().build_v1alpha().expect(expected))
 }
 
 impl Service for Rpc {
     fn call(&self, request: Request) -> BoxFuture<'static, Response> {
         let member = self.member.clone();
+        if let Err(error) = check_metadata(&member, request.headers()) {
+            return ready(grpc::refuse(error.into())).boxed();
+        }
         match request.uri().path() {
             "/etcdserverpb.KV/Range" => answer(kv::range(member, request)),
             "/etcdserverpb.KV/RangeStream" => answer(kv::range_stream(member, request)),
@@ -67,9 +66,9 @@ impl Service for Rpc {
             "/etcdserverpb.Maintenance/Hash" => answer(maintenance::hash(member, request)),
             "/etcdserverpb.Maintenance/HashKV" => answer(maintenance::hash_kv(member, request)),
             "/etcdserverpb.Maintenance/Snapshot" => answer(maintenance::snapshot(member, request)),
-            path if path.starts_with("/grpc.health.v1.") || path.starts_with("/grpc.reflection.") => {
-                self.standard_call(request)
-            }
+            "/grpc.health.v1.Health/Check" => answer(health::check(member, request)),
+            "/grpc.health.v1.Health/Watch" => answer(health::watch(member, request)),
+            path if path.starts_with("/grpc.reflection.") => self.reflect(request),
             path if LATER.contains(&path) => {
                 let text = format!("forebay: {} is not implemented yet", path.trim_start_matches('/'));
                 ready(grpc::refuse(Status::unimplemented(text))).boxed()
@@ -80,9 +79,9 @@ impl Service for Rpc {
 }
 
 impl Rpc {
-    fn standard_call(&self, request: Request) -> BoxFuture<'static, Response> {
+    fn reflect(&self, request: Request) -> BoxFuture<'static, Response> {
         use tower_service::Service as _;
-        let mut routes = self.standard.clone();
+        let mut routes = self.reflection.clone();
         async move {
             let answered = routes.call(request.map(tonic::body::Body::new)).await;
             let Ok(response) = answered;
@@ -90,6 +89,17 @@ impl Rpc {
         }
         .boxed()
     }
+}
+
+/// What etcd looks at in front of every call.
+fn check_metadata(member: &Member, headers: &HeaderMap) -> Result<(), Error> {
+    if headers.get("client-api-version").is_some_and(|version| std::str::from_utf8(version.as_bytes()).is_err()) {
+        return Err(Error::InvalidClientApiVersion);
+    }
+    if headers.get("hasleader").is_some_and(|value| value == "true") {
+        member.check_leader()?;
+    }
+    Ok(())
 }
 
 fn answer(handler: impl Future<Output = Result<Response, Status>> + Send + 'static) -> BoxFuture<'static, Response> {
