@@ -2,6 +2,8 @@
 //!
 //! Who is asked is the caller's business: it hands in one function from request to response.
 
+mod opening;
+
 use std::{convert::Infallible, future::Future, io, net::SocketAddr, time::Duration};
 
 use futures::FutureExt as _;
@@ -16,6 +18,7 @@ use tokio::{
     task::JoinSet,
 };
 
+use self::opening::Opening;
 use crate::{Body, Request, Response};
 
 /// What one connection may use. The defaults bound a hostile client; a larger value lets one client
@@ -26,7 +29,7 @@ pub struct Limits {
     pub max_concurrent_streams: u32,
     /// Bytes of all header fields of a request.
     pub max_header_bytes: u32,
-    /// How long a client may take to send a request head over HTTP/1.1.
+    /// How long a client may take to send a request head over HTTP/1.1, and before that to show which HTTP it speaks.
     pub header_timeout: Duration,
     /// Idle time after which a ping asks whether the client is still there.
     pub keepalive_interval: Duration,
@@ -113,6 +116,8 @@ where
         };
         match accepted {
             Ok((stream, address)) => {
+                let _ = stream.set_nodelay(true);
+                let stream = Opening::new(stream, limits.header_timeout);
                 let serving = connection(stream, address, handler.clone(), builder.clone(), drain.clone());
                 connections.spawn(serving);
             }
@@ -149,7 +154,7 @@ fn http_builder(limits: &Limits) -> Builder<TokioExecutor> {
 }
 
 async fn connection<H, F>(
-    stream: TcpStream,
+    stream: Opening<TcpStream>,
     address: SocketAddr,
     handler: H,
     builder: Builder<TokioExecutor>,
@@ -158,7 +163,6 @@ async fn connection<H, F>(
     H: Fn(Request) -> F + Clone + Send + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
-    let _ = stream.set_nodelay(true);
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(Peer { address });
         handler(request.map(Body::from)).map(Ok::<_, Infallible>)

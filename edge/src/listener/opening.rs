@@ -1,0 +1,128 @@
+//! The first bytes of a connection.
+//!
+//! Which HTTP it speaks shows in how it begins, so hyper waits for that before any of its own timeouts runs. A client
+//! that connects and is silent, or stops within HTTP/2's preface, would keep its place among the connections for ever.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
+
+/// What an HTTP/2 connection begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A stream that fails to be read if it does not show in time which HTTP it speaks.
+pub(super) struct Opening<S> {
+    stream: S,
+    /// Until it has shown.
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// How much of the preface came so far.
+    seen: usize,
+}
+
+impl<S> Opening<S> {
+    pub(super) fn new(stream: S, timeout: Duration) -> Opening<S> {
+        Opening { stream, deadline: Some(Box::pin(tokio::time::sleep(timeout))), seen: 0 }
+    }
+
+    fn note(&mut self, data: &[u8]) {
+        let expected = &PREFACE[self.seen..];
+        let len = data.len().min(expected.len());
+        self.seen += len;
+        if data[..len] != expected[..len] || self.seen == PREFACE.len() {
+            self.deadline = None;
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Opening<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        let Some(deadline) = &mut this.deadline else { return read };
+        if read.is_pending() {
+            ready!(deadline.as_mut().poll(cx));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client did not begin in time")));
+        }
+        this.note(&buf.filled()[before..]);
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    fn opening() -> (DuplexStream, Opening<DuplexStream>) {
+        let (client, server) = duplex(1024);
+        (client, Opening::new(server, TIMEOUT))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_within_the_preface_is_given_up() {
+        for sent in [0, 1, PREFACE.len() - 1] {
+            let (mut client, mut server) = opening();
+            client.write_all(&PREFACE[..sent]).await.unwrap();
+            let mut got = vec![0; sent];
+            server.read_exact(&mut got).await.unwrap();
+            let error = server.read_u8().await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "after {sent} bytes");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_has_begun_may_take_its_time() {
+        for begin in [PREFACE, b"PUT", b"G"] {
+            let (mut client, mut server) = opening();
+            for byte in begin {
+                client.write_u8(*byte).await.unwrap();
+                assert_eq!(server.read_u8().await.unwrap(), *byte);
+            }
+            let late = tokio::spawn(async move {
+                tokio::time::sleep(100 * TIMEOUT).await;
+                client.write_u8(b'!').await.unwrap();
+                client
+            });
+            assert_eq!(server.read_u8().await.unwrap(), b'!');
+            late.await.unwrap();
+        }
+    }
+}
