@@ -131,4 +131,13 @@ mod tests {
         assert_eq!(two.try_recv(), Err(oneshot::error::TryRecvError::Closed));
         assert!(waiters.waiting.lock().is_empty());
     }
+
+    #[test]
+    fn a_request_that_was_not_queued_leaves_nothing_behind() {
+        let waiters = Waiters::<()>::default();
+        let mut receiver = waiters.register(1, Instant::now() + Duration::from_secs(7));
+        waiters.forget(1);
+        assert_eq!(receiver.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        assert!(waiters.waiting.lock().is_empty());
+    }
 }

@@ -254,6 +254,16 @@ mod tests {
     }
 
     #[test]
+    fn a_ttl_from_a_file_is_within_what_may_be_granted() {
+        let (mut lessor, now) = primary();
+        for (id, ttl) in [(1, i64::MAX), (2, i64::MIN)] {
+            lessor.restore(&leasepb::Lease { id, ttl, remaining_ttl: 0 }, now);
+        }
+        assert_eq!(lessor.remaining(1, now).unwrap().granted, MAX_TTL_SECONDS);
+        assert_eq!(lessor.remaining(2, now).unwrap().granted, 2);
+    }
+
+    #[test]
     fn a_renewal_counts_from_when_it_is_made() {
         let (mut lessor, now) = primary();
         lessor.grant(1, 10, now).unwrap();
