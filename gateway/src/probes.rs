@@ -94,6 +94,17 @@ impl Probes for GatewayProbes {
         Versions { server: status.version.clone(), cluster: Some(format!("{}.0", minor.join("."))), storage }
     }
 
+    fn debug_vars(&self) -> Option<Vec<(&'static str, serde_json::Value)>> {
+        let endpoints = self.pool.health().into_iter().map(|(address, health)| {
+            serde_json::json!({
+                "endpoint": address.to_string(),
+                "connected": health.is_some(),
+                "rank": health.map(|health| format!("{:?}", health.rank)),
+            })
+        });
+        Some(vec![("forebay.upstream", endpoints.collect())])
+    }
+
     fn metrics(&self) -> Vec<MetricFamily> {
         self.registry.gather()
     }

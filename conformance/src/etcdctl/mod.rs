@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
+    allowed,
     outcome::{Names, Step},
     peers::{self, Release},
     runner::{Pair, judge},
@@ -36,10 +37,10 @@ pub async fn check(kind: Kind, release: Release) -> anyhow::Result<Vec<String>> 
     let etcdctl = release.etcdctl().context(peers::INSTALL)?;
     let Pair { reference, target } = Pair::start(kind, &[]).await?;
     let one = |(target, session): (Target, Session)| {
-        let etcdctl = etcdctl.clone();
+        let (etcdctl, lines) = (etcdctl.clone(), script(release, allowed::has_auth(kind)));
         tokio::task::spawn_blocking(move || {
             let runner = Runner::new(&etcdctl, &target, session.names)?;
-            runner.run(release)
+            runner.run(&lines)
         })
     };
     let (theirs, ours) = tokio::join!(one(reference), one(target));
@@ -63,8 +64,8 @@ impl Runner<'_> {
         Ok(Runner { etcdctl, endpoint: target.client.to_string(), names, dir, lease: String::new() })
     }
 
-    fn run(mut self, release: Release) -> anyhow::Result<Vec<Step>> {
-        script(release).iter().map(|line| self.run_line(line)).collect()
+    fn run(mut self, lines: &[Line]) -> anyhow::Result<Vec<Step>> {
+        lines.iter().map(|line| self.run_line(line)).collect()
     }
 
     fn run_line(&mut self, line: &Line) -> anyhow::Result<Step> {

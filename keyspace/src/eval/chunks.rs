@@ -66,7 +66,9 @@ impl RangeChunks {
     /// The chunks that answer a request. `target_bytes` is `--max-request-bytes`.
     pub fn new(reader: Reader, request: RangeRequest, target_bytes: usize) -> RangeChunks {
         let form = form(&request);
-        RangeChunks { reader, request, form, target_bytes, chunk_limit: FIRST_LIMIT, state: State::Begin }
+        // etcd cuts chunks by the smaller of both limits, so that a negative one means everything at once.
+        let chunk_limit = if request.limit < 0 { usize::MAX } else { FIRST_LIMIT };
+        RangeChunks { reader, request, form, target_bytes, chunk_limit, state: State::Begin }
     }
 
     fn begin(&mut self) -> Result<RangeChunk, Error> {
