@@ -22,14 +22,19 @@ impl Stop {
     }
 }
 
-/// Waits for SIGINT or SIGTERM.
+/// Waits for SIGINT or SIGTERM. A further one ends the process at once, whatever it is waiting for.
 pub async fn stop() -> io::Result<Stop> {
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
-    Ok(tokio::select! {
-        _ = interrupt.recv() => Stop::Interrupt,
-        _ = terminate.recv() => Stop::Terminate,
-    })
+    let mut next = async move || {
+        tokio::select! {
+            _ = interrupt.recv() => Stop::Interrupt,
+            _ = terminate.recv() => Stop::Terminate,
+        }
+    };
+    let first = next().await;
+    tokio::spawn(async move { end_by(next().await) });
+    Ok(first)
 }
 
 /// Ends the process by the signal itself, as etcd does: whoever waits for it sees what it was told.

@@ -82,6 +82,16 @@ pub enum StartError {
         /// Which.
         path: PathBuf,
     },
+    /// The directory belongs to a member of a larger cluster, and this version has no peers.
+    #[error(
+        "{path} is of a cluster of {count} members, and this version runs one; restore a snapshot of it into a new --data-dir"
+    )]
+    Members {
+        /// Which.
+        path: PathBuf,
+        /// How many.
+        count: usize,
+    },
     /// The log cannot be used.
     #[error("{0}")]
     Raft(#[from] raft::RaftError),
@@ -255,6 +265,7 @@ fn open_files(config: &Config) -> Result<(Db, State), StartError> {
         Unreadable::Record(error) => StartError::Damaged { path: path.clone(), reason: error.to_string() },
         Unreadable::Key(key) => StartError::Damaged { path: path.clone(), reason: format!("{key} is no revision") },
         Unreadable::AuthEnabled => StartError::AuthEnabled { path: path.clone() },
+        Unreadable::Members(count) => StartError::Members { path: path.clone(), count },
     })?;
     Ok((db, state))
 }
@@ -277,6 +288,7 @@ enum Unreadable {
     Record(RecordError),
     Key(String),
     AuthEnabled,
+    Members(usize),
 }
 
 impl From<schema::Error> for Unreadable {
@@ -336,5 +348,8 @@ fn read_state(db: &Db, config: &Config) -> Result<State, Unreadable> {
     let (index, term) = schema::read_applied(&txn)?;
     let applied = raft::Applied { index, conf_state: schema::read_conf_state(&txn)? };
     let membership = schema::read_membership(&txn)?;
+    if membership.members.len() > 1 {
+        return Err(Unreadable::Members(membership.members.len()));
+    }
     Ok(State { keyspace, lessor, alarms, membership, applied, term, unfinished })
 }

@@ -52,7 +52,7 @@ async fn revoke(member: &Member, id: i64) {
     }
 }
 
-/// Lets requests fail whose time is up. Ends when the member stops.
+/// Lets requests fail whose time is up. Ends with the raft thread: until then requests are answered.
 pub(crate) async fn expire_waiters(member: Member) {
     let mut ticks = interval(TIMEOUT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -64,6 +64,6 @@ pub(crate) async fn expire_waiters(member: Member) {
     };
     tokio::select! {
         () = work => {}
-        () = member.draining() => {}
+        () = member.0.raft.stopped() => {}
     }
 }
