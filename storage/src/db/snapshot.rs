@@ -23,7 +23,8 @@ impl SnapshotReader {
         let mut metas = vec![0; page_size.max(META_LENGTH) * 2];
         for (id, page) in metas.chunks_exact_mut(page_size).enumerate() {
             let mut meta = txn.meta;
-            meta.txid -= id as u64;
+            // A new file whose second meta page is damaged is at 0.
+            meta.txid = meta.txid.saturating_sub(id as u64);
             meta.write(id as u64, page);
         }
         Self { txn, metas, position: 0 }

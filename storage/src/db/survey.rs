@@ -12,10 +12,11 @@ use super::store::{DEPTH_LIMIT, Pages, Store};
 /// The pages in use by the tree and, when there is one, by the freelist itself.
 ///
 /// Verified on the way: page ids, flags, counts, offsets and overflow; no page used twice; keys ascending and between
-/// the separators above them; buckets that parse; a freelist that names no page in use.
+/// the separators above them; buckets that parse, and nothing beside them in the root; a freelist that names no page in
+/// use.
 pub(super) fn used_pages(store: &Store, meta: &Meta) -> Result<PageSet> {
     let mut survey = Survey { pages: Pages::eager(store, meta.high_water), used: PageSet::default() };
-    survey.tree(meta.root, 0)?;
+    survey.tree(meta.root, Place::Root, 0)?;
     if meta.freelist != NO_FREELIST {
         survey.freelist(meta)?;
     }
@@ -27,14 +28,29 @@ struct Survey<'s> {
     used: PageSet,
 }
 
+/// Which bucket a page belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The one that holds all others, and nothing else.
+    Root,
+    Bucket,
+}
+
 impl Survey<'_> {
-    fn tree(&mut self, root: u64, depth: usize) -> Result<()> {
+    fn tree(&mut self, root: u64, place: Place, depth: usize) -> Result<()> {
         let page = self.pages.get(root)?;
-        self.subtree(root, &page, None, None, depth)
+        self.subtree(root, &page, (None, None), place, depth)
     }
 
     /// Keys of the subtree are at least `low` and below `high`.
-    fn subtree(&mut self, id: u64, page: &Page, low: Option<&[u8]>, high: Option<&[u8]>, depth: usize) -> Result<()> {
+    fn subtree(
+        &mut self,
+        id: u64,
+        page: &Page,
+        (low, high): (Option<&[u8]>, Option<&[u8]>),
+        place: Place,
+        depth: usize,
+    ) -> Result<()> {
         let store = self.pages.store;
         if depth > DEPTH_LIMIT {
             return Err(store.corrupt(id, Flaw::new("a tree of at most 64 levels", "more")));
@@ -47,16 +63,20 @@ impl Survey<'_> {
                 for index in 0..page.count() {
                     let child = self.pages.get_child(page, index)?;
                     let next = if index + 1 < page.count() { Some(page.key(index + 1)) } else { high };
-                    self.subtree(page.child(index), &child, Some(page.key(index)), next, depth + 1)?;
+                    self.subtree(page.child(index), &child, (Some(page.key(index)), next), place, depth + 1)?;
                 }
             }
             Kind::Leaf => {
+                // Taken for a value, a bucket would have its pages given away as free.
+                if place == Place::Root && (0..page.count()).any(|index| !page.is_bucket(index)) {
+                    return Err(store.corrupt(id, Flaw::new("nothing but buckets in the root", "a value")));
+                }
                 for index in (0..page.count()).filter(|index| page.is_bucket(*index)) {
                     let bucket =
                         BucketValue::parse(&page.value_bytes(index)).map_err(|flaw| store.corrupt(id, flaw))?;
                     match bucket.inline {
                         Some(inline) => self.check_order(id, &inline, None, None)?,
-                        None => self.tree(bucket.root, depth + 1)?,
+                        None => self.tree(bucket.root, Place::Bucket, depth + 1)?,
                     }
                 }
             }

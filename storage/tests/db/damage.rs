@@ -165,3 +165,31 @@ fn a_huge_overflow_count_takes_no_memory() {
     let error = Db::open(&path, Options { read_only: true, ..Options::default() }).unwrap_err();
     assert!(error.to_string().contains("expected as much overflow as the elements need"), "{error}");
 }
+
+/// Read as a value, the bucket would be lost with the next rewrite, and its pages with the next write.
+#[test]
+fn a_bucket_that_lost_its_mark_is_refused() {
+    let mut bytes = sample();
+    let root = u64::from_le_bytes(bytes[32..40].try_into().unwrap()) as usize;
+    let flags = root * PAGE + 16;
+    assert_eq!(bytes[flags], 1, "the first element of the root is a bucket");
+    bytes[flags] = 0;
+    assert_eq!(
+        open(bytes).unwrap_err().to_string(),
+        format!("/d/db: page {root}: expected nothing but buckets in the root, found a value")
+    );
+}
+
+#[test]
+fn a_new_file_is_copied_from_its_first_meta_page_alone() {
+    let disk = SimDisk::new();
+    disk.create_dir_all(Path::new("/d")).unwrap();
+    drop(Db::open("/d/db", Options { page_size: PAGE, disk: Arc::new(disk.clone()), ..Options::default() }).unwrap());
+    let mut bytes = disk.contents(Path::new("/d/db")).unwrap();
+    bytes[PAGE + 16] ^= 1;
+    let db = open(bytes).unwrap();
+    assert_eq!(db.txid(), 0);
+    let mut copy = Vec::new();
+    db.snapshot().copy_to(&mut copy).unwrap();
+    assert_eq!(open(copy).unwrap().txid(), 0);
+}
