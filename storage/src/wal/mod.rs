@@ -200,12 +200,6 @@ impl Wal {
         }
         let tail = held.pop_back().expect("a log has at least one segment");
         let path = tail.name.path(dir);
-        // What follows the end may be later sectors of a write whose first never arrived: they must not be taken for
-        // records once new ones reach them.
-        tail.file.set_len(offset).context("truncate", &path)?;
-        tail.file.allocate(options.segment_bytes.max(offset)).context("allocate", &path)?;
-        tail.file.sync_data().context("sync", &path)?;
-
         let last_index = collector.last_index();
         let mut recovered = collector.finish().map_err(|(index, term, found)| WalError::Snapshot {
             path: dir.to_owned(),
@@ -218,6 +212,12 @@ impl Wal {
         if recovered.hard_state.commit() > last {
             return Err(WalError::CommitBeyondLog { path, commit: recovered.hard_state.commit(), last });
         }
+
+        // Only now: a log that is refused is left as it is, for whoever looks at it. What follows the end may be later
+        // sectors of a write whose first never arrived: they must not be taken for records once new ones reach them.
+        tail.file.set_len(offset).context("truncate", &path)?;
+        tail.file.allocate(options.segment_bytes.max(offset)).context("allocate", &path)?;
+        tail.file.sync_data().context("sync", &path)?;
         let wal = Self {
             helper: Helper::start(disk.clone(), dir.to_owned(), options.segment_bytes),
             disk,

@@ -163,3 +163,15 @@ fn no_bytes_make_the_reader_panic() {
         }
     }
 }
+
+#[test]
+fn a_log_that_is_refused_is_left_as_it_was() {
+    let (disk, dir, path, mut bytes, ends) = sample();
+    // Behind the end there is something, and the log lacks the snapshot that is asked for.
+    *bytes.last_mut().unwrap() = 1;
+    assert!(bytes.len() > *ends.last().unwrap() + 8);
+    disk.put(&path, bytes.clone());
+    let error = Wal::open(Arc::new(disk.clone()), dir, SMALL, Some(snapshot(5, 1))).unwrap_err();
+    assert!(matches!(error, WalError::Snapshot { index: 5, .. }), "{error}");
+    assert_eq!(disk.contents(&path).unwrap(), bytes);
+}
