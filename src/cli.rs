@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    flags::{Asked, Environment, Failure, FailureKind, Problem, etcd, gateway, go::quote, server, up},
+    flags::{Asked, Environment, Failure, FailureKind, Problem, etcd, gateway, go::quote, server, syntax, up},
     help,
     logging::{Level, LogConfig, Logger},
     roles::{self, Ended},
@@ -189,13 +189,20 @@ fn refuse(role: &Role, failure: Failure) -> ExitCode {
 
 /// One sentence a problem, and what to do about it in the next line.
 fn complain(who: &str, problems: &[Problem]) {
+    say(&sentences(who, problems));
+}
+
+/// What comes from outside, an argument or a variable, moves no cursor and begins no line.
+fn sentences(who: &str, problems: &[Problem]) -> String {
     let prefix = if who.is_empty() { String::new() } else { format!("{who}: ") };
+    let mut sentences = String::new();
     for Problem { text, hint } in problems {
-        say(&format!("{prefix}{text}\n"));
+        sentences += &format!("{prefix}{}\n", syntax::one_line(text));
         if let Some(hint) = hint {
-            say(&format!("  {hint}\n"));
+            sentences += &format!("  {}\n", syntax::one_line(hint));
         }
     }
+    sentences
 }
 
 /// To stderr; nobody is told when that is closed.
@@ -240,6 +247,12 @@ mod tests {
             assert_eq!(format!("{:?}", Command::read(&words).expect("a command")), want, "{line}");
         }
         assert_eq!(Command::read(&[]), Ok(Command::Up(&[])));
+    }
+
+    #[test]
+    fn a_problem_is_one_line_and_its_hint_another() {
+        let problem = Problem::new("no \u{1b}[31msuch\nflag: é").hint("try\r\nthis");
+        assert_eq!(sentences("up", &[problem]), "up: no \\u{1b}[31msuch\\nflag: é\n  try\\r\\nthis\n");
     }
 
     #[test]

@@ -135,7 +135,7 @@ pub fn value_hint<S>(slot: &Slot<S>) -> Option<String> {
 }
 
 /// Text from outside, without what would move a terminal's cursor.
-fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
