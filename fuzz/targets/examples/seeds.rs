@@ -214,7 +214,7 @@ fn messages() {
         lease: i64::MIN,
     };
     let event = Event { r#type: 1, kv: Some(kv.clone()), prev_kv: Some(kv.clone()) };
-    let answer = RangeResponse { header, kvs: vec![kv.clone()], more: true, count: 2 };
+    let answer = RangeResponse { header, kvs: vec![kv], more: true, count: 2 };
     let watched = WatchResponse { header, watch_id: -1, events: vec![event], fragment: true, ..Default::default() };
     let member = Member { id: 1, name: "<m>".into(), peer_ur_ls: vec!["http://a".into()], ..Default::default() };
     let members = MemberListResponse { header, members: vec![member] };
