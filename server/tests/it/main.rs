@@ -1,0 +1,13 @@
+//! The bundled member from outside: started in this process, called with gRPC requests built by hand.
+//!
+//! Nothing here needs more than cargo. What only a comparison with etcd can show is in `conformance`.
+
+mod errors;
+mod headers;
+mod hostile;
+mod leases;
+mod methods;
+mod quota;
+mod restarts;
+mod sizes;
+mod support;
