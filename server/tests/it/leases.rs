@@ -50,8 +50,8 @@ fn deleted(events: &[Event], revision: i64) -> Vec<&[u8]> {
 async fn an_expired_lease_takes_its_keys_along_in_one_revision() {
     let node = Node::start().await;
     let mut watch = node.watcher(watching_all(0)).await;
-    let granted = node.grant(grant(7, 1)).await.unwrap();
     let begun = Instant::now();
+    let granted = node.grant(grant(7, 1)).await.unwrap();
     assert_eq!((granted.id, granted.ttl), (7, 1));
     for key in ["b", "c", "a"] {
         node.put(leased(key, 7)).await.unwrap();

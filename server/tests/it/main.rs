@@ -6,6 +6,7 @@ mod errors;
 mod headers;
 mod hostile;
 mod leases;
+mod maintenance;
 mod methods;
 mod quota;
 mod restarts;

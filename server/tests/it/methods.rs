@@ -2,6 +2,7 @@
 
 use forebay_edge::grpc;
 use forebay_proto::{DESCRIPTORS, etcdserverpb::WatchCreateRequest};
+use http::HeaderMap;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tonic::Code;
@@ -99,4 +100,16 @@ async fn what_does_not_exist_is_refused_with_the_words_of_grpc_go() {
         let answer = node.call::<()>(path, &()).await;
         assert_eq!(refusal(answer), (Code::Unimplemented, text.to_owned()), "{path}");
     }
+}
+
+#[tokio::test]
+async fn the_standard_health_service_says_that_the_member_serves() {
+    let node = Node::start().await;
+    let check = |service: &[u8]| {
+        let message = if service.is_empty() { Vec::new() } else { [&[0x0a, service.len() as u8], service].concat() };
+        let frame = [&grpc::frame(message.len())[..], &message].concat();
+        node.send_bytes("/grpc.health.v1.Health/Check", HeaderMap::new(), frame)
+    };
+    assert_eq!(&check(b"").await.unwrap()[..], b"\x08\x01");
+    assert_eq!(refusal(check(b"etcdserverpb.KV").await), (Code::NotFound, "unknown service".to_owned()));
 }

@@ -244,7 +244,11 @@ async fn a_log_of_many_segments_is_read_from_where_it_is_needed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_before_a_crash_under_load_is_there_and_nothing_is_torn() {
     const WRITERS: usize = 4;
-    let node = Arc::new(Node::with(lazy_backend).await);
+    let config = |config: &mut Config| {
+        lazy_backend(config);
+        config.unsafe_no_fsync = false;
+    };
+    let node = Arc::new(Node::with(config).await);
     let acknowledged: Arc<[AtomicU64; WRITERS]> = Arc::default();
     let stopping = Arc::new(AtomicU64::new(0));
     let writers: Vec<_> = (0..WRITERS)
@@ -293,6 +297,44 @@ async fn what_was_acknowledged_before_a_crash_under_load_is_there_and_nothing_is
     stopping.store(1, Ordering::Relaxed);
     for writer in writers {
         writer.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_under_load_answers_everybody_and_loses_nothing() {
+    const WRITERS: usize = 16;
+    let node = Arc::new(Node::start().await);
+    let written = Arc::new(AtomicU64::new(0));
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let (node, written) = (node.clone(), written.clone());
+            tokio::spawn(async move {
+                for n in 1.. {
+                    match node.put(put(&format!("k{writer}"), &n.to_string())).await {
+                        Ok(_) => drop(written.fetch_add(1, Ordering::Relaxed)),
+                        Err(status) => return (n - 1, refusal::<()>(Err(status))),
+                    }
+                }
+                unreachable!("it writes until it is refused")
+            })
+        })
+        .collect();
+    while written.load(Ordering::Relaxed) < 500 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    node.member.stop().await;
+    let mut promised = Vec::new();
+    for writer in writers {
+        let (acknowledged, refused) = writer.await.unwrap();
+        assert_eq!(refused, error(Error::Stopped));
+        promised.push(acknowledged);
+    }
+    let node = Arc::into_inner(node).expect("the writers are done").restart().await;
+    for (writer, promised) in promised.into_iter().enumerate() {
+        let kv = node.range(get(&format!("k{writer}"))).await.unwrap().kvs.pop().expect("it has written");
+        // The write that was under way may have been carried out or not.
+        assert!((promised..=promised + 1).contains(&(kv.version as u64)), "{} of {promised} writes", kv.version);
+        assert_eq!(kv.value, bytes(&kv.version.to_string()));
     }
 }
 

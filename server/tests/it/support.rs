@@ -228,7 +228,7 @@ pub struct Call {
 
 enum Answer {
     Awaited(tokio::task::JoinHandle<forebay_edge::Response>),
-    Body { head: HeaderMap, body: Body },
+    Body { head: Box<HeaderMap>, body: Box<Body> },
     Ended(Status),
 }
 
@@ -306,7 +306,7 @@ impl Call {
                     assert_eq!(response.status(), http::StatusCode::OK);
                     assert_eq!(response.headers()[CONTENT_TYPE], "application/grpc");
                     let (parts, body) = response.into_parts();
-                    self.answer = Answer::Body { head: parts.headers, body };
+                    self.answer = Answer::Body { head: Box::new(parts.headers), body: Box::new(body) };
                 }
                 Answer::Body { head, body } => {
                     let status = match body.frame().await {

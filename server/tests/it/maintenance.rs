@@ -1,0 +1,113 @@
+//! What an operator asks a member.
+
+use forebay_proto::etcdserverpb::*;
+use forebay_storage::{
+    db::{Db, Options},
+    schema,
+};
+use sha2::{Digest as _, Sha256};
+use tonic::Code;
+
+use crate::support::{Node, compaction, delete, grant, leased, put};
+
+async fn snapshot(node: &Node) -> Vec<SnapshotResponse> {
+    let call = node.open("/etcdserverpb.Maintenance/Snapshot").await;
+    call.send(&SnapshotRequest {});
+    let (parts, status) = call.rest().await;
+    assert_eq!(status.code(), Code::Ok, "{status:?}");
+    parts
+}
+
+#[tokio::test]
+async fn the_status_is_that_of_a_leader_which_is_its_own_cluster() {
+    let node = Node::start().await;
+    let before = node.status(StatusRequest {}).await.unwrap();
+    assert_eq!((before.leader, before.is_learner, before.errors.len()), (node.member.id(), false, 0));
+    assert_eq!(before.db_size_quota, 2 << 30);
+    assert_eq!(before.downgrade_info, Some(DowngradeInfo::default()));
+    let minor = |version: &str| version.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
+    assert_eq!(minor(&before.version), minor(&before.storage_version));
+    for n in 0..50 {
+        node.put(put(&format!("k{n}"), &"v".repeat(10_000))).await.unwrap();
+    }
+    node.hash(HashRequest {}).await.unwrap();
+    let after = node.status(StatusRequest {}).await.unwrap();
+    assert_eq!(after.raft_index, before.raft_index + 50);
+    assert_eq!(after.raft_applied_index, after.raft_index);
+    assert_eq!(after.raft_term, before.raft_term);
+    assert!(after.db_size > 500_000 && after.db_size_in_use > 500_000, "{after:?}");
+    assert!(after.db_size_in_use <= after.db_size, "{after:?}");
+}
+
+#[tokio::test]
+async fn a_snapshot_is_the_db_file_and_its_hash() {
+    let node = Node::start().await;
+    node.grant(grant(7, 60)).await.unwrap();
+    for n in 0..100 {
+        node.put(leased(&format!("k{n}"), 7)).await.unwrap();
+    }
+    let parts = snapshot(&node).await;
+    let (last, parts) = parts.split_last().expect("a snapshot has parts");
+    let bytes: Vec<u8> = parts.iter().flat_map(|part| part.blob.to_vec()).collect();
+    assert_eq!((last.remaining_bytes, &last.blob[..]), (0, &Sha256::digest(&bytes)[..]));
+    let mut remaining = bytes.len() as u64;
+    for part in parts {
+        remaining -= part.blob.len() as u64;
+        assert_eq!(part.remaining_bytes, remaining);
+        assert!(part.blob.len() <= 32 << 10 && part.version == last.version);
+    }
+    assert_eq!(remaining, 0);
+
+    // It is taken whole: everything that was acknowledged is in it, and it opens.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    std::fs::write(&path, &bytes).unwrap();
+    let db = Db::open(&path, Options { read_only: true, ..Options::default() }).unwrap();
+    let hash = node.hash(HashRequest {}).await.unwrap().hash;
+    assert_eq!(schema::hash(&db.begin_read()).unwrap(), hash);
+}
+
+#[tokio::test]
+async fn the_hash_of_the_keys_is_that_of_a_revision_whatever_came_later() {
+    let node = Node::start().await;
+    let hash_at = async |node: &Node, revision| node.hash_kv(HashKvRequest { revision }).await.unwrap();
+    for n in 0..20 {
+        node.put(put(&format!("k{}", n % 7), &n.to_string())).await.unwrap();
+    }
+    let present = hash_at(&node, 0).await;
+    assert_eq!((present.hash_revision, present.compact_revision), (21, -1));
+    node.delete(delete("k0")).await.unwrap();
+    node.put(put("k1", "later")).await.unwrap();
+    let past = hash_at(&node, 21).await;
+    assert_eq!((past.hash, past.hash_revision, past.compact_revision), (present.hash, 21, -1));
+    assert_ne!(hash_at(&node, 0).await.hash, present.hash);
+
+    // A compaction below it is part of the hash, and nothing else is.
+    node.compact(compaction(15)).await.unwrap();
+    let compacted = hash_at(&node, 21).await;
+    assert_eq!((compacted.hash_revision, compacted.compact_revision), (21, 15));
+    node.defragment(DefragmentRequest {}).await.unwrap();
+    let node = node.restart().await;
+    let restarted = hash_at(&node, 21).await;
+    assert_eq!((restarted.hash, restarted.compact_revision), (compacted.hash, 15));
+}
+
+#[tokio::test]
+async fn a_defragmentation_gives_back_what_a_compaction_freed() {
+    let node = Node::start().await;
+    for n in 0..60 {
+        node.put(put("often", &format!("{n}").repeat(20_000))).await.unwrap();
+    }
+    // Otherwise what is written and compacted within a moment never gets into the file.
+    node.hash(HashRequest {}).await.unwrap();
+    node.compact(compaction(60)).await.unwrap();
+    // What one commit frees counts as free with the next.
+    node.put(put("other", "1")).await.unwrap();
+    node.hash(HashRequest {}).await.unwrap();
+    let compacted = node.status(StatusRequest {}).await.unwrap();
+    assert!(compacted.db_size > 1 << 20 && compacted.db_size_in_use < compacted.db_size / 2, "{compacted:?}");
+    node.defragment(DefragmentRequest {}).await.unwrap();
+    let defragmented = node.status(StatusRequest {}).await.unwrap();
+    assert!(defragmented.db_size < compacted.db_size / 2, "{defragmented:?}");
+    assert_eq!(node.everything().await.len(), 2);
+}
