@@ -26,6 +26,8 @@ fn read(file: Vec<u8>) -> Option<raftpb::Snapshot> {
     let found = snapshots.newest(|_| true).expect("a disk without faults");
     match &found {
         None => assert_eq!(disk.contents(&path.with_extension("snap.broken")), Some(file), "it is set aside as it was"),
+        // It would be saved as no bytes, which are no snapshot.
+        Some(snapshot) if *snapshot == raftpb::Snapshot::default() => {}
         Some(snapshot) => {
             let (_, snapshots) = empty();
             snapshots.save(snapshot).expect("a disk without faults");

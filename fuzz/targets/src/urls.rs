@@ -30,7 +30,7 @@ pub fn urls(data: &[u8]) {
     }
     if let Ok(number) = go::parse_int(text) {
         assert_eq!(go::parse_int(&number.to_string()), Ok(number));
-        assert_eq!(u64::try_from(number).ok(), go::parse_uint(text.trim_start_matches('+'), 64).ok());
+        assert_eq!(go::parse_uint(text.trim_start_matches(['+', '-']), 64), Ok(number.unsigned_abs()));
     }
     let quoted = go::quote(text);
     assert!(!quoted.contains(char::is_control), "a quoted text moves no cursor");

@@ -1,7 +1,7 @@
 //! Watch streams: what a client asks for, against what a list of everything that happened says it must get.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -61,6 +61,8 @@ struct Log {
 struct Client {
     asked: VecDeque<WatchCreateRequest>,
     watchers: HashMap<i64, Watcher>,
+    /// Watchers that a compaction ended. A client may still cancel them, and is told so.
+    ended: HashSet<i64>,
     revision: i64,
 }
 
@@ -231,8 +233,12 @@ impl Client {
                 assert!(self.watchers.insert(response.watch_id, watcher).is_none(), "an id is used once at a time");
             }
         } else if response.canceled {
-            let watcher = self.watchers.remove(&response.watch_id).expect("what is cancelled was there");
-            if response.compact_revision != 0 {
+            let watcher = self.watchers.remove(&response.watch_id);
+            if response.compact_revision == 0 {
+                assert!(watcher.is_some() || self.ended.remove(&response.watch_id), "what is cancelled was there");
+            } else {
+                let watcher = watcher.expect("what is ended was there");
+                self.ended.insert(response.watch_id);
                 let at = response.compact_revision;
                 assert!(at <= log.compacted && watcher.from < at && watcher.seen < at, "it had to go on below {at}");
             }

@@ -1,6 +1,6 @@
 //! Replays the inputs of `fuzz/corpus`, and seeded mutations of them, through every fuzz target.
 //!
-//! What it tries is the same in every run. A failure names the target, the file and the seed, and leaves the input in
+//! What it tries is the same in every run, and more of the same with `FOREBAY_FUZZ_TIMES=100`. A failure names the target, the file and the seed, and leaves the input in
 //! a file: put that into the target's corpus to keep it, or hand it to `cargo fuzz run`.
 
 use std::{
@@ -37,6 +37,11 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// How many times as long to try, of whoever has the time: `FOREBAY_FUZZ_TIMES`.
+fn times() -> u32 {
+    std::env::var("FOREBAY_FUZZ_TIMES").map_or(1, |times| times.parse().expect("FOREBAY_FUZZ_TIMES is a number"))
+}
+
 /// Says which input it was if the target panics.
 struct Named<'t> {
     target: &'t str,
@@ -64,7 +69,7 @@ fn run(target: &Target) {
         (target.run)(bytes);
     }
     for (file, bytes) in &files {
-        for seed in 0..target.mutations {
+        for seed in 0..target.mutations.saturating_mul(times()) {
             let mut random = StdRng::seed_from_u64(seed.into());
             let other = &files[random.random_range(0..files.len())].1;
             let input = mutated(bytes, other, &mut random);
