@@ -92,16 +92,14 @@ impl Collector {
         if !(kind == EntryType::EntryNormal as i32 || is_conf_change && entry.data.is_some()) {
             return Err(("a normal entry or a conf change".into(), format!("an entry of type {kind}")));
         }
-        let index = entry.index();
+        let index = followed(entry.index())?;
         self.last_index = index;
-        if index > self.base + 1 + self.entries.len() as u64 {
+        let next = self.base.saturating_add(1 + self.entries.len() as u64);
+        if index > next {
             // Only a snapshot from the leader lets a log jump.
             let jump = self.snapshots.iter().rev().find(|snapshot| snapshot.index() == index - 1);
             if jump.is_none() || self.wanted.is_some() {
-                return Err((
-                    format!("an entry up to index {}", self.base + 1 + self.entries.len() as u64),
-                    format!("index {index}"),
-                ));
+                return Err((format!("an entry up to index {next}"), format!("index {index}")));
             }
             self.entries.clear();
             self.base = index - 1;
@@ -128,7 +126,7 @@ impl Collector {
 
     fn take_snapshot(&mut self, data: &[u8]) -> Result<(), Contradiction> {
         let snapshot = walpb::Snapshot::decode(data).map_err(|error| ("a snapshot".to_owned(), error.to_string()))?;
-        self.last_index = self.last_index.max(snapshot.index());
+        self.last_index = self.last_index.max(followed(snapshot.index())?);
         self.snapshots.push(snapshot);
         self.forget_covered();
         Ok(())
@@ -181,6 +179,11 @@ impl Collector {
         let found: Vec<_> = self.snapshots.iter().map(|snapshot| (snapshot.index(), snapshot.term())).collect();
         format!("records for {found:?}, committed is {}", self.hard_state.commit())
     }
+}
+
+/// An index that another can follow, as every one in a log is.
+fn followed(index: u64) -> Result<u64, Contradiction> {
+    if index < u64::MAX { Ok(index) } else { Err(("an index that another can follow".into(), index.to_string())) }
 }
 
 /// Decodes a message that must consist of known fields only.

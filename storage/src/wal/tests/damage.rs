@@ -175,3 +175,21 @@ fn a_log_that_is_refused_is_left_as_it_was() {
     assert!(matches!(error, WalError::Snapshot { index: 5, .. }), "{error}");
     assert_eq!(disk.contents(&path).unwrap(), bytes);
 }
+
+#[test]
+fn an_index_that_nothing_can_follow_is_refused() {
+    for mark in [true, false] {
+        let (disk, dir) = simulated();
+        let mut wal = create(&disk, dir, SMALL);
+        wal.append(Some(&state(1, 0)), &[], true).unwrap();
+        if mark {
+            wal.save_snapshot(&snapshot(u64::MAX, 1)).unwrap();
+        } else {
+            wal.save_snapshot(&snapshot(u64::MAX - 1, 1)).unwrap();
+            wal.append(Some(&state(1, u64::MAX - 1)), &[entry(u64::MAX, 1, b"")], true).unwrap();
+        }
+        drop(wal);
+        let error = open(&disk, dir, SMALL).unwrap_err().to_string();
+        assert!(error.contains("expected an index that another can follow, found 18446744073709551615"), "{error}");
+    }
+}
