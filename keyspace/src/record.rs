@@ -68,6 +68,9 @@ pub enum RecordError {
     /// The record is longer than 4 GiB or its sub revision above 2^32.
     #[error("revision {0:?}: the record is too large")]
     TooLarge(Revision),
+    /// The main revision is below 1, or the last that a number can be, which nothing can follow.
+    #[error("revision {0:?}: no store is ever there")]
+    Impossible(Revision),
     /// The records did not come in ascending order of revision.
     #[error("revision {0:?} comes after revision {1:?}")]
     Unordered(Revision, Revision),

@@ -42,6 +42,9 @@ impl Restore {
         if let Some(last) = self.last.filter(|last| *last >= revision) {
             return Err(RecordError::Unordered(revision, last));
         }
+        if !(FIRST_REVISION..i64::MAX).contains(&revision.main) || revision.sub < 0 {
+            return Err(RecordError::Impossible(revision));
+        }
         self.last = Some(revision);
         // What `etcdutl snapshot restore --bump-revision` leaves: a revision without a key.
         if record.is_empty() && !tombstone {
@@ -194,6 +197,9 @@ mod tests {
         assert_eq!(restore.record(at(5), true, b"\x0a\x01k"), Err(RecordError::Unordered(at(5), at(5))));
         assert_eq!(restore.record(at(6), true, b""), Err(RecordError::NoKey(at(6))));
         assert_eq!(restore.record(at(7), true, b"\x0a\x02k"), Err(RecordError::Malformed(at(7))));
+        for main in [i64::MIN, 0, i64::MAX] {
+            assert_eq!(Restore::new(None).record(at(main), true, b"\x0a\x01k"), Err(RecordError::Impossible(at(main))));
+        }
     }
 
     #[test]

@@ -274,8 +274,13 @@ pub fn read_conf_state(txn: &ReadTxn) -> Result<Option<ConfState>, Error> {
 pub fn read_compactions(txn: &ReadTxn) -> Result<(Option<i64>, Option<i64>), Error> {
     let read = |key: &[u8]| -> Result<Option<i64>, Error> {
         let Some(value) = get(txn, META, key)? else { return Ok(None) };
-        match value.split_first_chunk::<8>() {
-            Some((main, rest)) if rest.len() == 9 => Ok(Some(i64::from_be_bytes(*main))),
+        let main = match value.split_first_chunk::<8>() {
+            Some((main, rest)) if rest.len() == 9 => Some(i64::from_be_bytes(*main)),
+            _ => None,
+        };
+        // The store goes on above it, so the last number there is cannot be one.
+        match main {
+            Some(main) if (0..i64::MAX).contains(&main) => Ok(Some(main)),
             _ => Err(malformed(META, key, "a revision of 17 bytes")),
         }
     };
@@ -475,6 +480,13 @@ mod tests {
         Value::new(MEMBERS, "zz", "{").put(&mut txn).unwrap();
         txn.commit().unwrap();
         let txn = db.begin_read();
+        for revision in [-1, i64::MAX] {
+            let mut txn = db.begin_write().unwrap();
+            scheduled_compaction(revision).put(&mut txn).unwrap();
+            txn.commit().unwrap();
+            let message = read_compactions(&db.begin_read()).unwrap_err().to_string();
+            assert_eq!(message, "bucket meta, key scheduledCompactRev: expected a revision of 17 bytes");
+        }
         let message = read_applied(&txn).unwrap_err().to_string();
         assert_eq!(message, "bucket meta, key consistent_index: expected 8 bytes");
         assert!(read_membership(&txn).unwrap_err().to_string().contains("bucket members, key zz"));
