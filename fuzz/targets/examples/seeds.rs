@@ -254,6 +254,14 @@ fn messages() {
     }
     records.extend([1, 9, 0, 0, 0]); // What a raised revision leaves.
     seed("key_records", "restored", &records);
+    let filed = |main: i64, mark: &[u8], record: &[u8]| {
+        let key = [&Revision { main, sub: 0 }.to_bytes()[..], mark].concat();
+        [&[0][..], &chunk(&key), &chunk(record)].concat()
+    };
+    // A placeholder at the last of all revisions, and tombstones at revisions that no store was ever at.
+    let last = filed(i64::MAX, b"", b"");
+    seed("key_records", "last", [&[0][..], &filed(i64::MAX - 1, b"t", b"\n\x01a"), &last].concat());
+    seed("key_records", "below", [&[0][..], &filed(i64::MIN, b"t", b"\n\x01a"), &filed(0, b"t", b"\n\x01b")].concat());
     seed("key_records", "made", [0, 0, 2, 2, 0, 0, 0, 2, 1, 1, b'x', 2, 3, 0, 0, 0, 2, 2, 0, 2, 4, 0, 1, 0, 0, 0, 0]);
 }
 
@@ -361,6 +369,23 @@ fn logs() {
     let later = walpb::Snapshot { index: Some(9), term: Some(2), conf_state: Some(a_conf_state()) };
     log.extend(record(5, &later.encode_to_vec()));
     log.extend(record(2, &Entry { term: Some(2), index: Some(10), ..Default::default() }.encode_to_vec()));
+    let extreme = |index| {
+        let mark = walpb::Snapshot { index: Some(index), term: Some(1), conf_state: Some(a_conf_state()) };
+        let entry = |index| Entry { term: Some(1), index: Some(index), ..Default::default() };
+        let state = HardState { term: Some(u64::MAX), vote: Some(0), commit: Some(index) };
+        [
+            vec![0],
+            record(1, b"m"),
+            record(5, &first),
+            record(5, &mark.encode_to_vec()),
+            record(3, &state.encode_to_vec()),
+            record(2, &entry(index).encode_to_vec()),
+            record(2, &entry(index.wrapping_add(1)).encode_to_vec()),
+        ]
+        .concat()
+    };
+    seed("wal_records", "last", extreme(u64::MAX));
+    seed("wal_records", "before_last", extreme(u64::MAX - 1));
     let jumped = HardState { term: Some(2), vote: Some(0), commit: Some(9) };
     log.extend(record(3, &jumped.encode_to_vec()));
     seed("wal_records", "two", &log);

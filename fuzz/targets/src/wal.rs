@@ -96,7 +96,8 @@ fn open_and_go_on(segments: &[Vec<u8>], first_index: u64) {
     assert_eq!(second, Recovered { repair: None, ..first });
     let last = second.snapshot.index() + second.entries.len() as u64;
     let term = second.entries.last().map_or(second.snapshot.term(), Entry::term).max(second.hard_state.term());
-    if last == u64::MAX {
+    // The last index there is belongs to nobody.
+    if last + 1 == u64::MAX {
         return;
     }
     let entry = Entry { term: Some(term), index: Some(last + 1), data: Some(Bytes::from_static(b"on")), r#type: None };
