@@ -246,8 +246,15 @@ impl Session {
     /// Maintenance.Status. Sizes and indices are recorded by how they relate.
     pub async fn status(&mut self) -> Option<pb::StatusResponse> {
         let mut client = MaintenanceClient::new(self.channel.clone());
-        let prepared = self.prepare(pb::StatusRequest {});
-        let answer = within(async move { client.status(prepared).await }).await;
+        let mut answer = within(client.status(self.prepare(pb::StatusRequest {}))).await;
+        // A member proposes on its own too (its name, its storage version): an entry can be on its way for a moment.
+        for _ in 0..50 {
+            if !answer.as_ref().is_ok_and(|status| status.raft_applied_index != status.raft_index) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            answer = within(client.status(self.prepare(pb::StatusRequest {}))).await;
+        }
         let mut tree = outcome(&self.names, answer.as_ref());
         if let Ok(status) = &answer {
             let parts: Vec<Option<u64>> = status.version.split('.').map(|part| part.parse().ok()).collect();
