@@ -1,0 +1,135 @@
+//! What is compared: servers, and the front tiers before them.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use forebay_loadtest::{
+    client::connect,
+    process::{Process, etcd_flags, free_address},
+};
+use tonic::transport::Channel;
+
+use crate::{CONNECTIONS, KEYS, Options};
+
+/// What a target is, and with it which work it takes part in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A store of its own.
+    Server,
+    /// Another one's answers: a proxy, or a store together with the gateway.
+    Front,
+    /// Answers that mean nothing.
+    Empty,
+}
+
+/// One thing under load.
+pub struct Target {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// The targets that its figures are given as multiples of.
+    pub bases: &'static [&'static str],
+    pub channels: Vec<Channel>,
+    process: Arc<Process>,
+    /// The process that it forwards to, if it does.
+    upstream: Option<Arc<Process>>,
+}
+
+impl Target {
+    /// User and system CPU time so far: its own, and its upstream's.
+    pub fn cpu(&self) -> anyhow::Result<(Duration, Duration)> {
+        let upstream = self.upstream.as_ref().map(|process| process.cpu()).transpose()?;
+        Ok((self.process.cpu()?, upstream.unwrap_or_default()))
+    }
+
+    /// Resident memory in bytes.
+    pub fn rss(&self) -> anyhow::Result<u64> {
+        self.process.rss()
+    }
+}
+
+/// Starts everything that the options name, each front right after what it is compared with, since neighbours in a
+/// round share the machine's moods.
+pub async fn start(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Target>> {
+    let mut starter = Starter { scratch, targets: Vec::new() };
+    if let Some(etcd) = &options.etcd {
+        let process = starter.server("etcd", etcd, &[], Kind::Server, &["empty"]).await?;
+        let address = free_address()?;
+        let args = vec![
+            "grpc-proxy".to_owned(),
+            "start".to_owned(),
+            format!("--endpoints={}", process.address),
+            format!("--listen-addr={address}"),
+            format!("--data-dir={}", scratch.join("grpc-proxy").display()),
+        ];
+        let proxy = starter.process("grpc-proxy", etcd, &args, address)?;
+        starter.add("grpc-proxy", Kind::Front, &["etcd"], proxy, Some(process)).await?;
+    }
+    if let Some(forebay) = &options.forebay {
+        let process = starter.server("forebay", forebay, &["server"], Kind::Server, &["etcd", "empty"]).await?;
+        let address = free_address()?;
+        let args = vec![
+            "gateway".to_owned(),
+            format!("--endpoints={}", process.address),
+            format!("--listen-client-urls=http://{address}"),
+            "--log-level=error".to_owned(),
+        ];
+        let gateway = starter.process("gateway", forebay, &args, address)?;
+        starter.add("gateway", Kind::Front, &["forebay"], gateway, Some(process)).await?;
+        starter.server("up", forebay, &["up"], Kind::Front, &["forebay"]).await?;
+    }
+    let address = free_address()?;
+    let args = ["empty-server".to_owned(), address.to_string()];
+    let empty = starter.process("empty", &std::env::current_exe()?, &args, address)?;
+    starter.add("empty", Kind::Empty, &[], empty, None).await?;
+    Ok(starter.targets)
+}
+
+struct Starter<'a> {
+    scratch: &'a Path,
+    targets: Vec<Target>,
+}
+
+impl Starter<'_> {
+    /// Starts a store with data of its own and fills it.
+    async fn server(
+        &mut self,
+        name: &'static str,
+        program: &Path,
+        command: &[&str],
+        kind: Kind,
+        bases: &'static [&'static str],
+    ) -> anyhow::Result<Arc<Process>> {
+        let (client, peer) = (free_address()?, free_address()?);
+        let mut args: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
+        args.extend(etcd_flags(&self.scratch.join(name), client, peer));
+        let process = self.process(name, program, &args, client)?;
+        self.add(name, kind, bases, process.clone(), None).await?;
+        let channels = &self.targets.last().expect("added above").channels;
+        KEYS.load(channels, "key/").await.with_context(|| format!("loading {name}"))?;
+        Ok(process)
+    }
+
+    fn process(
+        &self,
+        name: &str,
+        program: &Path,
+        args: &[String],
+        address: std::net::SocketAddr,
+    ) -> anyhow::Result<Arc<Process>> {
+        let log = self.scratch.join(format!("{name}.log"));
+        Ok(Arc::new(Process::start(program, args, address, log)?))
+    }
+
+    async fn add(
+        &mut self,
+        name: &'static str,
+        kind: Kind,
+        bases: &'static [&'static str],
+        process: Arc<Process>,
+        upstream: Option<Arc<Process>>,
+    ) -> anyhow::Result<()> {
+        let channels = connect(process.address, CONNECTIONS).await?;
+        self.targets.push(Target { name, kind, bases, channels, process, upstream });
+        Ok(())
+    }
+}
