@@ -12,6 +12,8 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tonic::Status;
 
+use crate::listener::OpenRequest;
+
 /// What a body can fail with; a reset of the peer's stream keeps its `h2` cause inside.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -27,6 +29,8 @@ pub trait Meter: Send {
 pub struct Body {
     kind: Kind,
     meter: Option<Box<dyn Meter>>,
+    /// The request that this answers: open until the body is dropped.
+    _open: Option<OpenRequest>,
 }
 
 enum Kind {
@@ -40,7 +44,12 @@ enum Kind {
 
 impl Body {
     fn of(kind: Kind) -> Body {
-        Body { kind, meter: None }
+        Body { kind, meter: None, _open: None }
+    }
+
+    /// Keeps a request open until its answer is out or given up.
+    pub(crate) fn of_request(self, open: OpenRequest) -> Body {
+        Body { _open: Some(open), ..self }
     }
 
     /// Lets `meter` see what passes from now on.
@@ -112,7 +121,7 @@ impl http_body::Body for Body {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Body { kind, meter } = &mut *self;
+        let Body { kind, meter, .. } = &mut *self;
         let frame = std::task::ready!(kind.poll_frame(cx));
         if let (Some(meter), Some(Ok(frame))) = (meter, &frame) {
             if let Some(data) = frame.data_ref() {

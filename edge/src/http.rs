@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 
 use crate::{Api, Request, Response};
 
-pub use access::{Origins, Tls};
+pub use access::Origins;
 pub use answer::ErrorShape;
 pub use exposition::encode as encode_metrics;
 pub use probes::{Probes, Versions};

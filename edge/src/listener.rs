@@ -1,8 +1,9 @@
-//! Accepts connections on one port and serves HTTP/1.1 and HTTP/2 on them.
+//! Accepts connections on one port, under TLS if it has it, and serves HTTP/1.1 and HTTP/2 on them.
 //!
 //! Who is asked is the caller's business: it hands in one function from request to response.
 
 mod opening;
+mod places;
 
 use std::{convert::Infallible, future::Future, io, net::SocketAddr, time::Duration};
 
@@ -13,13 +14,36 @@ use hyper_util::{
     server::conn::auto::Builder,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
+    time::Instant,
 };
 
-use self::opening::Opening;
-use crate::{Body, Request, Response};
+pub(crate) use self::places::OpenRequest;
+use self::{
+    opening::Opening,
+    places::{Place, Places},
+};
+use crate::{
+    Body, Request, Response,
+    tls::{Acceptor, Tls},
+};
+
+/// Where connections come in.
+pub struct Port {
+    /// The bound socket.
+    pub listener: TcpListener,
+    /// How TLS ends here; without it, requests come in clear.
+    pub tls: Option<Acceptor>,
+}
+
+impl From<TcpListener> for Port {
+    fn from(listener: TcpListener) -> Port {
+        Port { listener, tls: None }
+    }
+}
 
 /// What one connection may use. The defaults bound a hostile client; a larger value lets one client
 /// take more of the process.
@@ -29,14 +53,23 @@ pub struct Limits {
     pub max_concurrent_streams: u32,
     /// Bytes of all header fields of a request.
     pub max_header_bytes: u32,
-    /// How long a client may take to send a request head over HTTP/1.1, and before that to show which HTTP it speaks.
+    /// How long a client may take to send a request head over HTTP/1.1, and before that to shake hands under TLS and
+    /// show which HTTP it speaks.
     pub header_timeout: Duration,
     /// Idle time after which a ping asks whether the client is still there.
     pub keepalive_interval: Duration,
     /// How long the client may take to answer that ping.
     pub keepalive_timeout: Duration,
-    /// Open connections; further ones wait in the kernel's backlog.
+    /// Open connections. One more takes the place of one that is opening or idle; when all have requests, it waits in
+    /// the kernel's backlog.
     pub max_connections: usize,
+    /// Connections that have not shown yet which HTTP they speak. One more takes the place of the oldest.
+    pub max_opening: usize,
+    /// Open connections from one address; `None` is as many as there is room for, since a proxy is one address and
+    /// many clients.
+    pub max_connections_per_source: Option<usize>,
+    /// How long a connection may be without requests. Clients of gRPC connect again by themselves.
+    pub idle_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -48,6 +81,9 @@ impl Default for Limits {
             keepalive_interval: Duration::from_secs(2 * 3600),
             keepalive_timeout: Duration::from_secs(20),
             max_connections: 10_000,
+            max_opening: 2_000,
+            max_connections_per_source: None,
+            idle_timeout: Duration::from_secs(30 * 60),
         }
     }
 }
@@ -60,8 +96,10 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// before it was read whole is one, and an honest client may live long; a hostile one gets no
 /// further with more.
 const LOCAL_RESETS: usize = 100_000;
-/// How long accepting rests when the process is out of file descriptors.
+/// How long accepting rests when there is no room.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a connection that is asked to leave may take to say so to its client.
+const LEAVE: Duration = Duration::from_secs(2);
 
 /// Tells the connections of a listener to finish: no new requests, then the end.
 #[derive(Clone, Debug)]
@@ -99,33 +137,36 @@ pub struct Peer {
 }
 
 /// Serves connections until `drain` starts, then lets open requests finish for at most `grace`.
-pub async fn serve<H, F>(listener: TcpListener, handler: H, limits: Limits, drain: Drain, grace: Duration)
+pub async fn serve<H, F>(port: impl Into<Port>, handler: H, limits: Limits, drain: Drain, grace: Duration)
 where
     H: Fn(Request) -> F + Clone + Send + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
-    let builder = http_builder(&limits);
+    let Port { listener, tls } = port.into();
+    let server = Server { handler, builder: http_builder(&limits), opening: limits.header_timeout, tls, drain };
+    let places = Places::new(limits);
     let mut connections = JoinSet::new();
-    let drained = drain.started().shared();
+    let drained = server.drain.clone();
+    let drained = drained.started().shared();
     loop {
-        let room = connections.len() < limits.max_connections;
         let accepted = tokio::select! {
             _ = drained.clone() => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = listener.accept(), if room => accepted,
+            accepted = accept(&listener, &places) => accepted,
         };
         match accepted {
             Ok((stream, address)) => {
-                let _ = stream.set_nodelay(true);
-                let stream = Opening::new(stream, limits.header_timeout);
-                let serving = connection(stream, address, handler.clone(), builder.clone(), drain.clone());
-                connections.spawn(serving);
+                if let Some(place) = places.take(address.ip()) {
+                    let _ = stream.set_nodelay(true);
+                    connections.spawn(server.clone().connection(stream, address, place));
+                }
             }
             Err(error) => {
-                // A connection that died in the backlog is nobody's problem; being out of
-                // descriptors passes once others close.
                 tracing::debug!(%error, "failed to accept a connection");
+                // A connection that died in the backlog is nobody's problem; being out of descriptors passes once
+                // somebody has left.
                 if !is_connection_error(&error) {
+                    places.make_room();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -134,6 +175,14 @@ where
     drop(listener);
     let _ = tokio::time::timeout(grace, async { while connections.join_next().await.is_some() {} }).await;
     connections.shutdown().await;
+}
+
+/// Accepts a connection once there is room for one.
+async fn accept(listener: &TcpListener, places: &Places) -> io::Result<(TcpStream, SocketAddr)> {
+    while !places.has_room() {
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+    listener.accept().await
 }
 
 fn http_builder(limits: &Limits) -> Builder<TokioExecutor> {
@@ -153,31 +202,74 @@ fn http_builder(limits: &Limits) -> Builder<TokioExecutor> {
     builder
 }
 
-async fn connection<H, F>(
-    stream: Opening<TcpStream>,
-    address: SocketAddr,
+/// What the connections of a listener have in common.
+#[derive(Clone)]
+struct Server<H> {
     handler: H,
     builder: Builder<TokioExecutor>,
+    /// How long a connection may take until it has shown which HTTP it speaks.
+    opening: Duration,
+    tls: Option<Acceptor>,
     drain: Drain,
-) where
+}
+
+impl<H, F> Server<H>
+where
     H: Fn(Request) -> F + Clone + Send + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
-    let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
-        request.extensions_mut().insert(Peer { address });
-        handler(request.map(Body::from)).map(Ok::<_, Infallible>)
-    });
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    tokio::pin!(serving);
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        _ = drain.started() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+    async fn connection(self, stream: TcpStream, address: SocketAddr, place: Place) {
+        let deadline = Instant::now() + self.opening;
+        let Some(tls) = self.tls.clone() else {
+            return self.http(Opening::new(stream, deadline, place.clone()), address, None, place).await;
+        };
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout_at(deadline, tls.accept(stream, address)) => shaken,
+            _ = place.dismissed() => return,
+            _ = self.drain.started() => return,
+        };
+        match shaken {
+            Ok(Ok((stream, tls))) => {
+                self.http(Opening::new(stream, deadline, place.clone()), address, Some(tls), place).await;
+            }
+            Ok(Err(error)) => tracing::warn!(%error, peer = %address, "rejected connection"),
+            Err(_) => tracing::debug!(peer = %address, "the client did not shake hands in time"),
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(error, peer = %address, "connection ended");
+    }
+
+    async fn http<S>(self, stream: Opening<S>, address: SocketAddr, tls: Option<Tls>, place: Place)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (handler, seat) = (self.handler, place.clone());
+        let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(Peer { address });
+            if let Some(tls) = &tls {
+                request.extensions_mut().insert(tls.clone());
+            }
+            let open = seat.open();
+            handler(request.map(Body::from))
+                .map(|response| Ok::<_, Infallible>(response.map(|body| body.of_request(open))))
+        });
+        let serving = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        tokio::pin!(serving);
+        let ended = tokio::select! {
+            ended = serving.as_mut() => ended,
+            _ = self.drain.started() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+            _ = place.dismissed() => {
+                serving.as_mut().graceful_shutdown();
+                match tokio::time::timeout(LEAVE, serving).await {
+                    Ok(ended) => ended,
+                    Err(_) => return,
+                }
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error, peer = %address, "connection ended");
+        }
     }
 }
 

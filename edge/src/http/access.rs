@@ -11,15 +11,7 @@ use super::{
     Shared,
     answer::{empty, plain_error, with_type},
 };
-use crate::{Request, Response};
-
-/// What is known of a connection under TLS. The listener that ended it puts this into the extensions
-/// of each request; a request without it came in clear.
-#[derive(Clone, Debug, Default)]
-pub struct Tls {
-    /// The common name of the client's verified certificate.
-    pub common_name: Option<String>,
-}
+use crate::{Request, Response, tls::Tls};
 
 /// Web pages that may use the API, by their origin.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,12 +15,12 @@ use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status};
 
 use super::{
-    ErrorShape, Shared, Tls,
+    ErrorShape, Shared,
     answer::with_type,
     metadata::Metadata,
     replies::{Replies, framed},
 };
-use crate::{Body, BoxError, Request, Response};
+use crate::{Body, BoxError, Request, Response, tls::Tls};
 
 /// JSON bytes per byte of a message that are buffered at most: base64 makes four of three, escapes
 /// and names take the rest.

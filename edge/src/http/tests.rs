@@ -22,7 +22,7 @@ use prometheus::{Registry, proto::MetricFamily};
 use tonic::Status;
 
 use super::*;
-use crate::{Body, Service, grpc};
+use crate::{Body, Service, grpc, tls::Tls};
 
 /// Answers a range with its own key and limit, a put with the status that its value is, and each
 /// watch with one response; notes the metadata of every call.

@@ -7,13 +7,14 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Sleep,
+    time::{Instant, Sleep},
 };
+
+use super::places::Place;
 
 /// What an HTTP/2 connection begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -21,6 +22,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A stream that fails to be read if it does not show in time which HTTP it speaks.
 pub(super) struct Opening<S> {
     stream: S,
+    place: Place,
     /// Until it has shown.
     deadline: Option<Pin<Box<Sleep>>>,
     /// How much of the preface came so far.
@@ -28,8 +30,9 @@ pub(super) struct Opening<S> {
 }
 
 impl<S> Opening<S> {
-    pub(super) fn new(stream: S, timeout: Duration) -> Opening<S> {
-        Opening { stream, deadline: Some(Box::pin(tokio::time::sleep(timeout))), seen: 0 }
+    /// The connection has begun at its `place` when the client has shown what it speaks.
+    pub(super) fn new(stream: S, deadline: Instant, place: Place) -> Opening<S> {
+        Opening { stream, place, deadline: Some(Box::pin(tokio::time::sleep_until(deadline))), seen: 0 }
     }
 
     fn note(&mut self, data: &[u8]) {
@@ -38,6 +41,7 @@ impl<S> Opening<S> {
         self.seen += len;
         if data[..len] != expected[..len] || self.seen == PREFACE.len() {
             self.deadline = None;
+            self.place.begin();
         }
     }
 }
@@ -52,7 +56,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Opening<S> {
             ready!(deadline.as_mut().poll(cx));
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client did not begin in time")));
         }
-        this.note(&buf.filled()[before..]);
+        if buf.filled().len() > before {
+            this.note(&buf.filled()[before..]);
+        }
         read
     }
 }
@@ -85,15 +91,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::{net::Ipv4Addr, time::Duration};
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
-    use super::*;
+    use super::{
+        super::{Limits, places::Places},
+        *,
+    };
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 
     fn opening() -> (DuplexStream, Opening<DuplexStream>) {
         let (client, server) = duplex(1024);
-        (client, Opening::new(server, TIMEOUT))
+        let place = Places::new(Limits::default()).take(Ipv4Addr::LOCALHOST.into()).expect("there is room");
+        (client, Opening::new(server, Instant::now() + TIMEOUT, place))
     }
 
     #[tokio::test(start_paused = true)]
