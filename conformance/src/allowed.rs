@@ -125,7 +125,6 @@ pub const ALLOWED: &[Allowed] = &[
     later("maintenance::move_leader", "*", "MoveLeader is refused by name"),
     later("maintenance::downgrade*", "*", "Downgrade is refused by name"),
     later("limits::unknown_methods", "4.error.*", "server reflection is served, which etcd does not"),
-    later("limits::deep_txns", "*", "txns nested deeper than 50 levels are refused when they are decoded"),
 ];
 
 /// An allowance for what the bundled server does not do yet, or does beyond etcd.

@@ -149,12 +149,23 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 ///
 /// `max` bounds the message in bytes, checked on its prefix before anything is buffered.
 pub async fn unary<M: Message + Default>(request: Request, max: usize) -> Result<(http::request::Parts, M), Status> {
+    let (parts, bytes) = unary_bytes(request, max).await?;
+    Ok((parts, M::decode(bytes).map_err(malformed)?))
+}
+
+/// As [`unary`], for a message that the caller decodes.
+pub async fn unary_bytes(request: Request, max: usize) -> Result<(http::request::Parts, Bytes), Status> {
     let (parts, body) = request.into_parts();
-    let mut messages = Messages::new(&parts.headers, body, max);
-    match messages.next().await? {
-        Some(message) => Ok((parts, message)),
+    let mut messages = Messages::<()>::new(&parts.headers, body, max);
+    match messages.next_bytes().await? {
+        Some(bytes) => Ok((parts, bytes)),
         None => Err(Status::internal("EOF")),
     }
+}
+
+/// Refuses a message that cannot be decoded.
+pub fn malformed(error: impl std::fmt::Display) -> Status {
+    Status::internal(format!("grpc: error unmarshalling request: {error}"))
 }
 
 /// The messages of a request, one after another.
@@ -184,9 +195,7 @@ impl<M: Message + Default> Messages<M> {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<M>, Status>> {
         Poll::Ready(match ready!(self.poll_bytes(cx))? {
             None => Ok(None),
-            Some(bytes) => M::decode(bytes)
-                .map(Some)
-                .map_err(|error| Status::internal(format!("grpc: error unmarshalling request: {error}"))),
+            Some(bytes) => M::decode(bytes).map(Some).map_err(malformed),
         })
     }
 

@@ -21,9 +21,10 @@ pub use scan::Values;
 /// Objects and arrays inside each other, beyond which a value is refused before it is read.
 const DEPTH_MAX: usize = 10_000;
 
-/// Messages inside each other, beyond which a request is refused: what `prost` reads on the other
-/// side. Reading and writing recurse once per message, so this bounds the stack.
-const MESSAGE_DEPTH_MAX: usize = 100;
+/// Messages inside each other, beyond which a request is refused: what is read on the other side, where
+/// each txn is two and the innermost operation has one more. Reading and writing recurse once per message,
+/// so this bounds the stack.
+const MESSAGE_DEPTH_MAX: usize = 2 * crate::TXN_DEPTH_MAX + 1;
 
 /// Why bytes could not be taken from one form into the other.
 ///
@@ -44,7 +45,7 @@ pub enum Error {
     /// More than 10,000 objects and arrays inside each other.
     #[error("exceeded max depth")]
     TooDeep,
-    /// More than 100 messages inside each other.
+    /// More messages inside each other than a txn may have.
     #[error("proto: exceeded max recursion depth")]
     TooManyMessages,
     /// Another kind of value than the message wants, an array in place of an object for example.

@@ -58,9 +58,11 @@ generated! {
 
 mod error;
 pub mod json;
+mod nesting;
 mod range;
 
 pub use error::Error;
+pub use nesting::{NestingError, TXN_DEPTH_MAX, decode_raft_request, decode_txn};
 pub use range::KeyRange;
 
 /// The encoded `FileDescriptorSet` of all files, for server reflection.

@@ -8,8 +8,8 @@ use forebay_keyspace::{Reader, RevisionHash};
 use forebay_proto::{
     Error, KeyRange,
     etcdserverpb::{
-        self, AlarmMember, AlarmRequest, AlarmType, InternalRaftRequest, RequestHeader, RequestOp, ResponseHeader,
-        alarm_request::AlarmAction, request_op,
+        self, AlarmMember, AlarmRequest, AlarmType, InternalRaftRequest, RequestHeader, ResponseHeader,
+        alarm_request::AlarmAction,
     },
 };
 use http::HeaderMap;
@@ -276,7 +276,6 @@ impl Member {
             return Err(Error::RequestTooLarge.into());
         }
         let data = Bytes::from(request.encode_to_vec());
-        check_readable(&request, &data)?;
         let receiver = self.0.waiters.register(id, deadline.at);
         let proposal = Proposal { id, data };
         self.0.raft.propose(proposal).map_err(|error| {
@@ -369,20 +368,6 @@ impl Member {
         tokio::task::spawn_blocking(move || work(&member))
             .await
             .unwrap_or_else(|error| Err(Status::internal(format!("the work was given up: {error}"))))
-    }
-}
-
-/// Refuses a txn that could not be read back from the log. In an entry a request lies one level deeper than in a
-/// message of its own, and the depth that is decoded is bounded: a txn right at the bound would be accepted, and then
-/// end every member that applies it, at every start again.
-fn check_readable(request: &InternalRaftRequest, encoded: &Bytes) -> Result<(), Status> {
-    let nests = |ops: &[RequestOp]| ops.iter().any(|op| matches!(op.request, Some(request_op::Request::RequestTxn(_))));
-    if !request.txn.as_ref().is_some_and(|txn| nests(&txn.success) || nests(&txn.failure)) {
-        return Ok(());
-    }
-    match InternalRaftRequest::decode(encoded.clone()) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Status::internal(format!("grpc: error unmarshalling request: {error}"))),
     }
 }
 

@@ -5,10 +5,9 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use forebay_keyspace::check;
 use forebay_proto::{
-    Error, KeyRange,
+    Error, KeyRange, decode_txn,
     etcdserverpb::{Compare, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest, request_op::Request},
 };
-use prost::Message as _;
 
 use crate::input::Input;
 
@@ -23,7 +22,7 @@ pub fn txn_checks(data: &[u8]) {
     let max_ops = input.byte().into();
     let is_encoded = input.flag();
     let request = match is_encoded {
-        true => TxnRequest::decode(input.rest()).ok(),
+        true => decode_txn(Bytes::copy_from_slice(input.rest())).ok(),
         false => Some(txn(&mut input, 4)),
     };
     let Some(request) = request.filter(|request| ops(request) <= SLOW_OPS_MAX) else { return };

@@ -2,10 +2,12 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::{
+    MESSAGE_DEPTH_MAX,
     schema::{Kind, SCHEMA},
     *,
 };
 use crate::{
+    TXN_DEPTH_MAX,
     etcdserverpb::{
         AlarmMember, AlarmResponse, Compare, LeaseTimeToLiveResponse, Member, MemberListResponse, RangeRequest,
         RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse, WatchRequest, WatchResponse,
@@ -218,18 +220,19 @@ fn nested_txn(depth: usize) -> String {
 }
 
 #[test]
-fn nesting_is_bounded_on_both_ways_and_prost_reads_what_passes() {
+fn nesting_is_bounded_on_both_ways_and_what_passes_is_read() {
     let route = Route::find("/v3/kv/txn").unwrap();
     let mut protobuf = Vec::new();
-    route.request(nested_txn(49).as_bytes(), &mut protobuf).unwrap();
-    TxnRequest::decode(&protobuf[..]).unwrap();
-    assert_eq!(route.request(nested_txn(50).as_bytes(), &mut Vec::new()), Err(Error::TooManyMessages));
+    route.request(nested_txn(TXN_DEPTH_MAX - 1).as_bytes(), &mut protobuf).unwrap();
+    crate::decode_txn(protobuf.into()).unwrap();
+    let too_deep = nested_txn(TXN_DEPTH_MAX + 1);
+    assert_eq!(route.request(too_deep.as_bytes(), &mut Vec::new()), Err(Error::TooManyMessages));
     assert_eq!(understood("/v3/kv/txn", nested_txn(3000).as_bytes()), Err(Error::TooManyMessages));
     assert_eq!(understood("/v3/kv/txn", nested_txn(100_000).as_bytes()), Err(Error::TooDeep));
 
     // ResponseOp.response_txn and TxnResponse.responses, a hundred thousand of each.
     let mut response = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..MESSAGE_DEPTH_MAX {
         for tag in [0x22, 0x1a] {
             let mut outer = vec![tag];
             prost::encoding::encode_varint(response.len() as u64, &mut outer);

@@ -6,7 +6,7 @@ use forebay_keyspace::{
     check::{self, RangeStreamError},
     eval::{self, RangeChunks},
 };
-use forebay_proto::{Error, etcdserverpb::*};
+use forebay_proto::{Error, NestingError, decode_txn, etcdserverpb::*};
 use futures::stream;
 use tonic::Status;
 
@@ -112,7 +112,12 @@ pub(super) async fn delete_range(member: Member, request: Request) -> Result<Res
 }
 
 pub(super) async fn txn(member: Member, request: Request) -> Result<Response, Status> {
-    let (parts, txn) = grpc::unary::<TxnRequest>(request, member.config().max_message_bytes()).await?;
+    let (parts, bytes) = grpc::unary_bytes(request, member.config().max_message_bytes()).await?;
+    let txn = decode_txn(bytes).map_err(|error| match error {
+        // A txn has as many levels as operations at most, so etcd refuses it for those.
+        NestingError::TooDeep(_) => Error::TooManyOps.into(),
+        error => grpc::malformed(error),
+    })?;
     if let cost @ 1.. = apply::txn_cost(&txn) {
         member.check_quota(cost)?;
     }

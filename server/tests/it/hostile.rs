@@ -167,17 +167,23 @@ async fn a_second_message_of_a_unary_call_changes_nothing() {
 #[tokio::test]
 async fn txns_nested_to_any_depth_are_answered_and_survived() {
     let node = Node::start().await;
-    // Around the depth at which a message is no longer decoded there must be none that is logged and not read back.
-    for depth in (0..60).chain([90, 100, 126, 127, 128, 200, 500]) {
-        match node.txn(nested(depth, all(vec![op(Op::RequestPut(put("deep", "1")))]))).await {
-            Ok(_) => {}
-            Err(status) if status.code() == Code::Internal => {
-                assert!(depth > 40, "{depth} is not deep");
-                assert!(status.message().starts_with("grpc: error unmarshalling request: "), "{status:?}");
-            }
-            Err(status) => assert_eq!(refusal::<()>(Err(status)), error(Error::TooManyOps), "{depth}"),
+    for depth in (0..60).chain([90, 100, 126, 127, 128, 200, 255, 256, 500]) {
+        // The answer is as deep, and this client does not read so deep.
+        let request = grpc::encode(&nested(depth, all(vec![op(Op::RequestPut(put("deep", "1")))])));
+        let answered = node.send_bytes("/etcdserverpb.KV/Txn", HeaderMap::new(), request).await;
+        match depth {
+            ..128 => drop(answered.unwrap_or_else(|status| panic!("{depth}: {status:?}"))),
+            _ => assert_eq!(refusal(answered), error(Error::TooManyOps), "{depth}"),
         }
     }
+    let node = node.restart_with(|config| config.max_txn_ops = 10_000).await;
+    for (depth, is_taken) in [(255, true), (256, false)] {
+        let request = grpc::encode(&nested(depth, all(vec![op(Op::RequestPut(put("deeper", "1")))])));
+        let answered = node.send_bytes("/etcdserverpb.KV/Txn", HeaderMap::new(), request).await;
+        assert_eq!(answered.is_ok(), is_taken, "{depth}: {answered:?}");
+    }
+    let node = node.crashed().await;
+    assert_eq!(node.range(get("deeper")).await.unwrap().count, 1);
     // A depth that only bytes can have: each level is the one success operation, a txn, of the level above.
     let mut message = Vec::new();
     for _ in 0..5000 {
@@ -188,7 +194,9 @@ async fn txns_nested_to_any_depth_are_answered_and_survived() {
             message = outer;
         }
     }
-    assert_eq!(status(&node, "/etcdserverpb.KV/Txn", framed(&message)).await.code(), Code::Internal);
+    let refused = status(&node, "/etcdserverpb.KV/Txn", framed(&message)).await;
+    assert_eq!(refused.code(), Code::Internal);
+    assert_eq!(refused.message(), "grpc: error unmarshalling request: proto:\u{a0}exceeded maximum recursion depth");
     lives_on(node).await;
 }
 
