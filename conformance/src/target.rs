@@ -106,28 +106,8 @@ impl Target {
     async fn try_start(kind: Kind, args: &[&str]) -> anyhow::Result<Target> {
         let dir = TempDir::with_prefix("conformance-")?;
         let [member, peer, gateway] = free_addresses()?;
-        let mut command = match kind {
-            Kind::Etcd(release) | Kind::GatewayOverEtcd(release) => {
-                Command::new(release.etcd().context(peers::INSTALL)?)
-            }
-            Kind::Server | Kind::GatewayOverServer => {
-                let mut command = Command::new(peers::forebay().context(peers::BUILD)?);
-                command.arg("server");
-                command
-            }
-        };
-        command.args(["--name", NAME, "--log-level", "error"]);
-        if matches!(kind, Kind::Etcd(Release::V3_4) | Kind::GatewayOverEtcd(Release::V3_4)) {
-            command.args(["--logger", "zap"]);
-        }
-        command.arg("--data-dir").arg(dir.path().join("data"));
-        for flag in ["--listen-client-urls", "--advertise-client-urls"] {
-            command.args([flag, &format!("http://{member}")]);
-        }
-        for flag in ["--listen-peer-urls", "--initial-advertise-peer-urls"] {
-            command.args([flag, &format!("http://{peer}")]);
-        }
-        command.args(["--initial-cluster", &format!("{NAME}=http://{peer}")]).args(args);
+        let mut command = member_command(kind, dir.path(), member, peer)?;
+        command.args(args);
         let member_process = Process::start(command, member, dir.path().join("member.log")).await?;
         let mut target = Target { kind, client: member, member, peer, member_process, gateway_process: None, dir };
         if kind.is_gateway() {
@@ -164,10 +144,45 @@ impl Target {
         self.member_process.kill();
     }
 
+    /// Starts another kind of member on what is left in the data directory, and waits until it serves.
+    pub async fn restart_as(&mut self, kind: Kind, args: &[&str]) -> anyhow::Result<()> {
+        self.kill();
+        let mut command = member_command(kind, self.dir.path(), self.member, self.peer)?;
+        command.args(args);
+        self.member_process = Process::start(command, self.member, self.dir.path().join("member.log")).await?;
+        self.kind = kind;
+        Ok(())
+    }
+
     /// Starts the member again on what is left in its data directory, and waits until it serves.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.member_process.restart().await
     }
+}
+
+/// What runs a member of this kind, all its files in `dir`.
+fn member_command(kind: Kind, dir: &Path, member: SocketAddr, peer: SocketAddr) -> anyhow::Result<Command> {
+    let mut command = match kind {
+        Kind::Etcd(release) | Kind::GatewayOverEtcd(release) => Command::new(release.etcd().context(peers::INSTALL)?),
+        Kind::Server | Kind::GatewayOverServer => {
+            let mut command = Command::new(peers::forebay().context(peers::BUILD)?);
+            command.arg("server");
+            command
+        }
+    };
+    command.args(["--name", NAME, "--log-level", "error"]);
+    if matches!(kind, Kind::Etcd(Release::V3_4) | Kind::GatewayOverEtcd(Release::V3_4)) {
+        command.args(["--logger", "zap"]);
+    }
+    command.arg("--data-dir").arg(dir.join("data"));
+    for flag in ["--listen-client-urls", "--advertise-client-urls"] {
+        command.args([flag, &format!("http://{member}")]);
+    }
+    for flag in ["--listen-peer-urls", "--initial-advertise-peer-urls"] {
+        command.args([flag, &format!("http://{peer}")]);
+    }
+    command.args(["--initial-cluster", &format!("{NAME}=http://{peer}")]);
+    Ok(command)
 }
 
 /// The name of the one member.

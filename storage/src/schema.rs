@@ -49,7 +49,8 @@ const TERM: &[u8] = b"term";
 const CONF_STATE: &[u8] = b"confState";
 const SCHEDULED_COMPACTION: &[u8] = b"scheduledCompactRev";
 const FINISHED_COMPACTION: &[u8] = b"finishedCompactRev";
-const STORAGE_VERSION: &[u8] = b"storageVersion";
+/// The key of [`storage_version`] in bucket [`META`].
+pub const STORAGE_VERSION: &[u8] = b"storageVersion";
 const CLUSTER_VERSION: &[u8] = b"clusterVersion";
 const DOWNGRADE: &[u8] = b"downgrade";
 const AUTH_ENABLED: &[u8] = b"authEnabled";

@@ -6,4 +6,5 @@ mod crash;
 mod etcdctl;
 mod http;
 mod programs;
+mod swap;
 mod watches;

@@ -105,51 +105,50 @@ impl Machine {
         batch
     }
 
-    /// Carries out one request of the log. `now` is when a lease that it grants begins to run.
-    pub fn apply(&mut self, request: InternalRaftRequest, now: Instant) -> Applied {
-        if let Some(put) = &request.put {
-            self.check_growth(true)?;
-            self.put(put)
+    /// Carries out one request of the log, `None` if it is of a kind that this version does not know. `now` is when a
+    /// lease that it grants begins to run.
+    pub fn apply(&mut self, request: &InternalRaftRequest, now: Instant) -> Option<Applied> {
+        Some(if let Some(put) = &request.put {
+            self.check_growth(true).and_then(|()| self.put(put))
         } else if let Some(txn) = &request.txn {
-            self.check_growth(txn_cost(txn) > 0)?;
-            self.txn(txn)
+            self.check_growth(txn_cost(txn) > 0).and_then(|()| self.txn(txn))
         } else if let Some(delete) = &request.delete_range {
-            self.check_growth(false)?;
-            self.delete_range(delete)
+            self.check_growth(false).and_then(|()| self.delete_range(delete))
         } else if let Some(compaction) = &request.compaction {
-            self.check_growth(false)?;
-            self.compact(compaction)
+            self.check_growth(false).and_then(|()| self.compact(compaction))
         } else if let Some(grant) = &request.lease_grant {
-            self.check_growth(true)?;
-            self.grant(grant, now)
+            self.check_growth(true).and_then(|()| self.grant(grant, now))
         } else if let Some(revoke) = &request.lease_revoke {
-            self.check_growth(false)?;
-            self.revoke(revoke.id)
+            self.check_growth(false).and_then(|()| self.revoke(revoke.id))
         } else if let Some(alarm) = &request.alarm {
             Ok(self.alarm(alarm))
         } else if let Some(set) = &request.cluster_member_attr_set {
             self.set_attributes(set);
             Ok(Outcome::Done)
         } else if let Some(set) = &request.cluster_version_set {
-            self.membership.cluster_version = Some(set.ver.clone());
-            self.show();
-            self.ops.push(Op::Put(schema::cluster_version(&set.ver)));
-            self.ops.push(Op::Put(schema::storage_version(&set.ver)));
+            self.set_cluster_version(&set.ver);
             Ok(Outcome::Done)
-        } else if request.lease_checkpoint.is_some()
-            || request.range.is_some()
-            || request.auth_status.is_some()
-            || request.downgrade_version_test.is_some()
-        {
-            // A checkpoint only shortens what a later leader grants; without one it grants more. The others change
-            // nothing, and stand in logs that an etcd wrote.
+        } else if let Some(set) = &request.downgrade_info_set {
+            let target = if set.enabled { &set.ver[..] } else { "" };
+            self.ops.push(Op::Put(schema::downgrade(target, set.enabled)));
+            Ok(Outcome::Done)
+        } else if changes_nothing(request) {
             Ok(Outcome::Done)
         } else {
-            panic!(
-                "invariant: every entry of the log is of a kind that this member carries out; request {}",
-                request.id
-            );
-        }
+            return None;
+        })
+    }
+
+    /// The schema follows the cluster version, but had no version of its own before 3.6.
+    fn set_cluster_version(&mut self, version: &str) {
+        self.membership.cluster_version = Some(version.to_owned());
+        self.show();
+        self.ops.push(Op::Put(schema::cluster_version(version)));
+        let is_old = ["3.0.", "3.1.", "3.2.", "3.3.", "3.4.", "3.5."].iter().any(|old| version.starts_with(old));
+        self.ops.push(match is_old {
+            false => Op::Put(schema::storage_version(version)),
+            true => Op::Delete { bucket: schema::META, key: schema::STORAGE_VERSION.to_vec() },
+        });
     }
 
     /// Refuses what the raised alarms forbid.
@@ -249,4 +248,17 @@ impl Machine {
         self.ops.push(Op::Put(schema::member(member)));
         self.show();
     }
+}
+
+/// Requests that stand in logs that an etcd wrote. A checkpoint only shortens what a later leader grants; without one it
+/// grants more. The others only read.
+fn changes_nothing(request: &InternalRaftRequest) -> bool {
+    request.lease_checkpoint.is_some()
+        || request.range.is_some()
+        || request.auth_status.is_some()
+        || request.auth_user_get.is_some()
+        || request.auth_user_list.is_some()
+        || request.auth_role_get.is_some()
+        || request.auth_role_list.is_some()
+        || request.downgrade_version_test.is_some()
 }

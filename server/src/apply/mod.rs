@@ -5,6 +5,7 @@
 //! lease of this member's table runs out, which is not part of the replicated state.
 
 mod cost;
+mod entry;
 mod machine;
 mod replica;
 

@@ -6,14 +6,12 @@ use std::{io::Read, sync::Arc, time::Instant};
 use forebay_keyspace::watch::Hub;
 use forebay_proto::{
     Error,
-    etcdserverpb::InternalRaftRequest,
     raftpb::{ConfChange, ConfState, Entry, Snapshot},
 };
 use forebay_storage::snap::Membership;
 use parking_lot::Mutex;
-use prost::Message as _;
 
-use super::{Applied, Machine, Outcome};
+use super::{Applied, Machine, Outcome, entry};
 use crate::{
     backend::Backend,
     lease::Lessor,
@@ -63,10 +61,12 @@ impl StateMachine for Replica {
         let mut outcomes = Vec::with_capacity(entries.len());
         for entry in entries {
             let Some(data) = entry.data.as_ref().filter(|data| !data.is_empty()) else { continue };
-            let request = InternalRaftRequest::decode(data.clone())
-                .map_err(|error| format!("entry {} is no request: {error}", entry.index()))?;
+            let refused = |why: &dyn std::fmt::Display| format!("entry {} cannot be applied: {why}", entry.index());
+            let request = entry::read(data.clone()).map_err(|error| refused(&error))?;
             let id = request.header.as_ref().map_or(request.id, |header| header.id);
-            outcomes.push((id, self.machine.apply(request, now)));
+            let applied = self.machine.apply(&request, now);
+            let outcome = applied.ok_or_else(|| refused(&"this version does not carry out requests of its kind"))?;
+            outcomes.push((id, outcome));
         }
         self.finish(last, outcomes);
         Ok(())
