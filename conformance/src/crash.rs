@@ -3,7 +3,9 @@
 //! Writers put and remember what was acknowledged; a reader remembers what it saw. At a random moment the
 //! process is killed and started again on what it left. Then every acknowledged write must be
 //! there with its revision, nothing that was seen may be gone, a transaction that nobody answered is
-//! there with both of its keys or with none, and revisions must not go back.
+//! there with both of its keys or with none, and revisions must not go back. Every few kills what was checked is
+//! deleted and compacted, right before the writers go on: a kill also meets a compaction, and a run of any length
+//! keeps its size.
 
 use std::{
     sync::{
@@ -16,20 +18,23 @@ use std::{
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use forebay_proto::{
-    etcdserverpb::{kv_client::KvClient, response_op::Response},
+    etcdserverpb::{CompactionRequest, RangeRequest, kv_client::KvClient, response_op::Response},
     mvccpb::KeyValue,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tonic::transport::Channel;
 
 use crate::{
-    cases::requests::{Operation as _, always, get, put, range},
+    cases::requests::{Operation as _, always, del_range, get, put, range},
     session,
     target::{Kind, Target},
 };
 
 /// How many writers there are. Each has keys of its own and one request in flight.
 const WRITERS: usize = 8;
+
+/// After how many kills everything is deleted and compacted.
+const CLEARED_EVERY: usize = 10;
 
 /// What all writers and the reader know.
 #[derive(Debug, Default)]
@@ -40,6 +45,8 @@ struct Known {
     open: Mutex<Vec<(Bytes, Bytes)>>,
     /// The highest revision in any answer.
     revision: AtomicI64,
+    /// The last acknowledged compaction.
+    compacted: AtomicI64,
     /// Set before the kill, so that writers take the failure for what it is.
     ending: AtomicBool,
 }
@@ -77,10 +84,26 @@ pub async fn run(kind: Kind, seed: u64, cycles: usize) -> anyhow::Result<Survive
         }
         target.restart().await.with_context(|| format!("cycle {cycle} of seed {seed}"))?;
         let channel = session::connect(&target).await?;
-        check(channel, &known, &mut survived).await.with_context(|| format!("cycle {cycle} of seed {seed}"))?;
+        check(channel.clone(), &known, &mut survived).await.with_context(|| format!("cycle {cycle} of seed {seed}"))?;
+        if cycle % CLEARED_EVERY == CLEARED_EVERY - 1 {
+            let cleared = clear(channel, &known).await;
+            survived.acknowledged += cleared.with_context(|| format!("cycle {cycle} of seed {seed}, clearing"))?;
+        }
     }
-    survived.acknowledged = known.acknowledged.lock().expect("no writer panics").len();
+    survived.acknowledged += known.acknowledged.lock().expect("no writer panics").len();
     Ok(survived)
+}
+
+/// Deletes all keys and compacts their history away; the compaction may still be under way when this returns.
+/// Returns how many acknowledged writes that were.
+async fn clear(channel: Channel, known: &Known) -> anyhow::Result<usize> {
+    let mut client = KvClient::new(channel);
+    let both = always([del_range("a/", "a0").op(), del_range("b/", "b0").op()]);
+    let revision = client.txn(both).await?.into_inner().header.context("a txn answers with a header")?.revision;
+    client.compact(CompactionRequest { revision, physical: false }).await?;
+    known.revision.fetch_max(revision, Ordering::SeqCst);
+    known.compacted.store(revision, Ordering::SeqCst);
+    Ok(std::mem::take(&mut *known.acknowledged.lock().expect("no writer panics")).len())
 }
 
 /// The two keys that one transaction writes.
@@ -134,6 +157,14 @@ async fn check(channel: Channel, known: &Known, survived: &mut Survived) -> anyh
     let revision = response.header.context("a txn answers with a header")?.revision;
     let seen = known.revision.load(Ordering::SeqCst);
     ensure!(revision >= seen, "revision {seen} was seen before, and now it is {revision}");
+    let compacted = known.compacted.load(Ordering::SeqCst);
+    if compacted > 1 {
+        let old = client.range(RangeRequest { revision: compacted - 1, ..get("nothing") }).await;
+        ensure!(
+            old.is_err_and(|status| status.code() == tonic::Code::OutOfRange),
+            "the acknowledged compaction at {compacted} is undone"
+        );
+    }
     let [mut a, mut b]: [Vec<KeyValue>; 2] = response
         .responses
         .into_iter()
