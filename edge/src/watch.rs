@@ -3,6 +3,10 @@
 //! One stream is one body: hyper polls it when the client can take more, and each poll reads the
 //! client's requests and writes what the hub has. A client that does not read is not read from
 //! either, and costs nothing but its cursor.
+//!
+//! What differs between the two is a [`Source`].
+
+mod feeds;
 
 use std::{
     pin::Pin,
@@ -12,14 +16,15 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use forebay_keyspace::watch::{HeaderBase, Hub, Polled, WatchStream};
-use forebay_proto::etcdserverpb::{WatchRequest, watch_request::RequestUnion};
-use futures::{FutureExt as _, future::BoxFuture, task::AtomicWaker};
+use forebay_keyspace::watch::{CatchUp, Fed, HeaderBase, Hub, Polled, WatchStream};
+use forebay_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request::RequestUnion};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream, task::AtomicWaker};
 use http::HeaderMap;
 use http_body::Frame;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::Status;
 
+use self::feeds::Feeds;
 use crate::{Body, BoxError, Request, Response, grpc, grpc::Messages};
 
 /// How much one data frame takes at most, beyond its last message. A large value saves system
@@ -31,18 +36,52 @@ const FRAME_BYTES: usize = 32 << 10;
 pub struct Watches {
     /// Where the events come from.
     pub hub: Hub,
-    /// Who answers: read for every message, since the term changes.
-    pub header: Arc<dyn Fn() -> HeaderBase + Send + Sync>,
     /// The largest request message in bytes.
     pub max_message: usize,
     /// How often watchers that asked for it and heard nothing are told the revision.
     pub progress_interval: Duration,
 }
 
+/// What a Watch call has to ask beside its hub.
+pub trait Source: Send + Sync + 'static {
+    /// Who answers: read for every message, since the term changes.
+    fn header(&self) -> HeaderBase;
+
+    /// What becomes of a create request, once the hub's history shows everything that it must see; `None` is
+    /// [`Admission::Serve`] at once. Requests that follow on the stream wait; events do not.
+    fn admit(&self, _request: &WatchCreateRequest) -> Option<BoxFuture<'static, Admission>> {
+        None
+    }
+
+    /// Resolves when the hub's history shows everything that was committed when this was called. A progress request
+    /// waits for it; `None` is at once.
+    fn fresh(&self) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
+
+    /// What a watcher sees of revisions that the hub's history does not have. One item is taken at a time, when the one
+    /// before is written. A stream that ends gives up, and with it the client's call ends, UNAVAILABLE; one that is
+    /// dropped is not needed any more.
+    fn catch_up(&self, _catch_up: CatchUp) -> BoxStream<'static, Fed> {
+        futures::stream::empty().boxed()
+    }
+}
+
+/// What becomes of a create request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// The hub serves it.
+    Serve,
+    /// The hub's history does not have its range: [`Source::catch_up`] delivers all it gets.
+    Feed,
+    /// Created and cancelled in one message, with this reason.
+    Refuse(String),
+}
+
 impl Watches {
     /// Answers one Watch call. `ended` resolves when the stream must end for a reason of ours, such
     /// as a shutdown, and says with which status.
-    pub fn serve(&self, request: Request, ended: BoxFuture<'static, Status>) -> Response {
+    pub fn serve(&self, request: Request, source: Arc<dyn Source>, ended: BoxFuture<'static, Status>) -> Response {
         let (parts, body) = request.into_parts();
         let waker = Arc::new(AtomicWaker::new());
         let woken = waker.clone();
@@ -52,8 +91,10 @@ impl Watches {
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         grpc::respond(Body::new(Stream {
             requests: Some(Messages::new(&parts.headers, body, self.max_message)),
+            asked: None,
             stream: Some(self.hub.open(Arc::new(move || woken.wake()))),
-            header: self.header.clone(),
+            feeds: Feeds::default(),
+            source,
             waker,
             progress,
             ended,
@@ -65,20 +106,41 @@ impl Watches {
 struct Stream {
     /// Until the client half-closes.
     requests: Option<Messages<WatchRequest>>,
+    /// The request that waits for the source.
+    asked: Option<Asked>,
     /// Until the trailers went out.
     stream: Option<WatchStream>,
-    header: Arc<dyn Fn() -> HeaderBase + Send + Sync>,
+    feeds: Feeds,
+    source: Arc<dyn Source>,
     waker: Arc<AtomicWaker>,
     progress: Interval,
     ended: BoxFuture<'static, Status>,
     out: BytesMut,
 }
 
+enum Asked {
+    Create(WatchCreateRequest, BoxFuture<'static, Admission>),
+    Progress(BoxFuture<'static, ()>),
+}
+
 impl Stream {
     /// Carries out what the client asks for, as far as it arrived. An error is how the stream ends.
     fn read_requests(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
         let Some(stream) = &mut self.stream else { return Ok(()) };
-        while let Some(requests) = &mut self.requests {
+        loop {
+            match &mut self.asked {
+                Some(Asked::Create(request, admission)) => match admission.poll_unpin(cx) {
+                    Poll::Ready(admission) => create(stream, request, admission),
+                    Poll::Pending => return Ok(()),
+                },
+                Some(Asked::Progress(fresh)) => match fresh.poll_unpin(cx) {
+                    Poll::Ready(()) => stream.request_progress(),
+                    Poll::Pending => return Ok(()),
+                },
+                None => {}
+            }
+            self.asked = None;
+            let Some(requests) = &mut self.requests else { return Ok(()) };
             if !stream.accepts_requests() {
                 // Polled again once the answers that wait went out.
                 return Ok(());
@@ -88,16 +150,19 @@ impl Stream {
                 // Half-closed: watches go on.
                 Poll::Ready(None) => self.requests = None,
                 Poll::Ready(Some(request)) => match request.request_union {
-                    Some(RequestUnion::CreateRequest(create)) => {
-                        stream.create(&create);
-                    }
+                    Some(RequestUnion::CreateRequest(request)) => match self.source.admit(&request) {
+                        None => create(stream, &request, Admission::Serve),
+                        Some(admission) => self.asked = Some(Asked::Create(request, admission)),
+                    },
                     Some(RequestUnion::CancelRequest(cancel)) => stream.cancel(cancel.watch_id),
-                    Some(RequestUnion::ProgressRequest(_)) => stream.request_progress(),
+                    Some(RequestUnion::ProgressRequest(_)) => match self.source.fresh() {
+                        None => stream.request_progress(),
+                        Some(fresh) => self.asked = Some(Asked::Progress(fresh)),
+                    },
                     None => {}
                 },
             }
         }
-        Ok(())
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
@@ -113,15 +178,40 @@ impl Stream {
             // The interval is to wake us for its next tick too.
             let _ = self.progress.poll_tick(cx);
         }
-        match stream.poll(&(self.header)(), &mut self.out, FRAME_BYTES) {
-            Polled::Wrote { .. } => Poll::Ready(Ok(self.out.split().freeze())),
-            Polled::Yield => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
+        loop {
+            while let Some(order) = stream.take_order() {
+                self.feeds.carry_out(order, |catch_up| self.source.catch_up(catch_up));
             }
-            Polled::Idle => Poll::Pending,
-            Polled::Overrun => Poll::Ready(Err(Status::unavailable("the watch lags behind what is kept; resume it"))),
+            while let Poll::Ready((ticket, fed)) = self.feeds.poll(cx) {
+                let Some(fed) = fed else {
+                    return Poll::Ready(Err(Status::unavailable("etcdserver: the past of a watch cannot be read")));
+                };
+                stream.feed(ticket, fed);
+            }
+            match stream.poll(&self.source.header(), &mut self.out, FRAME_BYTES) {
+                Polled::Wrote { .. } => return Poll::Ready(Ok(self.out.split().freeze())),
+                Polled::Over => return Poll::Ready(Err(Status::unavailable("etcdserver: the store began anew"))),
+                // What was fed may have had nothing for the client, and the feed has to be asked for more.
+                _ if stream.has_orders() => {}
+                Polled::Yield => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Polled::Idle => return Poll::Pending,
+            }
         }
+    }
+}
+
+fn create(stream: &mut WatchStream, request: &WatchCreateRequest, admission: Admission) {
+    match admission {
+        Admission::Serve => {
+            stream.create(request);
+        }
+        Admission::Feed => {
+            stream.create_unmirrored(request);
+        }
+        Admission::Refuse(reason) => stream.refuse(reason),
     }
 }
 

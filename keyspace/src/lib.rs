@@ -8,6 +8,7 @@ pub mod check;
 pub mod compact;
 pub mod eval;
 pub mod hash;
+pub mod mirror;
 pub mod reader;
 pub mod record;
 pub mod restore;

@@ -77,6 +77,11 @@ impl Shared {
         self.published.store(Arc::new(published));
     }
 
+    /// Shows a state that differs from the last by its revision alone.
+    pub(crate) fn advance(&self, published: Published) {
+        self.published.store(Arc::new(published));
+    }
+
     /// Shows the content of `other` from now on.
     pub(crate) fn take_over(&self, other: &Shared) {
         let restored = std::mem::take(&mut *other.history.lock());
@@ -151,8 +156,7 @@ impl Reader {
         let mut spanned = 0;
         self.shared.batches(from, |batch| {
             let goes_on = spanned < max_revisions;
-            // Every revision has a change, so a batch holds as many as its ends are apart.
-            spanned += (batch.last() - batch.first().max(from) + 1) as usize;
+            spanned += batch.revisions_since(from);
             goes_on
         })
     }
@@ -253,14 +257,13 @@ impl<'s> Snapshot<'s> {
 
     /// The revision to read at when a request asks for `asked`: the current one for 0 and below.
     pub fn at(&self, asked: i64) -> Result<i64, Error> {
-        let at = if asked <= 0 { self.revision } else { asked };
-        if at > self.revision {
-            return Err(Error::FutureRev);
+        match asked {
+            // If a compaction has overtaken it since it was published, whoever reads it finds out when he is done.
+            ..=0 => Ok(self.revision),
+            _ if asked > self.revision => Err(Error::FutureRev),
+            _ if asked < self.compacted => Err(Error::Compacted),
+            _ => Ok(asked),
         }
-        if at < self.compacted {
-            return Err(Error::Compacted);
-        }
-        Ok(at)
     }
 
     /// A key as it was at `at`.

@@ -12,6 +12,7 @@
 use std::fmt;
 
 use bytes::BufMut;
+use forebay_proto::mvccpb::KeyValue;
 use triomphe::ThinArc;
 
 use crate::varint::{
@@ -145,6 +146,19 @@ impl Version {
             value_end: narrow(value_end),
         };
         Version(ThinArc::from_header_and_slice(header, scratch))
+    }
+
+    /// Encodes the live version that another store told of, filed under `revision`. `None` if no store can hold it: it has
+    /// no key, no version, or revisions that contradict each other.
+    pub fn of(kv: &KeyValue, revision: Revision, scratch: &mut Vec<u8>) -> Option<Version> {
+        let KeyValue { key, create_revision, mod_revision, version, value, lease } = kv;
+        let (create_revision, version, lease) = (*create_revision, *version, *lease);
+        let possible = (1..i64::MAX).contains(mod_revision)
+            && *mod_revision == revision.main
+            && (1..=revision.main).contains(&create_revision)
+            && (1..i64::MAX).contains(&version)
+            && !key.is_empty();
+        possible.then(|| Version::put(Put { revision, create_revision, version, lease, key, value }, scratch))
     }
 
     /// Encodes a tombstone.
@@ -407,6 +421,12 @@ pub struct Change {
 pub struct Batch {
     /// Invariant: not empty, ascending by revision.
     pub changes: Box<[Change]>,
+    /// How many main revisions that is.
+    revisions: u32,
+}
+
+fn revisions(changes: &[Change]) -> usize {
+    changes.chunk_by(|a, b| a.version.mod_revision() == b.version.mod_revision()).count()
 }
 
 impl Batch {
@@ -418,7 +438,7 @@ impl Batch {
         assert!(!changes.is_empty(), "a batch makes something visible");
         let ascends = changes.is_sorted_by(|a, b| a.version.revision() < b.version.revision());
         assert!(ascends, "the changes of a batch ascend by revision");
-        Batch { changes: changes.into() }
+        Batch { revisions: narrow(revisions(&changes)), changes: changes.into() }
     }
 
     /// The first main revision.
@@ -429,6 +449,14 @@ impl Batch {
     /// The last main revision.
     pub fn last(&self) -> i64 {
         self.changes[self.changes.len() - 1].version.mod_revision()
+    }
+
+    /// How many main revisions `>= from` it has changes of.
+    pub fn revisions_since(&self, from: i64) -> usize {
+        if from <= self.first() {
+            return self.revisions as usize;
+        }
+        revisions(self.since(from))
     }
 
     /// The changes at main revisions `>= from`.

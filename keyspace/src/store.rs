@@ -74,6 +74,14 @@ impl Keyspace {
         Keyspace { tree, revision, compacted, pending, compactions, placeholders, leftovers, scratch, shared }
     }
 
+    /// A keyspace that another store's state was loaded into, and whose past begins with that.
+    pub(crate) fn begun(tree: Tree, revision: i64) -> Keyspace {
+        let placeholders: Arc<[Revision]> = Arc::default();
+        let published = Published { tree: tree.clone(), revision, placeholders: placeholders.clone() };
+        let shared = Arc::new(Shared::new(published, revision, VecDeque::new()));
+        Keyspace::restored(tree, revision, revision, placeholders, VecDeque::new(), shared)
+    }
+
     /// A handle to read with, which shows what was published.
     pub fn reader(&self) -> Reader {
         Reader::new(self.shared.clone())
@@ -110,6 +118,26 @@ impl Keyspace {
         batch
     }
 
+    /// Adds a change that another store decided, at a revision above all before; `prev` is the live version it replaces.
+    pub(crate) fn adopt(&mut self, version: Version, prev: Option<Version>) {
+        self.revision = version.mod_revision();
+        self.tree.update(version.key(), |_| version.clone());
+        self.pending.push(Change { version, prev });
+    }
+
+    /// Goes to a revision that changed nothing here, and shows that.
+    pub(crate) fn advance(&mut self, revision: i64) {
+        assert!(self.pending.is_empty(), "what was written is published before the revision advances");
+        self.revision = revision;
+        self.shared.advance(self.published());
+    }
+
+    /// Compacts without a hash, and tells readers at once. The removal is up to [`Keyspace::compact_step`].
+    pub(crate) fn raise_floor(&mut self, revision: i64) {
+        drop(self.compact(revision).expect("a floor rises, and not above the current revision"));
+        self.shared.set_compacted(revision);
+    }
+
     /// What a publish would show.
     pub(crate) fn published(&self) -> Published {
         Published { tree: self.tree.clone(), revision: self.revision, placeholders: self.placeholders.clone() }
@@ -127,6 +155,11 @@ impl Keyspace {
     /// When that would take readers back in revision.
     pub fn replace(&mut self, restored: Keyspace) {
         assert!(restored.revision >= self.shared.revision(), "the revision of a store never goes back");
+        self.begin_anew(restored);
+    }
+
+    /// As [`Keyspace::replace`], but of a store that is no continuation of this one, so that readers may go back.
+    pub(crate) fn begin_anew(&mut self, restored: Keyspace) {
         assert!(restored.is_published(), "a restored keyspace has nothing unpublished");
         self.shared.take_over(&restored.shared);
         *self = Keyspace { shared: self.shared.clone(), ..restored };

@@ -9,10 +9,7 @@ use std::{
 };
 
 use forebay_edge::{listener::Drain, watch::Watches};
-use forebay_keyspace::{
-    Keyspace, RecordError, Restore, Revision,
-    watch::{HeaderBase, Hub},
-};
+use forebay_keyspace::{Keyspace, RecordError, Restore, Revision, watch::Hub};
 use forebay_proto::{
     KeyRange,
     etcdserverpb::InternalRaftRequest,
@@ -170,11 +167,8 @@ pub async fn start(config: Config, registry: &Registry) -> Result<Member, StartE
     let running = Running::new(compacting);
     running.watch_raft(thread, waiters.clone(), fail);
 
-    let terms = raft.clone();
-    let header = move || HeaderBase { cluster_id, member_id, raft_term: terms.status().term };
     let watches = Watches {
         hub,
-        header: Arc::new(header),
         max_message: config.max_message_bytes(),
         progress_interval: config.watch_progress_notify_interval,
     };

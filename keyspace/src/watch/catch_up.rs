@@ -24,8 +24,8 @@ pub(super) enum Read {
     Slice(Slice),
     /// The watcher's next revision is compacted; the revision of the compaction.
     Compacted(i64),
-    /// The watcher's next revision has left the window.
-    Overrun,
+    /// The watcher's next revision lies before the window.
+    Outside,
 }
 
 /// A part of the history as one watcher sees it.
@@ -62,7 +62,7 @@ pub(super) fn read(history: &dyn History, next: i64, span: &Span, wants: u8, rea
         return Read::Compacted(compacted);
     }
     if next < history.retained() {
-        return Read::Overrun;
+        return Read::Outside;
     }
     let mut slice =
         Slice { current, next: next.max(current + 1), revisions: 0, batches, watched: Vec::new(), compacted };

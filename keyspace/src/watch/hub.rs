@@ -22,13 +22,14 @@ use super::interval::{GroupId, IntervalIndex, Span};
 use super::mailbox::{Item, Mailbox, Posted, Scope, Waker};
 use super::slab::Slab;
 use super::stream::WatchStream;
-use crate::record::{Batch, Change};
+use crate::record::{Batch, Change, Version};
 
 /// The revisions that watches read: everything since the last compaction, or a window of it.
 ///
 /// Nothing here may call back into the hub.
 pub trait History: Send + Sync + 'static {
-    /// The newest revision a reader can see. It never goes down, and a batch is seen here before it is published.
+    /// The newest revision a reader can see. It never goes down but in [`Hub::purge`], and a batch is seen here before it
+    /// is published.
     fn revision(&self) -> i64;
 
     /// The revision of the last compaction. It is raised before the compaction takes anything out of
@@ -53,8 +54,8 @@ pub(super) mod kind {
     pub(in crate::watch) const DELETE: u8 = 2;
 }
 
-pub(super) fn kind_of(change: &Change) -> u8 {
-    if change.version.is_tombstone() { kind::DELETE } else { kind::PUT }
+pub(super) fn kind_of(version: &Version) -> u8 {
+    if version.is_tombstone() { kind::DELETE } else { kind::PUT }
 }
 
 /// `live_from` of an unsynced watcher: no revision reaches it.
@@ -73,6 +74,8 @@ pub(super) struct Shared {
     pub(super) events: AtomicU64,
     /// Below zero for a moment when a stream is quicker than the notifier.
     pub(super) pending: AtomicI64,
+    /// How often the hub was purged. A stream of an earlier epoch is over.
+    epoch: AtomicU64,
     pub(super) state: Mutex<State>,
 }
 
@@ -82,6 +85,8 @@ pub(super) struct State {
     members: Slab<Member>,
     /// Every revision up to this one is in the mailboxes of the synced watchers.
     published: i64,
+    /// What the watchers that the last purge ended are told to be compacted at.
+    purged_at: i64,
     streams: usize,
     unsynced: usize,
     /// Watchers that compaction ended and their clients have not cancelled.
@@ -161,6 +166,7 @@ impl Hub {
             index: IntervalIndex::new(),
             members: Slab::new(),
             published: history.revision(),
+            purged_at: 0,
             streams: 0,
             unsynced: 0,
             ended: 0,
@@ -172,6 +178,7 @@ impl Hub {
             fragment_bytes: max_request_bytes + GRPC_OVERHEAD_BYTES,
             events: AtomicU64::new(0),
             pending: AtomicI64::new(0),
+            epoch: AtomicU64::new(0),
             state: Mutex::new(state),
         };
         Hub { shared: Arc::new(shared) }
@@ -179,8 +186,9 @@ impl Hub {
 
     /// Opens a stream. `waker` is called, with no lock held, when a stream that said it was idle has something to send.
     pub fn open(&self, waker: Waker) -> WatchStream {
-        self.shared.state.lock().streams += 1;
-        WatchStream::new(self.shared.clone(), waker)
+        let mut state = self.shared.state.lock();
+        state.streams += 1;
+        WatchStream::new(self.shared.clone(), waker, self.shared.epoch())
     }
 
     /// Delivers a batch that readers can already see. Called by one notifier, in revision order; revisions that were
@@ -213,7 +221,7 @@ impl Hub {
     }
 
     /// The history was replaced (a snapshot from the leader, a mirror built anew): every watcher goes on from its next
-    /// revision by reading it, and ends as compacted if it does not reach back that far.
+    /// revision by reading it. If it does not reach back that far the watcher ends as compacted, or needs a feed.
     pub fn resync(&self) {
         let mut wakes = Vec::new();
         {
@@ -225,6 +233,28 @@ impl Hub {
                 *unsynced += 1;
             }
             state.advance(self.shared.history.revision(), &mut wakes);
+        }
+        wakes.iter().for_each(|mailbox| mailbox.wake());
+    }
+
+    /// The history begins anew with another that does not continue it, perhaps at a lower revision; `replace` puts that in
+    /// place. Every watcher ends as compacted, and every stream after telling so: no revision on it could be believed.
+    pub fn purge(&self, replace: impl FnOnce()) {
+        let mut wakes = Vec::new();
+        {
+            let mut state = self.shared.state.lock();
+            // Before anybody can read the new history: who has read it then finds out that it is over.
+            self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+            replace();
+            state.published = self.shared.history.revision();
+            state.purged_at = state.published.max(1);
+            state.waiting.clear();
+            for (_, member) in state.members.iter_mut() {
+                member.live_from = UNSYNCED;
+                if member.mailbox.rouse() == Posted::Wake {
+                    wakes.push(member.mailbox.clone());
+                }
+            }
         }
         wakes.iter().for_each(|mailbox| mailbox.wake());
     }
@@ -254,12 +284,17 @@ pub(super) struct Joined {
     pub(super) span: Span,
     /// The store's revision at creation.
     pub(super) revision: i64,
-    /// The revision its stream must read from the history, if it begins in the past.
+    /// The revision its stream must read or be fed from, if the hub does not deliver to it.
     pub(super) catch_up_from: Option<i64>,
 }
 
 impl Shared {
-    /// Registers a watcher; `start_revision` 0 means after the current one.
+    /// How often the hub was purged.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Registers a watcher; `start_revision` 0 means after the current one. One that is not `mirrored` is told nothing.
     pub(super) fn join(
         &self,
         range: &KeyRange,
@@ -267,12 +302,13 @@ impl Shared {
         wants: u8,
         mailbox: &Arc<Mailbox>,
         watcher: u32,
+        mirrored: bool,
     ) -> Joined {
         let mut state = self.state.lock();
         // Read under the lock: nothing above it can be published before the watcher is registered.
         let revision = self.history.revision();
         let next = if start_revision == 0 { revision + 1 } else { start_revision.min(UNSYNCED - 1) };
-        let catch_up_from = (next <= state.published).then_some(next);
+        let catch_up_from = (!mirrored || next <= state.published).then_some(next);
         let group = state.index.group(range);
         let live_from = if catch_up_from.is_some() { UNSYNCED } else { next };
         state.unsynced += usize::from(catch_up_from.is_some());
@@ -317,7 +353,7 @@ impl State {
                 let run = &mut touched[group.touched as usize];
                 run.end = at + 1;
                 run.bytes = run.bytes.saturating_add(bytes);
-                run.kinds |= kind_of(change);
+                run.kinds |= kind_of(&change.version);
             });
         }
         let revision = changes[0].version.mod_revision();
@@ -369,6 +405,11 @@ impl State {
         member.live_from = next;
         self.unsynced -= 1;
         true
+    }
+
+    /// What a watcher that the last purge ended is told to be compacted at.
+    pub(super) fn purged_at(&self) -> i64 {
+        self.purged_at
     }
 
     /// Removes a watcher. Nothing is delivered to it afterwards.

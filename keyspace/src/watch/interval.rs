@@ -12,6 +12,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 
+use bytes::Bytes;
 use forebay_proto::KeyRange;
 use triomphe::ThinArc;
 
@@ -43,6 +44,15 @@ impl Span {
         let start_len = u32::try_from(start.len()).expect("a key is shorter than 4 GiB");
         let bytes: Vec<u8> = [start, end].concat();
         Span(ThinArc::from_header_and_slice(Shape { start_len, kind }, &bytes))
+    }
+
+    pub(super) fn range(&self) -> KeyRange {
+        let (start, end) = (Bytes::copy_from_slice(self.start()), Bytes::copy_from_slice(self.end()));
+        match self.kind() {
+            Kind::Key => KeyRange::Key(start),
+            Kind::Range => KeyRange::Range(start, end),
+            Kind::From => KeyRange::From(start),
+        }
     }
 
     fn kind(&self) -> Kind {
@@ -326,7 +336,6 @@ impl<G: Default> IntervalIndex<G> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;

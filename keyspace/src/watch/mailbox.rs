@@ -125,6 +125,19 @@ impl Mailbox {
         queue.rouse()
     }
 
+    /// The stream has to look what became of it.
+    pub(super) fn rouse(&self) -> Posted {
+        self.queue.lock().rouse()
+    }
+
+    /// Drops what waits; returns how many deliveries that were.
+    pub(super) fn clear(&self) -> usize {
+        let mut queue = self.queue.lock();
+        queue.lagging.clear();
+        queue.bytes = 0;
+        deliveries(&std::mem::take(&mut queue.items))
+    }
+
     /// Takes everything, in one step: what a lagging watcher still has queued comes before what it reads itself.
     /// Returns false if there was nothing; the next item will then wake the stream.
     pub(super) fn take(&self, items: &mut VecDeque<Item>, lagging: &mut Vec<Lagging>) -> bool {

@@ -9,6 +9,7 @@
 
 mod catch_up;
 mod encode;
+mod feed;
 mod hub;
 mod interval;
 mod mailbox;
@@ -19,6 +20,7 @@ mod stream;
 mod tests;
 
 pub use encode::HeaderBase;
+pub use feed::{BadEvent, CatchUp, Events, Fed, Order, Ticket};
 pub use hub::{History, Hub, HubStats};
 pub use mailbox::Waker;
 pub use stream::{Polled, WatchStream};

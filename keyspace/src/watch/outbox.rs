@@ -171,7 +171,7 @@ pub(super) fn events_of<'a>(
 
 pub(super) fn is_watched(batch: &Batch, at: usize, span: &Span, wants: u8) -> bool {
     let change = &batch.changes[at];
-    kind_of(change) & wants != 0 && span.contains(change.version.key())
+    kind_of(&change.version) & wants != 0 && span.contains(change.version.key())
 }
 
 pub(super) fn event_of(batch: &Batch, at: usize, prev_since: Option<i64>) -> Event<'_> {

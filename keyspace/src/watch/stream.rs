@@ -14,12 +14,14 @@ use forebay_proto::etcdserverpb::watch_create_request::FilterType;
 use forebay_proto::{Error, KeyRange};
 
 use super::catch_up::{Read, read};
-use super::encode::HeaderBase;
-use super::hub::{Shared, kind};
+use super::encode::{Event, HeaderBase};
+use super::feed::{Fed, Feeds, Order, Ticket};
+use super::hub::{Shared, kind, kind_of};
 use super::interval::Span;
 use super::mailbox::{Item, Lagging, Mailbox, Scope, Waker, deliveries, purge};
 use super::outbox::{Answer, Outbox, Target, events_of};
 use super::slab::Slab;
+use crate::record::Version;
 
 /// The watch id of answers that belong to no watcher.
 pub(super) const NO_WATCHER: i64 = -1;
@@ -45,15 +47,15 @@ pub enum Polled {
     Yield,
     /// Nothing to write. The waker will be called.
     Idle,
-    /// A watcher has to go on at a revision that the history's window no longer holds, though it is not compacted. The
-    /// stream is over: end it with a status that makes the client resume (UNAVAILABLE).
-    Overrun,
+    /// The store began anew, and all watchers were told that they are compacted. The stream is over: end it with a status
+    /// that makes the client come back (UNAVAILABLE).
+    Over,
 }
 
 /// One client's watch stream. Dropping it removes its watchers.
 ///
 /// The caller owns it, passes requests in, and polls: after every call that takes `&mut self`, and when the waker was
-/// called, until it is [`Polled::Idle`].
+/// called, until it is [`Polled::Idle`]. After each poll and each request it carries out the orders.
 pub struct WatchStream {
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox>,
@@ -69,8 +71,12 @@ pub struct WatchStream {
     reading: VecDeque<u32>,
     /// How many of them get their turn before the mailbox is looked at again.
     lap: usize,
+    /// Boxed: few streams ever have one.
+    feeds: Option<Box<Feeds>>,
     outbox: Outbox,
-    overrun: bool,
+    /// See [`super::Hub::purge`].
+    epoch: u64,
+    is_over: bool,
 }
 
 struct Watcher {
@@ -90,6 +96,8 @@ enum Sync {
     Synced(u32),
     /// It reads the history from `next` on; the handle in the hub.
     Unsynced { member: u32, next: i64 },
+    /// A feed delivers from `next` on: for good, or until the history has that.
+    Fed { member: u32, next: i64, lasting: bool },
     /// Compaction overtook it. Its id stays taken until the client cancels it.
     Ended,
 }
@@ -106,7 +114,7 @@ enum Periodic {
 }
 
 impl WatchStream {
-    pub(super) fn new(shared: Arc<Shared>, waker: Waker) -> WatchStream {
+    pub(super) fn new(shared: Arc<Shared>, waker: Waker, epoch: u64) -> WatchStream {
         let outbox = Outbox::new(shared.fragment_bytes);
         WatchStream {
             shared,
@@ -119,14 +127,25 @@ impl WatchStream {
             taken: VecDeque::new(),
             reading: VecDeque::new(),
             lap: 0,
+            feeds: None,
             outbox,
-            overrun: false,
+            epoch,
+            is_over: false,
         }
     }
 
     /// Creates a watcher, or says in its answer why not. Permission is asked before, see [`WatchStream::refuse`].
     /// Returns the watch id of the new watcher.
     pub fn create(&mut self, request: &WatchCreateRequest) -> Option<i64> {
+        self.join(request, true)
+    }
+
+    /// As [`WatchStream::create`], of a range that the history does not have: a feed delivers all it gets.
+    pub fn create_unmirrored(&mut self, request: &WatchCreateRequest) -> Option<i64> {
+        self.join(request, false)
+    }
+
+    fn join(&mut self, request: &WatchCreateRequest, mirrored: bool) -> Option<i64> {
         // In etcd's order, which decides the reason when there are several.
         if request.start_revision < 0 {
             self.refuse(Error::Compacted.message());
@@ -151,13 +170,12 @@ impl WatchStream {
         }
         let watchers = &mut self.watchers;
         let handle = watchers.vacant();
-        let joined = self.shared.join(&range, request.start_revision, wants, &self.mailbox, handle);
+        let joined = self.shared.join(&range, request.start_revision, wants, &self.mailbox, handle, mirrored);
+        let member = joined.member;
         let sync = match joined.catch_up_from {
-            None => Sync::Synced(joined.member),
-            Some(next) => {
-                self.reading.push_back(handle);
-                Sync::Unsynced { member: joined.member, next }
-            }
+            None => Sync::Synced(member),
+            Some(next) if mirrored => Sync::Unsynced { member, next },
+            Some(next) => Sync::Fed { member, next, lasting: true },
         };
         let watcher = Watcher {
             target: Target { id, prev_kv: request.prev_kv, fragment: request.fragment },
@@ -167,6 +185,13 @@ impl WatchStream {
             start_revision: request.start_revision,
             periodic_progress: if request.progress_notify { Periodic::Quiet } else { Periodic::Off },
         };
+        match sync {
+            Sync::Unsynced { .. } => self.reading.push_back(handle),
+            Sync::Fed { next, lasting, .. } => {
+                self.feeds.get_or_insert_default().begin(handle, watcher.feed_request(next), lasting);
+            }
+            Sync::Synced(_) | Sync::Ended => {}
+        }
         assert_eq!(watchers.insert(watcher), handle, "the next handle of a slab is the one it announced");
         self.ids.insert(id, handle);
         self.answers.push_back(Answer::Created { id, revision: joined.revision });
@@ -183,10 +208,11 @@ impl WatchStream {
     pub fn cancel(&mut self, id: i64) {
         let Some(handle) = self.ids.remove(&id) else { return };
         let watcher = self.watchers.remove(handle);
-        match watcher.sync {
-            Sync::Synced(member) | Sync::Unsynced { member, .. } => self.shared.state.lock().leave(member),
-            Sync::Ended => self.shared.state.lock().forget_ended(),
+        match watcher.sync.member() {
+            Some(member) => self.shared.state.lock().leave(member),
+            None => self.shared.state.lock().forget_ended(),
         }
+        self.end_feed(handle);
         let dropped = self.mailbox.left(handle) + purge(&mut self.taken, handle, |_| ());
         self.shared.pending.fetch_sub(dropped as i64, Ordering::Relaxed);
         self.reading.retain(|reading| *reading != handle);
@@ -200,9 +226,7 @@ impl WatchStream {
         let watchers = &self.watchers;
         // Whether one lags without our knowing yet is found out when the notice is written.
         let asked = self.shared.ask_progress(&self.mailbox, Scope::Stream, |revision| {
-            let synced =
-                |watcher: &Watcher| matches!(watcher.sync, Sync::Synced(_)) && watcher.start_revision <= revision;
-            watchers.len() > 0 && watchers.iter().all(|(_, watcher)| synced(watcher))
+            watchers.len() > 0 && watchers.iter().all(|(_, watcher)| watcher.is_synced_at(revision))
         });
         self.progress_due += usize::from(asked);
     }
@@ -215,13 +239,29 @@ impl WatchStream {
                 Periodic::Off | Periodic::Due => {}
                 Periodic::Busy => watcher.periodic_progress = Periodic::Quiet,
                 Periodic::Quiet => {
-                    let allowed =
-                        |revision| matches!(watcher.sync, Sync::Synced(_)) && watcher.start_revision <= revision;
+                    let allowed = |revision| watcher.is_synced_at(revision);
                     if self.shared.ask_progress(&self.mailbox, Scope::Watcher(handle), allowed) {
                         watcher.periodic_progress = Periodic::Due;
                     }
                 }
             }
+        }
+    }
+
+    /// What has to be done about feeds, if anything.
+    pub fn take_order(&mut self) -> Option<Order> {
+        self.feeds.as_mut()?.take_order()
+    }
+
+    /// Whether there is an order to be taken.
+    pub fn has_orders(&self) -> bool {
+        self.feeds.as_ref().is_some_and(|feeds| feeds.has_orders())
+    }
+
+    /// Takes what a feed delivered: one thing after [`Order::Open`], and one after each [`Order::More`].
+    pub fn feed(&mut self, ticket: Ticket, fed: Fed) {
+        if let Some(feeds) = &mut self.feeds {
+            feeds.feed(ticket, fed);
         }
     }
 
@@ -242,17 +282,19 @@ impl WatchStream {
         let mut budget = POLL_REVISIONS_MAX;
         let mut handled = 0;
         let polled = loop {
-            if self.overrun {
-                break Polled::Overrun;
-            }
             if out.len() >= limit || budget == 0 {
                 break Polled::Yield;
             }
             if self.outbox.continue_split(base, out) {
                 continue;
             }
+            if self.epoch != self.shared.epoch() && !self.is_over {
+                self.purge();
+            }
             if let Some(answer) = self.answers.pop_front() {
                 self.outbox.answer(&answer, base, out);
+            } else if self.is_over {
+                break Polled::Over;
             } else if let Some(item) = self.taken.pop_front() {
                 match item {
                     Item::Changes { .. } => {
@@ -261,6 +303,8 @@ impl WatchStream {
                     }
                     Item::Progress { scope, revision } => self.write_progress(scope, revision, base, out),
                 }
+            } else if let Some((ticket, fed)) = self.feeds.as_mut().and_then(|feeds| feeds.next_fed()) {
+                self.write_fed(ticket, &fed, base, out);
             } else if self.lap > 0 && !self.reading.is_empty() {
                 self.lap -= 1;
                 let read = self.read_next(base, out);
@@ -275,7 +319,7 @@ impl WatchStream {
             return polled;
         }
         self.shared.events.fetch_add(events as u64, Ordering::Relaxed);
-        // An overrun is told by the next call.
+        // That it is over is told by the next call.
         Polled::Wrote { messages, events }
     }
 
@@ -365,16 +409,19 @@ impl WatchStream {
         let slice = match read(&*self.shared.history, next, &watcher.span, watcher.wants, readers) {
             Read::Slice(slice) => slice,
             Read::Compacted(compact_revision) => {
-                watcher.sync = Sync::Ended;
-                self.shared.state.lock().end(member);
-                self.answers.push_back(Answer::Compacted { id: watcher.target.id, compact_revision });
+                self.end(handle, compact_revision);
                 return 1;
             }
-            Read::Overrun => {
-                self.overrun = true;
+            Read::Outside => {
+                watcher.sync = Sync::Fed { member, next, lasting: false };
+                self.feeds.get_or_insert_default().begin(handle, watcher.feed_request(next), false);
                 return 1;
             }
         };
+        if self.epoch != self.shared.epoch() {
+            // What was read may be of the history that came in place of ours.
+            return 1;
+        }
         let events = slice.events(watcher.target.prev_kv);
         if self.outbox.respond(&watcher.target, slice.current, events, base, out) {
             watcher.got_events();
@@ -388,6 +435,63 @@ impl WatchStream {
         }
         slice.revisions.max(1)
     }
+
+    /// Writes what a feed delivered, and lets its watcher go over to the history once that has what comes next.
+    fn write_fed(&mut self, ticket: Ticket, fed: &Fed, base: &HeaderBase, out: &mut BytesMut) {
+        let handle = ticket.watcher();
+        let watcher = &mut self.watchers[handle];
+        let Sync::Fed { member, next, lasting } = watcher.sync else { unreachable!("who is not fed has no feed") };
+        let next = match fed {
+            Fed::Compacted(compact_revision) => return self.end(handle, *compact_revision),
+            Fed::Progress(revision) => next.max(revision.saturating_add(1)),
+            Fed::Events(events) => {
+                let fresh = events.since(next).iter().filter(|(version, _)| watcher.watches(version));
+                let prev_kv = watcher.target.prev_kv;
+                let fresh = fresh.map(|(version, prev)| Event { version, prev: prev.as_ref().filter(|_| prev_kv) });
+                // As it is in what is read from the history; the upstream may be ahead of that.
+                let current = self.shared.history.revision().max(events.last());
+                if self.outbox.respond(&watcher.target, current, fresh, base, out) {
+                    watcher.got_events();
+                }
+                next.max(events.last() + 1)
+            }
+        };
+        let feeds = self.feeds.as_mut().expect("what was fed came through a feed");
+        if lasting || next < self.shared.history.retained() {
+            watcher.sync = Sync::Fed { member, next, lasting };
+            feeds.go_on(ticket);
+        } else {
+            watcher.sync = Sync::Unsynced { member, next };
+            feeds.end(handle);
+            self.reading.push_back(handle);
+        }
+    }
+
+    /// Ends a watcher as compacted.
+    fn end(&mut self, handle: u32, compact_revision: i64) {
+        let watcher = &mut self.watchers[handle];
+        let Some(member) = std::mem::replace(&mut watcher.sync, Sync::Ended).member() else { return };
+        self.shared.state.lock().end(member);
+        self.answers.push_back(Answer::Compacted { id: watcher.target.id, compact_revision });
+        self.end_feed(handle);
+    }
+
+    fn end_feed(&mut self, handle: u32) {
+        if let Some(feeds) = &mut self.feeds {
+            feeds.end(handle);
+        }
+    }
+
+    /// The hub was purged: nothing that waits may be written, but what all watchers have to be told.
+    fn purge(&mut self) {
+        let compact_revision = self.shared.state.lock().purged_at();
+        let handles: Vec<u32> = self.watchers.iter().map(|(handle, _)| handle).collect();
+        handles.into_iter().for_each(|handle| self.end(handle, compact_revision));
+        let dropped = self.mailbox.clear() + deliveries(&std::mem::take(&mut self.taken));
+        self.shared.pending.fetch_sub(dropped as i64, Ordering::Relaxed);
+        self.reading.clear();
+        self.is_over = true;
+    }
 }
 
 /// A queue that was longer than this gives its memory back when the stream is idle.
@@ -398,9 +502,9 @@ impl Drop for WatchStream {
         {
             let mut state = self.shared.state.lock();
             for (_, watcher) in self.watchers.iter() {
-                match watcher.sync {
-                    Sync::Synced(member) | Sync::Unsynced { member, .. } => state.leave(member),
-                    Sync::Ended => state.forget_ended(),
+                match watcher.sync.member() {
+                    Some(member) => state.leave(member),
+                    None => state.forget_ended(),
                 }
             }
             state.close_stream();
@@ -410,7 +514,47 @@ impl Drop for WatchStream {
     }
 }
 
+impl Sync {
+    /// The watcher's handle in the hub, until it is ended.
+    fn member(self) -> Option<u32> {
+        match self {
+            Sync::Synced(member) | Sync::Unsynced { member, .. } | Sync::Fed { member, .. } => Some(member),
+            Sync::Ended => None,
+        }
+    }
+}
+
 impl Watcher {
+    fn watches(&self, version: &Version) -> bool {
+        kind_of(version) & self.wants != 0 && self.span.contains(version.key())
+    }
+
+    /// What a feed has to watch at the upstream.
+    fn feed_request(&self, next: i64) -> WatchCreateRequest {
+        let (key, range_end) = match self.span.range() {
+            KeyRange::Key(key) => (key, Bytes::new()),
+            KeyRange::Range(start, end) => (start, end),
+            KeyRange::From(start) => (start, Bytes::from_static(b"\0")),
+        };
+        let filters = [(kind::PUT, FilterType::Noput), (kind::DELETE, FilterType::Nodelete)];
+        let filters = filters.into_iter().filter(|(kind, _)| self.wants & kind == 0);
+        WatchCreateRequest {
+            key,
+            range_end,
+            start_revision: next,
+            filters: filters.map(|(_, filter)| filter.into()).collect(),
+            prev_kv: self.target.prev_kv,
+            ..WatchCreateRequest::default()
+        }
+    }
+
+    /// Whether progress may be asked for. One that is fed for good counts as synced; whether the feed has come that far
+    /// is found out when the notice is written.
+    fn is_synced_at(&self, revision: i64) -> bool {
+        let synced = matches!(self.sync, Sync::Synced(_) | Sync::Fed { lasting: true, .. });
+        synced && self.start_revision <= revision
+    }
+
     fn got_events(&mut self) {
         if self.periodic_progress == Periodic::Quiet {
             self.periodic_progress = Periodic::Busy;
@@ -421,7 +565,7 @@ impl Watcher {
     fn is_complete_to(&self, revision: i64) -> bool {
         let complete = match self.sync {
             Sync::Synced(_) => true,
-            Sync::Unsynced { next, .. } => next > revision,
+            Sync::Unsynced { next, .. } | Sync::Fed { next, .. } => next > revision,
             Sync::Ended => false,
         };
         complete && self.start_revision <= revision

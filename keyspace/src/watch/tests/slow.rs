@@ -117,20 +117,3 @@ fn a_long_search_in_the_history_lets_others_run() {
     assert!(out.is_empty());
     assert_eq!(world.hub.stats().unsynced, 0);
 }
-
-#[test]
-fn a_window_that_moved_past_a_watcher_ends_the_stream_and_not_the_watch() {
-    let world = World::new();
-    for value in ["2", "3", "4"] {
-        world.put("a", value);
-    }
-    let mut client = world.open();
-    client.watch(on_key("b"));
-    client.watch(WatchCreateRequest { start_revision: 2, ..on_key("a") });
-    world.put("b", "5");
-    world.store.0.lock().retained = 3;
-    let mut out = BytesMut::new();
-    assert_eq!(client.stream.poll(&BASE, &mut out, 1024), Polled::Wrote { messages: 1, events: 1 });
-    assert_eq!(client.stream.poll(&BASE, &mut out, 1024), Polled::Overrun);
-    assert_eq!(decode(out).iter().map(show).collect::<Vec<_>>(), ["0@5 b=5@5"]);
-}
