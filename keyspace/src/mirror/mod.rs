@@ -40,7 +40,7 @@ use self::{trim::Trim, window::Window};
 use crate::{
     record::{Revision, Version},
     store::Keyspace,
-    watch::Hub,
+    watch::{History as _, Hub},
 };
 
 /// The mirror, and the right to change it.
@@ -80,7 +80,7 @@ impl Mirror {
 
     /// The revision up to which everything is known.
     pub fn revision(&self) -> i64 {
-        self.keyspace.revision()
+        self.window.revision()
     }
 
     /// What the records and the window take in memory, nearly.
@@ -98,7 +98,7 @@ impl Mirror {
     /// All of them become visible together, or none.
     pub fn apply(&mut self, events: &[mvccpb::Event]) -> Result<(), Desync> {
         self.check_synced()?;
-        let published = self.keyspace.revision();
+        let published = self.revision();
         let mut at = Revision { main: published, sub: 0 };
         for event in events {
             at = self.adopt(event, published, at).inspect_err(|desync| self.desync = Some(desync.clone()))?;
@@ -115,7 +115,7 @@ impl Mirror {
     /// Takes note that there is no further change up to `revision`: the upstream's progress.
     pub fn advance(&mut self, revision: i64) -> Result<(), Desync> {
         self.check_synced()?;
-        let current = self.keyspace.revision();
+        let current = self.revision();
         if revision < current {
             return Err(self.desync.insert(Desync::Backwards { revision, current }).clone());
         }
@@ -131,7 +131,7 @@ impl Mirror {
     pub fn set_compacted(&mut self, revision: i64) {
         self.window.set_compacted(revision);
         // Nobody may read below it, and watchers may still begin at it.
-        self.raise_floor((revision - 1).min(self.keyspace.revision()));
+        self.raise_floor((revision - 1).min(self.revision()));
         self.trim.forget_through(self.keyspace.compacted_revision());
     }
 
@@ -141,7 +141,7 @@ impl Mirror {
     /// A list at a lower revision is refused: of a member that lags another list has to be asked for, of an upstream that
     /// was set back see [`Mirror::restart`].
     pub fn replace(&mut self, load: Load) -> Result<(), Desync> {
-        let current = self.keyspace.revision();
+        let current = self.revision();
         if load.revision() < current {
             return Err(Desync::Backwards { revision: load.revision(), current });
         }

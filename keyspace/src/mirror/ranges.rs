@@ -29,7 +29,7 @@ impl Ranges {
     /// assert!(!ranges.covers(&range("a", "\0")));
     /// ```
     pub fn new(ranges: impl IntoIterator<Item = KeyRange>) -> Ranges {
-        let mut spans: Vec<Span> = ranges.into_iter().filter(|range| !range.is_empty()).map(Span::of).collect();
+        let mut spans: Vec<Span> = ranges.into_iter().filter_map(Span::of).collect();
         spans.sort_unstable_by(|a, b| a.start.cmp(&b.start));
         let mut joined: Vec<Span> = Vec::with_capacity(spans.len());
         for span in spans {
@@ -58,10 +58,7 @@ impl Ranges {
 
     /// Whether every key of a range belongs to them, those included that do not exist. An empty range is covered by any.
     pub fn covers(&self, range: &KeyRange) -> bool {
-        if range.is_empty() {
-            return true;
-        }
-        let asked = Span::of(range.clone());
+        let Some(asked) = Span::of(range.clone()) else { return true };
         self.before(&asked.start).is_some_and(|span| match (&span.end, &asked.end) {
             (None, _) => true,
             (Some(_), None) => false,
@@ -85,28 +82,28 @@ impl Ranges {
 }
 
 impl Span {
-    fn of(range: KeyRange) -> Span {
-        match range {
+    /// The span of a range, unless no key can belong to that. There is no empty key: a range from there begins at the
+    /// first key there can be.
+    fn of(range: KeyRange) -> Option<Span> {
+        let first = |start: Bytes| if start.is_empty() { Bytes::from_static(b"\0") } else { start };
+        let (start, end) = match range {
             KeyRange::Key(key) => {
                 let mut end = BytesMut::with_capacity(key.len() + 1);
                 end.put_slice(&key);
                 end.put_u8(0);
-                Span { start: key, end: Some(end.freeze()) }
+                (key, Some(end.freeze()))
             }
-            KeyRange::Range(start, end) => Span { start: first(start), end: Some(end) },
-            KeyRange::From(start) => Span { start: first(start), end: None },
-        }
+            KeyRange::Range(start, end) => (first(start), Some(end)),
+            KeyRange::From(start) => (first(start), None),
+        };
+        let is_empty = end.as_ref().is_some_and(|end| start >= *end);
+        (!is_empty).then_some(Span { start, end })
     }
 
     /// Whether no key lies between this span and one that begins there.
     fn reaches(&self, start: &[u8]) -> bool {
         self.end.as_ref().is_none_or(|end| start <= &end[..])
     }
-}
-
-/// Where a range begins: there is no empty key, so a range from there begins at the first key there can be.
-fn first(start: Bytes) -> Bytes {
-    if start.is_empty() { Bytes::from_static(b"\0") } else { start }
 }
 
 fn later(a: Option<Bytes>, b: Option<Bytes>) -> Option<Bytes> {

@@ -249,12 +249,14 @@ impl Hub {
             state.published = self.shared.history.revision();
             state.purged_at = state.published.max(1);
             state.waiting.clear();
-            for (_, member) in state.members.iter_mut() {
+            let State { members, unsynced, .. } = &mut *state;
+            for (_, member) in members.iter_mut() {
                 member.live_from = UNSYNCED;
                 if member.mailbox.rouse() == Posted::Wake {
                     wakes.push(member.mailbox.clone());
                 }
             }
+            *unsynced = members.len();
         }
         wakes.iter().for_each(|mailbox| mailbox.wake());
     }

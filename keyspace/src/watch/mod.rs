@@ -17,7 +17,7 @@ mod outbox;
 mod slab;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use encode::HeaderBase;
 pub use feed::{BadEvent, CatchUp, Events, Fed, Order, Ticket};

@@ -26,10 +26,6 @@ fn compact(keyspace: &mut Keyspace, revision: i64) {
     assert!(matches!(keyspace.compact_step(1000), CompactStep::Finished(..)));
 }
 
-fn open(hub: &Hub) -> Client {
-    Client { stream: hub.open(Arc::new(|| ())), wakes: Arc::default() }
-}
-
 /// The records of a keyspace whose history was: a=1, b=1, -a, b=2, with a compaction at the deletion.
 fn restored_at_a_deletion() -> Keyspace {
     let at = |main| Revision { main, sub: 0 };
@@ -56,7 +52,7 @@ fn a_deletion_at_the_compacted_revision_is_seen_before_and_after_a_restart() {
     compact(&mut keyspace, 4);
     for keyspace in [keyspace, restored_at_a_deletion()] {
         let hub = Hub::new(Arc::new(keyspace.reader()), 0);
-        let mut client = open(&hub);
+        let mut client = Client::new(&hub);
         client.create(WatchCreateRequest { start_revision: 4, prev_kv: true, ..on_all() });
         client.create(WatchCreateRequest { start_revision: 3, ..on_all() });
         assert_eq!(client.shown(), ["0@5 created", "1@5 created", "0@5 -a@4 b=2@5(was 1)", "1@0 canceled compacted=4"]);
@@ -67,7 +63,7 @@ fn a_deletion_at_the_compacted_revision_is_seen_before_and_after_a_restart() {
 fn a_watch_goes_on_across_a_snapshot_from_the_leader() {
     let mut follower = Keyspace::new();
     let hub = Hub::new(Arc::new(follower.reader()), 0);
-    let mut client = open(&hub);
+    let mut client = Client::new(&hub);
     client.create(on_all());
     write(&mut follower, Some(&hub), &[put("a", "1")]);
     write(&mut follower, Some(&hub), &[put("b", "1")]);
@@ -82,7 +78,7 @@ fn a_watch_goes_on_across_a_snapshot_from_the_leader() {
 fn a_snapshot_that_is_compacted_beyond_a_watcher_ends_it() {
     let mut follower = Keyspace::new();
     let hub = Hub::new(Arc::new(follower.reader()), 0);
-    let mut client = open(&hub);
+    let mut client = Client::new(&hub);
     client.create(on_all());
     write(&mut follower, Some(&hub), &[put("a", "1")]);
     follower.replace(restored_at_a_deletion());

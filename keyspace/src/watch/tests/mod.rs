@@ -2,6 +2,7 @@
 
 mod create;
 mod events;
+mod feed;
 mod keyspace;
 mod model;
 mod progress;
@@ -17,10 +18,10 @@ use forebay_proto::mvccpb;
 use parking_lot::Mutex;
 use prost::Message;
 
-use super::{HeaderBase, History, Hub, Polled, WatchStream};
+use super::{Events, Fed, HeaderBase, History, Hub, Order, Polled, Ticket, WatchStream};
 use crate::record::{Batch, Change, Put, Revision, Version};
 
-const BASE: HeaderBase = HeaderBase { cluster_id: 11, member_id: 12, raft_term: 13 };
+pub(crate) const BASE: HeaderBase = HeaderBase { cluster_id: 11, member_id: 12, raft_term: 13 };
 
 /// One write of a txn.
 #[derive(Clone, Debug)]
@@ -154,27 +155,31 @@ impl World {
     }
 
     fn open(&self) -> Client {
+        Client::new(&self.hub)
+    }
+}
+
+pub(crate) struct Client {
+    pub(crate) stream: WatchStream,
+    wakes: Arc<AtomicUsize>,
+}
+
+impl Client {
+    pub(crate) fn new(hub: &Hub) -> Client {
         let wakes = Arc::new(AtomicUsize::new(0));
         let counter = wakes.clone();
         let waker = Arc::new(move || {
             counter.fetch_add(1, Ordering::Relaxed);
         });
-        Client { stream: self.hub.open(waker), wakes }
+        Client { stream: hub.open(waker), wakes }
     }
-}
 
-struct Client {
-    stream: WatchStream,
-    wakes: Arc<AtomicUsize>,
-}
-
-impl Client {
-    fn create(&mut self, request: WatchCreateRequest) {
+    pub(crate) fn create(&mut self, request: WatchCreateRequest) {
         self.stream.create(&request);
     }
 
     /// Creates a watcher and takes its created message.
-    fn watch(&mut self, request: WatchCreateRequest) -> i64 {
+    pub(crate) fn watch(&mut self, request: WatchCreateRequest) -> i64 {
         self.create(request);
         let mut out = BytesMut::new();
         self.stream.poll(&BASE, &mut out, 1);
@@ -183,21 +188,32 @@ impl Client {
         created.watch_id
     }
 
-    /// Reads until the stream is idle.
-    fn read(&mut self) -> Vec<WatchResponse> {
+    /// Reads until the stream is idle or over.
+    pub(crate) fn read(&mut self) -> Vec<WatchResponse> {
         let mut out = BytesMut::new();
-        while self.stream.poll(&BASE, &mut out, 64 * 1024) != Polled::Idle {}
+        while !matches!(self.stream.poll(&BASE, &mut out, 64 * 1024), Polled::Idle | Polled::Over) {}
         decode(out)
     }
 
     /// Reads until the stream is idle and prints the responses one a line.
-    fn shown(&mut self) -> Vec<String> {
+    pub(crate) fn shown(&mut self) -> Vec<String> {
         self.read().iter().map(show).collect()
     }
 }
 
+/// The event of a put or, without a value, of a deletion, as an upstream sends it.
+pub(crate) fn event(key: &str, value: Option<&str>, created: i64, version: i64, main: i64) -> mvccpb::Event {
+    let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    let kv = mvccpb::KeyValue { key: bytes(key), mod_revision: main, ..Default::default() };
+    let Some(value) = value else {
+        return mvccpb::Event { r#type: 1, kv: Some(kv), prev_kv: None };
+    };
+    let kv = mvccpb::KeyValue { value: bytes(value), create_revision: created, version, ..kv };
+    mvccpb::Event { r#type: 0, kv: Some(kv), prev_kv: None }
+}
+
 /// Takes gRPC messages apart.
-fn decode(mut bytes: BytesMut) -> Vec<WatchResponse> {
+pub(crate) fn decode(mut bytes: BytesMut) -> Vec<WatchResponse> {
     let mut responses = Vec::new();
     while !bytes.is_empty() {
         assert_eq!(bytes.get_u8(), 0, "not compressed");
@@ -210,12 +226,12 @@ fn decode(mut bytes: BytesMut) -> Vec<WatchResponse> {
     responses
 }
 
-fn revision_of(response: &WatchResponse) -> i64 {
+pub(crate) fn revision_of(response: &WatchResponse) -> i64 {
     response.header.as_ref().unwrap().revision
 }
 
 /// `id@revision`, what it says, and its events as `key=value`, `-key`, each with `@mod_revision` and `(was prev)`.
-fn show(response: &WatchResponse) -> String {
+pub(crate) fn show(response: &WatchResponse) -> String {
     let mut line = format!("{}@{}", response.watch_id, revision_of(response));
     for (set, word) in
         [(response.created, " created"), (response.canceled, " canceled"), (response.fragment, " fragment")]
@@ -254,14 +270,14 @@ fn show_event(event: &mvccpb::Event) -> String {
     }
 }
 
-fn on_key(key: &'static str) -> WatchCreateRequest {
+pub(crate) fn on_key(key: &'static str) -> WatchCreateRequest {
     WatchCreateRequest { key: Bytes::from_static(key.as_bytes()), ..WatchCreateRequest::default() }
 }
 
-fn on_range(key: &'static str, range_end: &'static str) -> WatchCreateRequest {
+pub(crate) fn on_range(key: &'static str, range_end: &'static str) -> WatchCreateRequest {
     WatchCreateRequest { range_end: Bytes::from_static(range_end.as_bytes()), ..on_key(key) }
 }
 
-fn on_all() -> WatchCreateRequest {
+pub(crate) fn on_all() -> WatchCreateRequest {
     on_range("\0", "\0")
 }
