@@ -9,5 +9,5 @@ pub mod help;
 pub mod logging;
 pub mod roles;
 pub mod signals;
-pub mod suggest;
+pub use forebay_policies::suggest;
 pub mod version;
