@@ -205,6 +205,11 @@ impl Subject {
         }
     }
 
+    /// Whether clients are told apart by what they write themselves.
+    pub fn is_agent(&self) -> bool {
+        matches!(self, Subject::Agent(_))
+    }
+
     /// Whether anybody can claim to be meant.
     pub fn can_be_forged(&self) -> bool {
         matches!(self, Subject::Everybody | Subject::Agent(_))
@@ -276,6 +281,11 @@ pub struct Network {
 }
 
 impl Network {
+    /// Whether every address of its family is one of them.
+    pub fn is_everything(&self) -> bool {
+        self.bits == 0
+    }
+
     /// Whether the address is one of them. An IPv4 address inside IPv6 counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {

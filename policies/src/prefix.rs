@@ -59,6 +59,24 @@ pub fn range(prefix: &[u8]) -> KeyRange {
     }
 }
 
+/// The part of a range that lies under a prefix.
+pub fn within(prefix: &[u8], asked: &KeyRange) -> KeyRange {
+    let own = range(prefix);
+    let start = Bytes::copy_from_slice(asked.start().max(own.start()));
+    let end = |range: &KeyRange| match range {
+        KeyRange::Range(_, end) => Some(end.clone()),
+        _ => None,
+    };
+    match (asked, end(asked), end(&own)) {
+        (KeyRange::Key(key), ..) if key.starts_with(prefix) => asked.clone(),
+        // No key lies below itself.
+        (KeyRange::Key(key), ..) => KeyRange::Range(key.clone(), key.clone()),
+        (_, Some(a), Some(b)) => KeyRange::Range(start, a.min(b)),
+        (_, Some(end), None) | (_, None, Some(end)) => KeyRange::Range(start, end),
+        (_, None, None) => KeyRange::From(start),
+    }
+}
+
 /// The lowest key behind all that begin with the prefix; none if there is no such key.
 fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
@@ -97,6 +115,7 @@ mod tests {
                 prop_assert!(!holds(&prefix, &asked) || probe.starts_with(&prefix));
                 prop_assert!(touches(&prefix, &asked) || !probe.starts_with(&prefix));
             }
+            prop_assert_eq!(within(&prefix, &asked).contains(&probe), asked.contains(&probe) && probe.starts_with(&prefix));
             if touches(&prefix, &asked) {
                 prop_assert!(own.overlaps(&asked));
             }

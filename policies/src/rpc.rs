@@ -136,6 +136,16 @@ impl Rpc {
     pub fn lists(self) -> bool {
         matches!(self, Rpc::Range | Rpc::RangeStream)
     }
+
+    /// Whether there may be many objects in its answer, or in what it changes.
+    pub fn answers_objects(self) -> bool {
+        self.lists() || matches!(self, Rpc::DeleteRange | Rpc::Txn)
+    }
+
+    /// Whether its requests name keys.
+    pub fn names_keys(self) -> bool {
+        self.answers_objects() || matches!(self, Rpc::Put | Rpc::Watch)
+    }
 }
 
 impl fmt::Display for Rpc {

@@ -175,7 +175,7 @@ impl Percent {
 impl fmt::Display for Quantity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let exact = SUFFIXES.iter().filter(|(suffix, _)| suffix.len() == 3 || suffix.len() == 1 && *suffix != "B");
-        let fitting = exact.filter(|(_, unit)| self.0 >= *unit && self.0 % unit == 0);
+        let fitting = exact.filter(|(_, unit)| self.0 >= *unit && self.0.is_multiple_of(*unit));
         match fitting.max_by_key(|(_, unit)| *unit) {
             Some((suffix, unit)) => write!(f, "{}{suffix}", self.0 / unit),
             None => write!(f, "{}", self.0),

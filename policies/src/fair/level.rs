@@ -60,10 +60,15 @@ impl Level {
         }
     }
 
-    /// The queue of a flow's hand with the least work in it.
-    pub fn choose(&self, flow: u64) -> u32 {
+    /// The queue of a flow's hand with the least work in it. If it was idle, it begins at the virtual time.
+    pub fn choose(&mut self, flow: u64) -> u32 {
         let hand = shuffle::hand(flow, self.queues.len() as u32, self.hand_size);
-        hand.min_by_key(|queue| self.queues[*queue as usize].work()).expect("invariant: a hand is not empty")
+        let at = hand.min_by_key(|at| self.queues[*at as usize].work()).expect("invariant: a hand is not empty");
+        let queue = &mut self.queues[at as usize];
+        if queue.work() == 0 {
+            queue.start = queue.start.max(self.clock);
+        }
+        at
     }
 
     /// Whether the queue takes one more.
@@ -81,7 +86,6 @@ impl Level {
     pub fn push(&mut self, at: u32, waiting: Waiting) {
         let queue = &mut self.queues[at as usize];
         if queue.is_empty() {
-            queue.start = queue.start.max(self.clock);
             self.active.push(at);
         }
         queue.push(waiting);
@@ -121,7 +125,7 @@ impl Level {
         let queue = &mut self.queues[at as usize];
         self.clock = self.clock.max(queue.start);
         let charged = self.estimate.saturating_mul(u64::from(seats));
-        queue.start = self.clock.max(queue.start).saturating_add(charged);
+        queue.start = queue.start.saturating_add(charged);
         queue.running += seats;
         self.in_use += seats;
         charged

@@ -327,3 +327,6 @@ impl Scheduler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

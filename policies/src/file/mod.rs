@@ -52,8 +52,11 @@ impl fmt::Display for Problem {
     }
 }
 
-/// How large a file may be. The largest that makes sense has some thousand rules.
-pub const FILE_BYTES_MAX: usize = 4 << 20;
+/// How large a file may be.
+pub const FILE_BYTES_MAX: usize = 1 << 20;
+
+/// How many findings are reported: to find the place of one means to read the file again.
+const FINDINGS_MAX: usize = 50;
 
 /// Reads a policy file.
 pub fn load(text: &str) -> Result<Loaded, Vec<Problem>> {
@@ -66,7 +69,9 @@ pub fn load(text: &str) -> Result<Loaded, Vec<Problem>> {
     }
     let document: Document = yaml_serde::from_str(text).map_err(|error| vec![Problem::of_yaml(&error)])?;
     let findings = check::check(&document.spec);
-    let located = |findings: Vec<check::Finding>| findings.into_iter().map(|finding| finding.locate(text)).collect();
+    let located = |findings: Vec<check::Finding>| {
+        findings.into_iter().take(FINDINGS_MAX).map(|finding| finding.locate(text)).collect()
+    };
     if !findings.errors.is_empty() {
         return Err(located(findings.errors));
     }
@@ -86,3 +91,6 @@ impl Problem {
         Problem { line, column, path: String::new(), text: text.to_owned(), hint: None }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use serde_json::Value as Json;
 use yaml_serde::Value;
 
 use super::{
-    Problem,
+    FINDINGS_MAX, Problem,
     locate::{Step, locate, write_path},
 };
 use crate::suggest;
@@ -64,6 +64,9 @@ impl<'a> Walk<'a> {
     }
 
     fn unknown<'k>(&mut self, key: &str, known: impl Iterator<Item = &'k str> + Clone) {
+        if self.problems.len() == FINDINGS_MAX {
+            return;
+        }
         let (line, column) = locate(self.text, &self.path).unwrap_or((0, 0));
         let hint = match suggest::nearest(key, known.clone()) {
             Some(near) => format!("did you mean {near}?"),
