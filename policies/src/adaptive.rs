@@ -5,7 +5,8 @@
 //!
 //! Two changes to the original. Latencies are divided by what a request costs, so that a change from gets to lists is
 //! not taken for overload. And a long mean that rises while the limit is used up may be our own doing: then it rises
-//! ten times slower, so that a long overload does not become what is usual.
+//! ten times slower, so that a long overload does not become what is usual. The limit grows by its square root, as in
+//! the first version of the algorithm, to be back soon after an upstream has recovered.
 
 use std::time::{Duration, Instant};
 
@@ -17,8 +18,9 @@ pub struct Gradient {
     pub min: u32,
     /// Above this it never rises. Too high and a sudden overload takes long to be noticed.
     pub max: u32,
-    /// Requests that may wait inside the upstream without being taken for overload.
-    pub queue: f64,
+    /// How much longer than usual requests may take without being taken for overload. At 1 every unevenness lowers
+    /// the limit.
+    pub tolerance: f64,
     /// How much of the way to a new limit is gone at once.
     pub smoothing: f64,
     /// How long latencies are collected before they count.
@@ -33,7 +35,7 @@ impl Default for Gradient {
             initial: 40,
             min: 20,
             max: 1_000,
-            queue: 4.0,
+            tolerance: 1.25,
             smoothing: 0.2,
             window: Duration::from_millis(100),
             long_windows: 600.0,
@@ -117,7 +119,7 @@ impl AdaptiveLimit {
     }
 
     fn turn(&mut self, window: &Window) {
-        let Gradient { min, max, queue, smoothing, long_windows, .. } = self.gradient;
+        let Gradient { min, max, tolerance, smoothing, long_windows, .. } = self.gradient;
         let bounded = |limit: f64| limit.clamp(f64::from(min), f64::from(max));
         if window.overloaded {
             self.limit = bounded(self.limit * 0.9);
@@ -138,8 +140,9 @@ impl AdaptiveLimit {
         if !used_up {
             return;
         }
-        let gradient = (self.long / short).clamp(0.5, 1.0);
-        let next = self.limit * gradient + queue;
+        let gradient = (tolerance * self.long / short).clamp(0.5, 1.0);
+        // Room for a few to wait inside the upstream: without them nobody would learn that it bears more.
+        let next = self.limit * gradient + self.limit.sqrt().max(4.0);
         self.limit = bounded(self.limit * (1.0 - smoothing) + next * smoothing);
     }
 }
@@ -209,7 +212,8 @@ mod tests {
     fn the_word_of_the_upstream_counts_at_once() {
         let (begin, mut limit) = (start(), AdaptiveLimit::new(Gradient { initial: 100, ..Gradient::default() }));
         limit.record(begin, Duration::from_millis(1), 125, 100, Outcome::Overloaded);
-        let changed = limit.record(begin + Duration::from_millis(100), Duration::from_millis(1), 125, 100, Outcome::Served);
+        let changed =
+            limit.record(begin + Duration::from_millis(100), Duration::from_millis(1), 125, 100, Outcome::Served);
         assert_eq!(changed, Some(90));
     }
 

@@ -74,7 +74,13 @@ mod tests {
 
     #[test]
     fn the_ladder_is_gone_down_step_by_step() {
-        let list = Situation { objects: 320_186, bytes: 320_186 << 10, divisible: true, may_wait: true, ..Situation::default() };
+        let list = Situation {
+            objects: 320_186,
+            bytes: 320_186 << 10,
+            divisible: true,
+            may_wait: true,
+            ..Situation::default()
+        };
         for (situation, wanted) in [
             (Situation { mirrored: true, twin_in_flight: true, ..list }, Step::Mirror),
             (Situation { twin_in_flight: true, ..list }, Step::JoinTwin),

@@ -24,6 +24,18 @@ mod classify;
 mod cost;
 mod fair;
 mod limits;
+mod sizes;
+
+pub mod adaptive;
+pub mod brownout;
+pub mod memory;
+pub mod shed;
+pub mod throttle;
+
+pub mod explain;
+pub mod heavy;
+pub mod quota;
+pub mod shares;
 
 #[cfg(test)]
 mod testing;
@@ -32,10 +44,11 @@ pub use crate::{
     classify::Class,
     client::{Client, ClientName, IdentitySource, Network, Subject},
     cost::{Actual, Cost, Expected, SEATS_MAX},
-    fair::{Enqueued, Entry, Rejected, Scheduler, Ticket, Woken},
+    fair::{Enqueued, Entry, Occupancy, Rejected, Scheduler, Ticket, Woken},
     file::{Distinguisher, Mode, OnLimit},
     limits::{Accounts, Charge, Limit, Receipt, Refusal, Verdict},
     policy::{Codel, HardLimits, Level, LevelId, Limits, Match, Namespace, Policy, Quota, Rule, RuleId},
     request::{Answer, KubernetesWrite, Request},
     rpc::{Kind, Rpc},
+    sizes::Sizes,
 };

@@ -13,7 +13,8 @@ pub fn divide(total: u64, demands: &[u64]) -> Vec<u64> {
         return Vec::new();
     }
     let count = demands.len() as u64;
-    let idle = u64::try_from(u128::from(total / count) * u128::from(IDLE_PART) / 100).expect("invariant: a part is less");
+    let idle =
+        u64::try_from(u128::from(total / count) * u128::from(IDLE_PART) / 100).expect("invariant: a part is less");
     let mut shares = vec![idle; demands.len()];
     let mut left = total - idle * count;
     let missing = |shares: &[u64], at: usize| demands[at].saturating_sub(shares[at]);

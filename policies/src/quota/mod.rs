@@ -164,7 +164,9 @@ impl Quota {
             (Resource::Bytes, used.bytes, self.hard.bytes),
             (Resource::UncompactedBytes, used.uncompacted_bytes, self.hard.uncompacted_bytes),
         ];
-        bounds.into_iter().find_map(|(resource, used, hard)| hard.filter(|hard| used > *hard).map(|hard| (resource, used, hard)))
+        bounds
+            .into_iter()
+            .find_map(|(resource, used, hard)| hard.filter(|hard| used > *hard).map(|hard| (resource, used, hard)))
     }
 }
 
@@ -188,11 +190,17 @@ impl fmt::Display for Exceeded {
         let prefix = prefix.escape_ascii();
         match resource {
             Resource::ObjectBytes => {
-                write!(f, "forebay: quota {quota} exceeded: an object of {asked} bytes under {prefix}, limited to {hard}")
+                write!(
+                    f,
+                    "forebay: quota {quota} exceeded: an object of {asked} bytes under {prefix}, limited to {hard}"
+                )
             }
             _ => {
                 let resource = resource.name();
-                write!(f, "forebay: quota {quota} exceeded: {used} of {hard} {resource} under {prefix} used, {asked} more asked")
+                write!(
+                    f,
+                    "forebay: quota {quota} exceeded: {used} of {hard} {resource} under {prefix} used, {asked} more asked"
+                )
             }
         }
     }

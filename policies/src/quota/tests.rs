@@ -108,17 +108,15 @@ fn a_delete_that_is_named_twice_frees_once() {
     assert!(store.apply(&quotas, &txn(vec![put("/e/a", 9), put("/e/b", 9), put("/e/c", 9)])).refused.is_none());
     let twice = vec![delete("/e/a", ""), delete("/e/a", "/e/b"), put("/e/x", 9), put("/e/y", 9)];
     let exceeded = store.apply(&quotas, &txn(twice)).refused.expect("two come and one goes");
-    assert_eq!(
-        exceeded.to_string(),
-        "forebay: quota q exceeded: 3 of 3 objects under /e/ used, 1 more asked"
-    );
+    assert_eq!(exceeded.to_string(), "forebay: quota q exceeded: 3 of 3 objects under /e/ used, 1 more asked");
 }
 
 #[test]
 fn each_folder_has_its_own_budget() {
     let quotas = [quota("/r/events/", Some(4), HardLimits { objects: Some(1), ..HardLimits::default() })];
     let mut store = Store::default();
-    let mut refused = |key: &str| store.apply(&quotas, &txn(vec![put(key, 40)])).refused.map(|exceeded| exceeded.prefix);
+    let mut refused =
+        |key: &str| store.apply(&quotas, &txn(vec![put(key, 40)])).refused.map(|exceeded| exceeded.prefix);
     assert_eq!(refused("/r/events/default/a"), None);
     assert_eq!(refused("/r/events/other/a"), None);
     assert_eq!(refused("/r/events/default/b/c"), Some(b"/r/events/default/".to_vec()));
@@ -191,6 +189,27 @@ fn a_quota_in_shadow_mode_only_says_so() {
     assert!(decision.refused.is_none() && decision.shadow.len() == 1);
 }
 
+/// Puts and deletes of a few keys. As etcd demands, no key is put twice, and none is put that is deleted.
+fn random_ops(random: &mut StdRng) -> Vec<RequestOp> {
+    let (mut ops, mut puts, mut deletes): (Vec<RequestOp>, Vec<String>, Vec<KeyRange>) = Default::default();
+    for _ in 0..random.random_range(1..4) {
+        let root = ["e", "f"][random.random_range(0..2)];
+        let key = format!("/{root}/{}/{}", random.random_range(0..4), random.random_range(0..6));
+        if random.random_range(0..3) == 0 {
+            let end = if random.random() { String::new() } else { format!("{key}~") };
+            let range = KeyRange::new(Bytes::from(key.clone()), Bytes::from(end.clone()));
+            if !puts.iter().any(|put| range.contains(put.as_bytes())) {
+                ops.push(delete(&key, &end));
+                deletes.push(range);
+            }
+        } else if !puts.contains(&key) && !deletes.iter().any(|range| range.contains(key.as_bytes())) {
+            ops.push(put(&key, random.random_range(10..60)));
+            puts.push(key);
+        }
+    }
+    ops
+}
+
 /// Random txns: no budget ever holds more than it may, the ledger always equals a count of everything, and nothing is
 /// refused that would have fit.
 #[test]
@@ -203,29 +222,7 @@ fn quotas_are_exact() {
         ];
         let mut store = Store::default();
         for step in 0..400 {
-            let name = |random: &mut StdRng| format!("/{}/{}/{}", ["e", "f"][random.random_range(0..2)], random.random_range(0..4), random.random_range(0..6));
-            let mut ops: Vec<RequestOp> = Vec::new();
-            let mut used: Vec<String> = Vec::new();
-            for _ in 0..random.random_range(1..4) {
-                let key = name(&mut random);
-                if random.random_range(0..3) == 0 {
-                    // etcd refuses a txn that puts what it deletes.
-                    let end = if random.random() { String::new() } else { format!("{key}~") };
-                    if used.iter().all(|put| *put != key && (end.is_empty() || !(key..end.clone()).contains(put))) {
-                        ops.push(delete(&key, &end));
-                    }
-                } else if !used.contains(&key) {
-                    let size = random.random_range(10..60);
-                    let range = |op: &RequestOp| match op.request.as_ref().expect("an op") {
-                        Request::RequestDeleteRange(delete) => KeyRange::new(delete.key.clone(), delete.range_end.clone()).contains(key.as_bytes()),
-                        _ => false,
-                    };
-                    if !ops.iter().any(range) {
-                        ops.push(put(&key, size));
-                        used.push(key);
-                    }
-                }
-            }
+            let ops = random_ops(&mut random);
             let request = txn(ops);
             let before = store.objects.clone();
             let decision = store.apply(&quotas, &request);
