@@ -177,7 +177,7 @@ mod tests {
             "level     workload: 30 of 125 shares, waits up to 1s",
             "cost      320186 objects, 352204600 bytes of load, 5694.526 units, 10 seats",
             "  forebay-admin: no, its subjects do not match",
-            "  leases: no, its rpcs do not match",
+            "  leases: no, its keys do not match",
             "  cronjob-lists: matches",
         ] {
             assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
