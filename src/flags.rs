@@ -15,6 +15,7 @@ pub mod server;
 pub mod server_config;
 pub mod syntax;
 pub mod table;
+pub mod tls;
 pub mod up;
 pub mod url;
 

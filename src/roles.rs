@@ -2,6 +2,7 @@
 
 mod ports;
 mod settings;
+mod tls;
 
 use std::{
     io::{self, Write as _},
@@ -14,10 +15,11 @@ use forebay_edge::{
     http::{Front, Options, Probes},
     listener::Limits,
     metrics::Measured,
+    tls::Acceptor,
 };
 use forebay_gateway::{
     Config, Gateway, GatewayProbes, Metrics, PoolConfig, Upstream,
-    upstream::{Address, Pool, TcpConnector},
+    upstream::{Address, Pool},
 };
 use forebay_server::{Member, MemberProbes};
 use prometheus::Registry;
@@ -43,6 +45,7 @@ pub enum Ended {
 /// The bundled server and the gateway in one process.
 pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
     let bound = bind(&config).await?;
+    let tls = tls::member_clients(&config)?;
     let registry = Registry::new();
     let member = forebay_server::start(settings::member(&config)?, &registry).await?;
     let told = Config {
@@ -54,6 +57,7 @@ pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
     let probes = Arc::new(MemberProbes::new(member.clone(), registry.clone()));
     let ports = serve(
         bound,
+        tls,
         gateway.api(),
         probes,
         &registry,
@@ -71,11 +75,13 @@ pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
 /// The bundled server alone.
 pub async fn server(config: ServerConfig) -> anyhow::Result<Ended> {
     let bound = bind(&config).await?;
+    let tls = tls::member_clients(&config)?;
     let registry = Registry::new();
     let member = forebay_server::start(settings::member(&config)?, &registry).await?;
     let probes = Arc::new(MemberProbes::new(member.clone(), registry.clone()));
     let ports = serve(
         bound,
+        tls,
         member.api(),
         probes,
         &registry,
@@ -108,11 +114,13 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
         ..PoolConfig::default()
     };
     let addresses = Address::list(&config.endpoints.join(","))?;
-    let upstream = Upstream::Remote(Pool::connect(&told, pool, addresses, Arc::new(TcpConnector), metrics.clone()));
+    let upstream = Upstream::Remote(Pool::connect(&told, pool, addresses, tls::upstream(&config)?, metrics.clone()));
     let gateway = Gateway::new(&told, upstream, metrics);
     let probes = GatewayProbes::new(&gateway, registry.clone()).expect("the upstream is a pool");
     let limits = settings::limits(config.max_concurrent_streams);
-    let ports = serve(bound, gateway.api(), Arc::new(probes), &registry, settings::gateway_http(&config), &limits)?;
+    let tls = tls::gateway_clients(&config)?;
+    let ports =
+        serve(bound, tls, gateway.api(), Arc::new(probes), &registry, settings::gateway_http(&config), &limits)?;
     ready(&config.listen_client_urls);
     let stop = signals::stop().await?;
     tokio::join!(gateway.drain(GRACE), ports.close());
@@ -126,6 +134,7 @@ async fn bind(config: &ServerConfig) -> anyhow::Result<Bound> {
 /// Serves an API on the bound ports, as gRPC and as JSON.
 fn serve(
     bound: Bound,
+    tls: Option<Acceptor>,
     api: Api,
     probes: Arc<dyn Probes>,
     registry: &Registry,
@@ -135,7 +144,7 @@ fn serve(
     // JSON requests become calls of this, so they are counted like those of gRPC clients.
     let grpc = Api::new(Measured::new(api, registry)?);
     let http = Front::new(grpc.clone(), probes, options, registry)?;
-    Ok(Ports::serve(bound, &Fronts { grpc, http }, limits, GRACE))
+    Ok(Ports::serve(bound, tls.as_ref(), &Fronts { grpc, http }, limits, GRACE))
 }
 
 /// Waits for a signal, or for the member to say that it cannot go on.

@@ -40,6 +40,14 @@ pub struct KeyPair {
     pub key: PathBuf,
 }
 
+impl KeyPair {
+    /// The common name of the certificate.
+    pub fn common_name(&self) -> Result<Option<String>, Error> {
+        let (chain, _) = certificates::key_pair(self)?;
+        Ok(chain.first().and_then(identity::common_name))
+    }
+}
+
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

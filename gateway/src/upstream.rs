@@ -26,7 +26,7 @@ mod upload;
 use forebay_edge::{Api, Response};
 
 pub use address::{Address, AddressError};
-pub use connector::{Connector, Io, TcpConnector};
+pub use connector::{Connector, Io, TcpConnector, TlsConnector};
 pub use endpoint::{Health, Rank};
 pub use pool::Pool;
 

@@ -1,7 +1,11 @@
 //! The gateway's flags, named as etcd and etcdctl name the same things.
 
+mod tls;
+
 use std::{collections::BTreeSet, time};
 
+use self::tls::{BORROWED, TlsSettings};
+pub use self::tls::{GatewayTls, UpstreamTls};
 use super::{
     Asked, Environment, Failure, FailureKind, Problem, Ready,
     go::{self, Duration},
@@ -14,7 +18,7 @@ use crate::logging::{Level, LogConfig, LogFormat, LogOutput};
 /// The validated configuration of the gateway.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatewayConfig {
-    /// The upstream, each as `http://host:port`; not empty, none twice.
+    /// The upstream, each as `http://host:port` or `https://host:port`; not empty, none twice.
     pub endpoints: Vec<String>,
     pub listen_client_urls: Vec<Url>,
     /// What MemberList answers instead of the members' own URLs; empty leaves them.
@@ -31,6 +35,7 @@ pub struct GatewayConfig {
     pub max_concurrent_streams: u32,
     pub cors: BTreeSet<String>,
     pub host_whitelist: BTreeSet<String>,
+    pub tls: GatewayTls,
     pub log: LogConfig,
 }
 
@@ -52,6 +57,7 @@ pub struct Settings {
     max_concurrent_streams: u32,
     cors: BTreeSet<String>,
     host_whitelist: BTreeSet<String>,
+    tls: TlsSettings,
     log_level: String,
     log_format: String,
     log_outputs: BTreeSet<String>,
@@ -76,6 +82,7 @@ impl Default for Settings {
             max_concurrent_streams: u32::MAX,
             cors: any.clone(),
             host_whitelist: any,
+            tls: TlsSettings::default(),
             log_level: "info".to_owned(),
             log_format: "json".to_owned(),
             log_outputs: BTreeSet::from(["default".to_owned()]),
@@ -98,6 +105,10 @@ const SOURCES: Sources<'static> = Sources {
         ("dial-timeout", "ETCDCTL_DIAL_TIMEOUT"),
         ("keepalive-time", "ETCDCTL_KEEPALIVE_TIME"),
         ("keepalive-timeout", "ETCDCTL_KEEPALIVE_TIMEOUT"),
+        BORROWED[0],
+        BORROWED[1],
+        BORROWED[2],
+        BORROWED[3],
     ],
     file_flag: "config-file",
 };
@@ -107,7 +118,7 @@ const SOURCES: Sources<'static> = Sources {
 pub fn flags() -> Vec<Flag<Settings>> {
     use Slot::{Bool, List, Origins, Set, Text, Uint, Uint32, Urls};
     let flag = Flag::<Settings>::new;
-    vec![
+    let mut flags = vec![
         flag(UPSTREAM, "endpoints", List(|s| &mut s.endpoints), "The etcd to stand in front of, with commas: 10.0.0.1:2379,http://10.0.0.2:2379."),
         flag(UPSTREAM, "connections", Uint(|s| &mut s.connections), "Connections to each endpoint."),
         flag(UPSTREAM, "dial-timeout", Slot::Duration(|s| &mut s.dial_timeout), "How long connecting may take."),
@@ -126,7 +137,9 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag(SELF, "config-file", Text(|s| &mut s.config_file), "YAML or JSON file with these flags as keys.").not_in_file(),
         flag(SELF, "print-config", Bool(|s| &mut s.print_config), "Print every setting and where it came from, and exit.").not_in_file(),
         flag(SELF, "version", Bool(|s| &mut s.version), "Print the version and exit.").not_in_file(),
-    ]
+    ];
+    flags.extend(tls::flags());
+    flags
 }
 
 /// Reads what the operator said about a gateway. `args` are without the program's and the command's name.
@@ -159,7 +172,7 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
     }
     let mut endpoints = Vec::new();
     for text in given {
-        match endpoint(text, &s.listen_client_urls) {
+        match endpoint(text, if s.tls.is_about_upstream() { "https" } else { "http" }, &s.listen_client_urls) {
             Ok(endpoint) if endpoints.contains(&endpoint) => {
                 problems.push(Problem::new(format!("endpoint {text} is given twice")).hint("name it once"));
             }
@@ -167,13 +180,9 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
             Err(problem) => problems.push(problem),
         }
     }
-    if let Some(url) = s.listen_client_urls.iter().chain(&s.listen_metrics_urls).find(|url| url.is_tls()) {
-        problems.push(
-            Problem::new(format!("the gateway does not encrypt yet, and {url} asks for it"))
-                .hint("listen on http:// behind something that ends TLS"),
-        );
-    }
-    for url in s.listen_client_urls.iter().chain(&s.listen_metrics_urls) {
+    let listening: Vec<Url> = s.listen_client_urls.iter().chain(&s.listen_metrics_urls).cloned().collect();
+    let tls = s.tls.validate(&listening, &endpoints, &mut problems);
+    for url in &listening {
         if !url.can_bind() {
             problems.push(
                 Problem::new(format!("expected IP in URL for binding ({url})"))
@@ -237,6 +246,7 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
         max_concurrent_streams: s.max_concurrent_streams,
         cors: s.cors,
         host_whitelist: s.host_whitelist,
+        tls,
         log: LogConfig {
             level,
             format,
@@ -249,12 +259,8 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
 const MAX_REQUEST: usize = 1 << 30;
 
 /// Reads an endpoint as etcdctl takes it, scheme and port optional, and writes both out.
-fn endpoint(text: &str, listening: &[Url]) -> Result<String, Problem> {
-    let (scheme, authority) = text.split_once("://").unwrap_or(("http", text));
-    if matches!(scheme, "https" | "unixs") {
-        return Err(Problem::new(format!("the gateway does not encrypt yet, and endpoint {text} asks for it"))
-            .hint("name an http:// endpoint"));
-    }
+fn endpoint(text: &str, default_scheme: &str, listening: &[Url]) -> Result<String, Problem> {
+    let (scheme, authority) = text.split_once("://").unwrap_or((default_scheme, text));
     let authority = authority.strip_suffix('/').unwrap_or(authority);
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
     let port = if has_port { "" } else { ":2379" };
@@ -354,11 +360,11 @@ mod tests {
         assert_eq!(texts(&[], &[]), ["--endpoints is missing: the gateway needs an etcd to stand in front of"]);
         assert_eq!(
             texts(
-                &["--endpoints=https://a:1,a:1,a:1", "--keepalive-time=1s", "--log-format=xml", "--connections=0"],
+                &["--endpoints=unixs://a:1,a:1,a:1", "--keepalive-time=1s", "--log-format=xml", "--connections=0"],
                 &[]
             ),
             [
-                "the gateway does not encrypt yet, and endpoint https://a:1 asks for it",
+                "endpoint \"unixs://a:1\": sockets on disk are not supported here",
                 "endpoint a:1 is given twice",
                 "--keepalive-time of 1s is too short: etcd drops clients that ping so often",
                 "--connections must be 1 to 64 (set to 0)",
@@ -371,6 +377,42 @@ mod tests {
         );
         assert_eq!(texts(&["--namespace=x"], &[]), ["flag provided but not defined: -namespace"]);
         assert_eq!(texts(&["--endpoints=a", "b"], &[]), ["\"b\" is not a flag"]);
+    }
+
+    #[test]
+    fn endpoints_without_a_scheme_are_encrypted_when_flags_tell_how() {
+        let sure =
+            config(&["--endpoints=a,http://b", "--cacert=ca.pem"], &[("ETCDCTL_CERT", "c"), ("ETCDCTL_KEY", "k")]);
+        assert_eq!(sure.endpoints, ["https://a:2379", "http://b:2379"]);
+        let upstream = sure.tls.upstream;
+        assert_eq!((upstream.authorities, upstream.identity), (Some("ca.pem".into()), Some(("c".into(), "k".into()))));
+        assert_eq!(config(&["--endpoints=https://a"], &[]).tls.upstream, UpstreamTls::default());
+    }
+
+    #[test]
+    fn tls_flags_that_would_protect_nothing_are_refused() {
+        for (args, text) in [
+            (
+                ["--endpoints=http://a", "--cacert=ca"].as_slice(),
+                "--cacert, --cert and --insecure-skip-tls-verify are about https endpoints, and there is none",
+            ),
+            (&["--endpoints=https://a", "--cert=c"], "--cert and --key must both be given, or neither"),
+            (&["--endpoints=a", "--client-crl-file=c"], "--client-crl-file verifies nobody without --trusted-ca-file"),
+            (
+                &["--endpoints=a", "--cert-file=c", "--key-file=k"],
+                "--cert-file and --key-file are given, and nothing is listened on under TLS",
+            ),
+            (
+                &["--endpoints=a", "--listen-metrics-urls=https://127.0.0.1:1"],
+                "TLS key/cert (--cert-file, --key-file) must be provided for https://127.0.0.1:1 with HTTPS scheme",
+            ),
+            (
+                &["--endpoints=a", "--tls-min-version=TLS1.1"],
+                "unexpected TLS version \"TLS1.1\" (must be one of: TLS1.2, TLS1.3)",
+            ),
+        ] {
+            assert_eq!(texts(args, &[]), [text]);
+        }
     }
 
     #[test]

@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use forebay_edge::{
     Api, Request, Response,
     http::Front,
-    listener::{self, Drain, Limits, is_grpc},
+    listener::{self, Drain, Limits, Port, is_grpc},
+    tls::Acceptor,
 };
 use futures::future::BoxFuture;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -28,7 +29,13 @@ enum Serves {
 }
 
 /// Ports that are bound and not served yet.
-pub(super) struct Bound(Vec<(TcpListener, Serves)>);
+pub(super) struct Bound(Vec<BoundPort>);
+
+struct BoundPort {
+    listener: TcpListener,
+    serves: Serves,
+    is_tls: bool,
+}
 
 impl Bound {
     /// Binds every URL of the three lists. With URLs for HTTP, those for clients serve gRPC alone.
@@ -41,7 +48,7 @@ impl Bound {
         let mut seen = HashSet::new();
         for (url, serves) in all {
             if seen.insert(url.as_str().to_owned()) {
-                bound.push((bind(url).await?, serves));
+                bound.push(BoundPort { listener: bind(url).await?, serves, is_tls: url.is_tls() });
             }
         }
         Ok(Bound(bound))
@@ -49,11 +56,6 @@ impl Bound {
 }
 
 async fn bind(url: &Url) -> anyhow::Result<TcpListener> {
-    if url.is_tls() {
-        anyhow::bail!(
-            "{url} asks for TLS, which is not built in yet; listen on http:// behind something that ends TLS"
-        );
-    }
     let Address::Tcp { host, port } = url.address() else {
         anyhow::bail!("{url} is a socket on disk, which is not built in yet; listen on http://host:port");
     };
@@ -83,11 +85,20 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// Serves every port. `grace` is how long open requests may take once the ports close.
-    pub(super) fn serve(bound: Bound, fronts: &Fronts, limits: &Limits, grace: Duration) -> Ports {
+    /// Serves every port, those that have it under `tls`. `grace` is how long open requests may take once the ports
+    /// close.
+    pub(super) fn serve(
+        bound: Bound,
+        tls: Option<&Acceptor>,
+        fronts: &Fronts,
+        limits: &Limits,
+        grace: Duration,
+    ) -> Ports {
         let drain = Drain::default();
         let mut serving = JoinSet::new();
-        for (port, serves) in bound.0 {
+        for BoundPort { listener, serves, is_tls } in bound.0 {
+            let tls = is_tls.then(|| tls.cloned().expect("invariant: a certificate was asked for every https URL"));
+            let port = Port { listener, tls };
             let fronts = fronts.clone();
             let handler = move |request: Request| answer(&fronts, serves, request);
             serving.spawn(listener::serve(port, handler, limits.clone(), drain.clone(), grace));

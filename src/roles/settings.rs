@@ -33,10 +33,9 @@ pub(super) fn member(config: &ServerConfig) -> anyhow::Result<forebay_server::Co
     if config.force_new_cluster {
         anyhow::bail!("--force-new-cluster is not built in yet; make the cluster new with etcd's, then start here");
     }
-    for (what, tls) in [("client", &config.client_tls), ("peer", &config.peer_tls)] {
-        if tls.has_certificate() || tls.auto_tls || tls.client_cert_auth {
-            anyhow::bail!("the {what} TLS flags ask for encryption, which is not built in yet; leave them out");
-        }
+    let tls = &config.peer_tls;
+    if tls.has_certificate() || tls.auto_tls || tls.client_cert_auth {
+        anyhow::bail!("the peer TLS flags ask for encryption, which is not built in yet; leave them out");
     }
     let strings = |urls: &[Url]| urls.iter().map(|url| url.as_str().to_owned()).collect();
     Ok(forebay_server::Config {
@@ -80,6 +79,7 @@ pub(super) fn member_limits(config: &ServerConfig) -> Limits {
 pub(super) fn member_http(config: &ServerConfig) -> Options {
     Options {
         json: config.enable_grpc_gateway,
+        client_cert_auth: config.client_tls.client_cert_auth,
         max_message_bytes: size(config.max_request_bytes) + GRPC_OVERHEAD_BYTES,
         origins: origins(&config.cors),
         hosts: config.host_whitelist.iter().cloned().collect(),
@@ -90,6 +90,7 @@ pub(super) fn member_http(config: &ServerConfig) -> Options {
 /// How the HTTP side of a gateway behaves.
 pub(super) fn gateway_http(config: &GatewayConfig) -> Options {
     Options {
+        client_cert_auth: config.tls.clients.client_cert_auth,
         max_message_bytes: config.max_request_bytes + GRPC_OVERHEAD_BYTES,
         origins: origins(&config.cors),
         hosts: config.host_whitelist.iter().cloned().collect(),

@@ -25,8 +25,8 @@ pub enum AddressError {
     /// Not a URL of a host.
     #[error("endpoint {0:?} is not of the form http://host:port")]
     Malformed(String),
-    /// Another scheme than http.
-    #[error("endpoint {0:?}: scheme {1:?} is not supported; use http")]
+    /// Another scheme than http and https.
+    #[error("endpoint {0:?}: scheme {1:?} is not supported; use http or https")]
     Scheme(String, String),
     /// The same endpoint twice.
     #[error("endpoint {0:?} is given twice")]
@@ -61,9 +61,11 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Address, AddressError> {
         let malformed = || AddressError::Malformed(text.to_owned());
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
-        if scheme != "http" {
-            return Err(AddressError::Scheme(text.to_owned(), scheme.to_owned()));
-        }
+        let scheme = match scheme {
+            "http" => Scheme::HTTP,
+            "https" => Scheme::HTTPS,
+            other => return Err(AddressError::Scheme(text.to_owned(), other.to_owned())),
+        };
         let authority: Authority = rest.strip_suffix('/').unwrap_or(rest).parse().map_err(|_| malformed())?;
         let has_user = authority.as_str().contains('@');
         let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
@@ -74,7 +76,7 @@ impl FromStr for Address {
             Some(_) => authority,
             None => format!("{}:2379", authority.host()).parse().map_err(|_| malformed())?,
         };
-        Ok(Address { scheme: Scheme::HTTP, authority })
+        Ok(Address { scheme, authority })
     }
 }
 
@@ -96,7 +98,8 @@ mod tests {
         assert_eq!(list("http://[::1]:2379/").unwrap(), ["http://[::1]:2379"]);
         assert_eq!(list(" ,"), Err(AddressError::Empty));
         assert_eq!(list("a,http://a:2379"), Err(AddressError::Duplicate("http://a:2379".into())));
-        assert_eq!(list("https://a:1"), Err(AddressError::Scheme("https://a:1".into(), "https".into())));
+        assert_eq!(list("https://a:1,a:1").unwrap(), ["https://a:1", "http://a:1"]);
+        assert_eq!(list("unix://a:1"), Err(AddressError::Scheme("unix://a:1".into(), "unix".into())));
         for bad in ["http://", "a:b", "a:99999", "u@a:1", "http://a/path", "a b"] {
             assert_eq!(list(bad), Err(AddressError::Malformed(bad.into())), "{bad}");
         }

@@ -2,24 +2,18 @@
 //!
 //! Giving one is said in the log. A flag leaves this list in the commit that honours it.
 
-pub(super) const NOT_YET: [&str; 31] = [
+pub(super) const NOT_YET: [&str; 22] = [
     "auth-token",
     "auth-token-ttl",
     "auto-compaction-mode",
     "auto-compaction-retention",
     "bcrypt-cost",
     "bootstrap-defrag-threshold-megabytes",
-    "cipher-suites",
-    "client-cert-allowed-hostname",
-    "client-crl-file",
     "compact-hash-check-time",
     "corrupt-check-time",
-    "cors",
     "downgrade-check-time",
-    "enable-grpc-gateway",
     "feature-gates",
     "grpc-keepalive-min-time",
-    "host-whitelist",
     "initial-election-tick-advance",
     "listen-peer-urls",
     "max-learners",
@@ -27,11 +21,8 @@ pub(super) const NOT_YET: [&str; 31] = [
     "metrics",
     "raft-read-timeout",
     "raft-write-timeout",
-    "self-signed-cert-validity",
     "socket-reuse-address",
     "socket-reuse-port",
-    "tls-max-version",
-    "tls-min-version",
     "warning-apply-duration",
     "warning-unary-request-duration",
 ];

@@ -70,6 +70,7 @@ pub fn validate(mut said: Said) -> Verdict {
     rules::checks(&said, &mut found);
     let (tls_min_version, tls_max_version) = rules::tls_versions(&said, &mut found);
     rules::certificates(&said, &mut found);
+    rules::authorities(&said, &mut found);
     let initial_cluster = rules::initial_cluster(&said, &mut found);
     remarks::remarks(&said, &mut found);
     if !found.problems.is_empty() {

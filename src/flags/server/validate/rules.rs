@@ -6,6 +6,7 @@ use crate::{
         FailureKind, Notice,
         go::{self, Duration},
         server_config::TlsVersion,
+        tls,
         url::Url,
     },
     logging::{Level, LogConfig, LogFormat, LogOutput},
@@ -202,32 +203,7 @@ pub(super) fn checks(said: &Said, found: &mut Found) {
 
 pub(super) fn tls_versions(said: &Said, found: &mut Found) -> (TlsVersion, Option<TlsVersion>) {
     let s = &said.settings;
-    let mut version = |text: &str| match text {
-        "" => None,
-        "TLS1.2" => Some(TlsVersion::Tls12),
-        "TLS1.3" => Some(TlsVersion::Tls13),
-        other => {
-            found.problem(
-                format!("unexpected TLS version {} (must be one of: TLS1.2, TLS1.3)", go::quote(other)),
-                "write TLS1.2 or TLS1.3",
-            );
-            None
-        }
-    };
-    let (min, max) = (version(&s.tls_min_version), version(&s.tls_max_version));
-    if max.is_some_and(|max| min > Some(max)) {
-        found.problem(
-            format!("min version ({}) is greater than max version ({})", s.tls_min_version, s.tls_max_version),
-            "raise --tls-max-version or leave it out",
-        );
-    }
-    if min == Some(TlsVersion::Tls13) && !s.cipher_suites.is_empty() {
-        found.problem(
-            "cipher suites cannot be configured when only TLS1.3 is enabled",
-            "leave --cipher-suites out, TLS 1.3 has only good ones",
-        );
-    }
-    (min.unwrap_or(TlsVersion::Tls12), max)
+    tls::versions(&s.tls_min_version, &s.tls_max_version, &s.cipher_suites, &mut found.problems)
 }
 
 /// Encrypted addresses need a certificate, and a certificate that no address uses is worth a word.
@@ -279,6 +255,19 @@ pub(super) fn certificates(said: &Said, found: &mut Found) {
         if present && tls.auto_tls {
             found.notice(Notice::new(Level::Warn, format!("ignoring {side} auto TLS since certs given")));
         }
+    }
+}
+
+/// What is to keep clients out must be able to.
+pub(super) fn authorities(said: &Said, found: &mut Found) {
+    let tls = &said.settings.client_tls;
+    if tls.trusted_ca_file.is_empty() {
+        let restrictions = [
+            ("client-cert-auth", tls.client_cert_auth && said.settings.listen_client_urls.iter().any(Url::is_tls)),
+            ("client-crl-file", !tls.crl_file.is_empty()),
+            ("client-cert-allowed-hostname", !tls.allowed_hostname.is_empty()),
+        ];
+        tls::without_authority("", &restrictions, &mut found.problems);
     }
 }
 

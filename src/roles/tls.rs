@@ -1,0 +1,116 @@
+//! From TLS flags to what ends and begins TLS.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use forebay_edge::tls::{
+    Acceptor, Allowed, ClientOptions, Connector, KeyPair, Protocol, ServerOptions, Verify, Version, self_signed,
+};
+use forebay_gateway::upstream::{self, TcpConnector, TlsConnector};
+
+use crate::flags::{
+    gateway::GatewayConfig,
+    server_config::{ServerConfig, TlsFiles, TlsVersion},
+    url::Url,
+};
+
+fn version(version: TlsVersion) -> Version {
+    match version {
+        TlsVersion::Tls12 => Version::Tls12,
+        TlsVersion::Tls13 => Version::Tls13,
+    }
+}
+
+fn given(files: &TlsFiles) -> Option<KeyPair> {
+    let (certificate, key) = files.cert_file.clone().zip(files.key_file.clone())?;
+    Some(KeyPair { certificate, key })
+}
+
+fn acceptor(files: &TlsFiles, identity: KeyPair, protocol: Protocol) -> anyhow::Result<Acceptor> {
+    let allowed = match (&files.allowed_common_names, &files.allowed_hostnames) {
+        (names, hosts) if names.is_empty() && hosts.is_empty() => Allowed::Any,
+        (names, hosts) if hosts.is_empty() => Allowed::CommonNames(names.clone()),
+        (_, hosts) => Allowed::Hostnames(hosts.clone()),
+    };
+    let options = ServerOptions {
+        client_authorities: files.trusted_ca_file.clone(),
+        revoked: files.crl_file.clone(),
+        allowed,
+        protocol,
+        ..ServerOptions::new(identity)
+    };
+    Acceptor::new(options).context("cannot set up TLS for clients")
+}
+
+/// How a member's ports for clients and metrics end TLS, if any of them has it.
+pub(super) fn member_clients(config: &ServerConfig) -> anyhow::Result<Option<Acceptor>> {
+    let ports = [&config.listen_client_urls, &config.listen_client_http_urls, &config.listen_metrics_urls];
+    if !ports.into_iter().flatten().any(Url::is_tls) {
+        return Ok(None);
+    }
+    let identity = match given(&config.client_tls) {
+        Some(identity) => identity,
+        None if config.client_tls.auto_tls => {
+            let hosts: Vec<String> =
+                config.listen_client_urls.iter().filter_map(Url::host).map(str::to_owned).collect();
+            let dir = config.data_dir.join("fixtures").join("client");
+            self_signed(&dir, &hosts, config.self_signed_cert_validity_years)?
+        }
+        None => anyhow::bail!("https needs a certificate: give --cert-file and --key-file, or --auto-tls"),
+    };
+    let protocol = Protocol {
+        min: version(config.tls_min_version),
+        max: config.tls_max_version.map(version),
+        cipher_suites: config.cipher_suites.clone(),
+    };
+    acceptor(&config.client_tls, identity, protocol).map(Some)
+}
+
+/// How a gateway's ports end TLS, if any of them has it.
+pub(super) fn gateway_clients(config: &GatewayConfig) -> anyhow::Result<Option<Acceptor>> {
+    let tls = &config.tls;
+    let Some(identity) = given(&tls.clients) else { return Ok(None) };
+    let protocol = Protocol {
+        min: version(tls.min_version),
+        max: tls.max_version.map(version),
+        cipher_suites: tls.cipher_suites.clone(),
+    };
+    acceptor(&tls.clients, identity, protocol).map(Some)
+}
+
+/// How a gateway connects to its endpoints.
+pub(super) fn upstream(config: &GatewayConfig) -> anyhow::Result<Arc<dyn upstream::Connector>> {
+    let tls = &config.tls.upstream;
+    if !config.endpoints.iter().any(|endpoint| endpoint.starts_with("https:")) {
+        return Ok(Arc::new(TcpConnector));
+    }
+    let identity = tls.identity.clone().map(|(certificate, key)| KeyPair { certificate, key });
+    if let Some(identity) = &identity
+        && let Some(name) = identity.common_name()?
+    {
+        anyhow::ensure!(
+            tls.allow_common_name,
+            "the certificate {} has the common name {name:?}: an etcd with auth would take every call without a token \
+             for that user's; use one without, or say --allow-cert-common-name if that is meant",
+            identity.certificate.display()
+        );
+        tracing::warn!(
+            common_name = name,
+            "the upstream's certificate has a common name: with auth on, every call without a token is that user's"
+        );
+    }
+    let verify = match (&tls.authorities, tls.insecure_skip_verify) {
+        (_, true) => {
+            tracing::warn!(
+                "--insecure-skip-tls-verify is set: endpoints are not verified, and whoever answers is believed"
+            );
+            Verify::InsecureSkip
+        }
+        (Some(authorities), false) => Verify::Authorities(authorities.clone()),
+        (None, false) => Verify::System,
+    };
+    let server_name = tls.server_name.clone();
+    let options = ClientOptions { verify, identity, server_name, protocol: Protocol::default(), speaks: vec!["h2"] };
+    let connector = Connector::new(options).context("cannot set up TLS to the endpoints")?;
+    Ok(Arc::new(TlsConnector(connector)))
+}
