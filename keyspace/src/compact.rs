@@ -138,8 +138,8 @@ impl Keyspace {
 }
 
 fn remove(tree: &mut Tree, key: &[u8], garbage: (Revision, bool)) -> (Revision, bool) {
-    let taken = tree.take_oldest(key, garbage.0);
-    assert!(taken, "what is removed is the oldest version of its key: {garbage:?} of {}", key.escape_ascii());
+    let taken = tree.take(key, garbage.0);
+    assert!(taken, "what is removed is a version that its key has: {garbage:?} of {}", key.escape_ascii());
     garbage
 }
 

@@ -167,6 +167,26 @@ fn a_key_deleted_and_put_in_one_revision_survives_a_compaction_at_it() {
 }
 
 #[test]
+fn a_key_deleted_put_and_deleted_again_in_one_revision_can_be_compacted_at_it() {
+    let mut keyspace = store(&[("a", "1")]);
+    run(&mut keyspace, &of(vec![delete_op("a", "\0"), put_op("a", "2"), delete_op("a", "\0")])).unwrap();
+    keyspace.write().put(b"b", b"", 0);
+    keyspace.publish();
+    let mut compact = |revision| {
+        keyspace.compact(revision).unwrap();
+        keyspace.publish();
+        match keyspace.compact_step(10) {
+            CompactStep::Finished(_, removed) => {
+                removed.into_iter().map(|(at, _)| (at.main, at.sub)).collect::<Vec<_>>()
+            }
+            step => panic!("{step:?}"),
+        }
+    };
+    assert_eq!(compact(3), [(2, 0), (3, 1)], "both tombstones stay, for a watch from there");
+    assert_eq!(compact(4), [(3, 0), (3, 2)]);
+}
+
+#[test]
 fn a_missing_key_is_zero_in_a_comparison_and_has_no_value_at_all() {
     let keyspace = store(&[]);
     let holds = |target_union, target, result| {

@@ -16,10 +16,10 @@ pub(crate) struct Chain {
 /// What is left of a chain after a version was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// It was not the oldest version of the key.
+    /// It was no version of the key but perhaps the newest of several.
     Nothing,
     /// Other versions remain.
-    Oldest,
+    Some,
     /// It was the only one: the key has to go.
     Last,
 }
@@ -71,20 +71,26 @@ impl Chain {
         self.older.get_or_insert_default().push_back(before);
     }
 
-    /// Takes the version of this revision if it is the oldest.
-    pub(super) fn take_oldest(&mut self, revision: Revision) -> Taken {
+    /// Takes the version of this revision, unless it is the newest and there are others.
+    ///
+    /// It is the oldest, or one of few after it: a txn may delete a key, put it and delete it, and a compaction at its
+    /// revision leaves both tombstones.
+    pub(super) fn take(&mut self, revision: Revision) -> Taken {
         let Some(older) = &mut self.older else {
             return if self.newest.revision() == revision { Taken::Last } else { Taken::Nothing };
         };
-        if older.front().is_none_or(|oldest| oldest.revision() != revision) {
+        let Some(index) = older.iter().position(|version| version.revision() >= revision) else {
+            return Taken::Nothing;
+        };
+        if older[index].revision() != revision {
             return Taken::Nothing;
         }
-        older.pop_front();
+        older.remove(index);
         if older.is_empty() {
             self.older = None;
         } else if older.len() < older.capacity() / 4 {
             older.shrink_to(older.len() * 2);
         }
-        Taken::Oldest
+        Taken::Some
     }
 }

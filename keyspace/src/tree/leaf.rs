@@ -59,11 +59,11 @@ impl Leaf {
         Updated::Done { version, before }
     }
 
-    /// Takes the oldest version of a key if it is the one of this revision; a key without versions goes too.
-    pub(super) fn take_oldest(&self, key: &[u8], revision: Revision) -> Taken {
+    /// Takes the version of a key of this revision, see [`Chain::take`]; a key without versions goes too.
+    pub(super) fn take(&self, key: &[u8], revision: Revision) -> Taken {
         let mut entries = self.0.write();
         let Ok(index) = entries.search(key) else { return Taken::Nothing };
-        let taken = entries.chains[index].take_oldest(revision);
+        let taken = entries.chains[index].take(revision);
         if taken == Taken::Last {
             entries.chains.remove(index);
             entries.heads.remove(index);

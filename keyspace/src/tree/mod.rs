@@ -177,9 +177,9 @@ impl Tree {
         }
     }
 
-    /// Takes the oldest version of a key if it is the one of this revision, and the key if nothing is left of it.
+    /// Takes the version of a key of this revision, see [`Chain::take`], and the key if nothing is left of it.
     /// Returns whether it did. The version must be one that no reader is to see any more, neither live nor newest live.
-    pub(crate) fn take_oldest(&mut self, key: &[u8], revision: Revision) -> bool {
+    pub(crate) fn take(&mut self, key: &[u8], revision: Revision) -> bool {
         let mut path = Path::new();
         let mut node = &*self.root;
         let (taken, is_thin) = loop {
@@ -188,7 +188,7 @@ impl Tree {
             match &node.children {
                 Children::Branches(branches) => node = &branches[index],
                 Children::Leaves(leaves) => {
-                    let taken = leaves[index].take_oldest(key, revision);
+                    let taken = leaves[index].take(key, revision);
                     break (taken, taken == Taken::Last && leaves[index].read().len() < NODE_LEN / 4);
                 }
             }

@@ -44,7 +44,7 @@ impl Writer {
     fn compact(&mut self) {
         for (from, version) in std::mem::take(&mut self.garbage) {
             if from <= self.revision {
-                assert!(self.tree.take_oldest(version.key(), version.revision()), "{version:?}");
+                assert!(self.tree.take(version.key(), version.revision()), "{version:?}");
             } else {
                 self.garbage.push((from, version));
             }
