@@ -27,9 +27,14 @@ pub const PREFIX: usize = 5;
 /// A buffer for one message of `len` bytes with its prefix already written.
 pub fn frame(len: usize) -> BytesMut {
     let mut out = BytesMut::with_capacity(PREFIX + len);
-    out.put_u8(0);
-    out.put_u32(u32::try_from(len).expect("gRPC messages are below 4 GiB"));
+    out.put_slice(&prefix(len));
     out
+}
+
+/// What stands before a message of `len` bytes.
+pub fn prefix(len: usize) -> [u8; PREFIX] {
+    let [a, b, c, d] = u32::try_from(len).expect("gRPC messages are below 4 GiB").to_be_bytes();
+    [0, a, b, c, d]
 }
 
 /// One framed message.

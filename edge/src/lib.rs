@@ -10,6 +10,7 @@ pub mod grpc;
 pub mod http;
 pub mod listener;
 pub mod metrics;
+pub mod range;
 pub mod tls;
 pub mod watch;
 

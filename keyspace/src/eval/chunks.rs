@@ -28,11 +28,34 @@ pub struct RangeChunks {
     reader: Reader,
     request: RangeRequest,
     form: Form,
+    pace: Pace,
+    state: State,
+}
+
+/// How large chunks are made.
+#[derive(Debug)]
+struct Pace {
     /// How many bytes a chunk should have, roughly.
     target_bytes: usize,
     /// The most keys the next chunk may have, for its size's sake.
-    chunk_limit: usize,
-    state: State,
+    limit: usize,
+}
+
+impl Pace {
+    fn new(request: &RangeRequest, target_bytes: usize) -> Pace {
+        // etcd cuts chunks by the smaller of both limits, so that a negative one means everything at once.
+        let limit = if request.limit < 0 { usize::MAX } else { FIRST_LIMIT };
+        Pace { target_bytes, limit }
+    }
+
+    /// A chunk had this many bytes, and there is another to come.
+    fn sent(&mut self, bytes: usize) {
+        self.limit = match bytes {
+            _ if bytes < self.target_bytes / 2 => self.limit.saturating_mul(2),
+            _ if bytes > self.target_bytes.saturating_mul(2) => (self.limit / 2).max(1),
+            _ => self.limit,
+        };
+    }
 }
 
 #[derive(Debug)]
@@ -65,10 +88,8 @@ pub enum RangeChunk {
 impl RangeChunks {
     /// The chunks that answer a request. `target_bytes` is `--max-request-bytes`.
     pub fn new(reader: Reader, request: RangeRequest, target_bytes: usize) -> RangeChunks {
-        let form = form(&request);
-        // etcd cuts chunks by the smaller of both limits, so that a negative one means everything at once.
-        let chunk_limit = if request.limit < 0 { usize::MAX } else { FIRST_LIMIT };
-        RangeChunks { reader, request, form, target_bytes, chunk_limit, state: State::Begin }
+        let (form, pace) = (form(&request), Pace::new(&request, target_bytes));
+        RangeChunks { reader, request, form, pace, state: State::Begin }
     }
 
     fn begin(&mut self) -> Result<RangeChunk, Error> {
@@ -93,7 +114,7 @@ impl RangeChunks {
     fn chunk(&mut self, cursor: Cursor) -> Result<RangeChunk, Error> {
         let Cursor { view, at, rest, sent } = cursor;
         let left = limit(self.request.limit) - sent;
-        let selection = view.evaluate(|snapshot| Ok(page(snapshot, &rest, at, self.chunk_limit.min(left))))?;
+        let selection = view.evaluate(|snapshot| Ok(page(snapshot, &rest, at, self.pace.limit.min(left))))?;
         let sent = sent + selection.kvs.len();
         let rest = match selection.kvs.last().filter(|_| selection.more) {
             Some(last) => behind(last.key(), rest),
@@ -103,11 +124,7 @@ impl RangeChunks {
             let unsent = view.evaluate(|snapshot| Ok(snapshot.count(&rest, at)))?;
             return Ok(self.end(&view, selection.kvs, true, sent + unsent));
         }
-        self.chunk_limit = match kvs_len(&selection.kvs, self.form) {
-            bytes if bytes < self.target_bytes / 2 => self.chunk_limit.saturating_mul(2),
-            bytes if bytes > self.target_bytes.saturating_mul(2) => (self.chunk_limit / 2).max(1),
-            _ => self.chunk_limit,
-        };
+        self.pace.sent(kvs_len(&selection.kvs, self.form));
         self.state = State::Amid(Cursor { view, at, rest, sent });
         Ok(RangeChunk::Some(selection.kvs, self.form))
     }
@@ -139,6 +156,39 @@ impl Iterator for RangeChunks {
             State::Amid(cursor) => Some(self.chunk(cursor)),
             State::Ended => None,
         }
+    }
+}
+
+/// The chunks of a result that was evaluated at once: of a mirror, whose past may go while a client reads. It holds a
+/// pointer for each key.
+#[derive(Debug)]
+pub struct ResultChunks {
+    kvs: std::vec::IntoIter<Version>,
+    /// The result without its keys; taken with the last chunk.
+    rest: Option<RangeResult>,
+    pace: Pace,
+}
+
+impl ResultChunks {
+    /// The chunks of what `request` selects in the order of keys.
+    pub(crate) fn new(mut result: RangeResult, request: &RangeRequest, target_bytes: usize) -> ResultChunks {
+        let kvs = std::mem::take(&mut result.kvs).into_iter();
+        let rest = Some(RangeResult { form: form(request), ..result });
+        ResultChunks { kvs, rest, pace: Pace::new(request, target_bytes) }
+    }
+}
+
+impl Iterator for ResultChunks {
+    type Item = RangeChunk;
+
+    fn next(&mut self) -> Option<RangeChunk> {
+        let form = self.rest.as_ref()?.form;
+        let kvs: Vec<Version> = self.kvs.by_ref().take(self.pace.limit).collect();
+        if self.kvs.len() == 0 {
+            return self.rest.take().map(|rest| RangeChunk::Last(RangeResult { kvs, ..rest }));
+        }
+        self.pace.sent(kvs_len(&kvs, form));
+        Some(RangeChunk::Some(kvs, form))
     }
 }
 

@@ -16,7 +16,7 @@ mod tests;
 mod txn;
 
 pub use self::{
-    chunks::{RangeChunk, RangeChunks},
+    chunks::{RangeChunk, RangeChunks, ResultChunks},
     delete::{DeleteRangeResult, delete_range},
     put::{Leases, PutResult, put},
     range::{RangeResult, range},

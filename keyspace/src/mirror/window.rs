@@ -5,11 +5,14 @@ use std::sync::{
     atomic::{AtomicI64, Ordering},
 };
 
-use forebay_proto::{Error, KeyRange, etcdserverpb::RangeRequest};
+use forebay_proto::{
+    Error, KeyRange,
+    etcdserverpb::{RangeRequest, range_request::SortTarget},
+};
 
 use super::Ranges;
 use crate::{
-    eval::{self, RangeResult},
+    eval::{self, RangeResult, ResultChunks},
     reader::{Reader, Snapshot},
     record::Batch,
     watch::History,
@@ -122,6 +125,14 @@ impl MirrorReader {
             return Err(Unanswered::Unmirrored);
         }
         self.evaluate(request.revision, |snapshot| eval::range(snapshot, request))
+    }
+
+    /// Evaluates a RangeStream, all at once: it answers as of one revision, and the window may move on before the client
+    /// has taken it. `target_bytes` is the upstream's `--max-request-bytes`.
+    pub fn range_chunks(&self, request: &RangeRequest, target_bytes: usize) -> Result<ResultChunks, Unanswered> {
+        // A target without an order means nothing here; see [`crate::check::range_stream`].
+        let in_order = RangeRequest { sort_target: SortTarget::Key.into(), ..request.clone() };
+        Ok(ResultChunks::new(self.range(&in_order)?, request, target_bytes))
     }
 
     /// Evaluates on the current state something that reads mirrored keys at revision `asked`, 0 and below meaning the

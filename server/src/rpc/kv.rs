@@ -1,13 +1,12 @@
 //! The KV service.
 
 use bytes::Bytes;
-use forebay_edge::{Body, Request, Response, grpc};
+use forebay_edge::{Request, Response, grpc, range};
 use forebay_keyspace::{
     check::{self, RangeStreamError},
-    eval::{self, RangeChunks},
+    eval::{self, RangeChunks, RangeResult},
 };
 use forebay_proto::{Error, NestingError, decode_txn, etcdserverpb::*};
-use futures::stream;
 use tonic::Status;
 
 use crate::{
@@ -15,49 +14,30 @@ use crate::{
     member::{Deadline, Member},
 };
 
-/// Keys that a range reads on the thread of its request. More are read on a thread that may be kept
-/// busy, so that other requests of this one are not.
-const INLINE_KEYS: usize = 10_000;
-/// The largest message that is sent; etcd's number.
-const MESSAGE_MAX: usize = i32::MAX as usize;
-
 pub(super) async fn range(member: Member, request: Request) -> Result<Response, Status> {
     let (parts, range) = grpc::unary::<RangeRequest>(request, member.config().max_message_bytes()).await?;
     check::range(&range)?;
     if !range.serializable {
         member.linearize(member.deadline(&parts.headers)?).await?;
     }
-    let result = if is_small(&member, &range) {
+    let is_quick = range::is_quick(&range, |counting| Some(evaluate(&member, counting).ok()?.count));
+    let result = if is_quick {
         evaluate(&member, &range)?
     } else {
-        member.blocking(move |member| evaluate(member, &range)).await?
+        member.blocking(move |member| Ok(evaluate(member, &range)?)).await?
     };
-    Ok(grpc::reply(result))
+    Ok(range::respond(result, &member.header()))
 }
 
-fn evaluate(member: &Member, range: &RangeRequest) -> Result<Bytes, Status> {
-    let result = member.reader().evaluate(|snapshot| eval::range(snapshot, range))?;
-    encode(member, &result)
-}
-
-/// Whether evaluating a range is quick.
-fn is_small(member: &Member, range: &RangeRequest) -> bool {
-    let by_limit = range.limit > 0 && range.limit as usize <= INLINE_KEYS && !check::has_revision_filters(range);
-    range.range_end.is_empty() || by_limit && range.revision == 0 || {
-        let counting = RangeRequest { count_only: true, revision: 0, limit: 0, ..range.clone() };
-        let count = member.reader().evaluate(|snapshot| eval::range(snapshot, &counting)).map(|counted| counted.count);
-        count.is_ok_and(|count| count as usize <= INLINE_KEYS)
-    }
+fn evaluate(member: &Member, range: &RangeRequest) -> Result<RangeResult, Error> {
+    member.reader().evaluate(|snapshot| eval::range(snapshot, range))
 }
 
 /// A framed response, unless it is larger than etcd sends.
 fn encode(member: &Member, result: &impl eval::Response) -> Result<Bytes, Status> {
     let header = member.header_at(result.revision());
     let len = result.encoded_len(&header);
-    if len > MESSAGE_MAX {
-        let text = format!("grpc: trying to send message larger than max ({len} vs. {MESSAGE_MAX})");
-        return Err(Status::resource_exhausted(text));
-    }
+    range::check_len(len)?;
     let mut out = grpc::frame(len);
     result.encode(&header, &mut out);
     Ok(out.freeze())
@@ -73,21 +53,7 @@ pub(super) async fn range_stream(member: Member, request: Request) -> Result<Res
         member.linearize(member.deadline(&parts.headers)?).await?;
     }
     let chunks = RangeChunks::new(member.reader().clone(), range, member.config().max_request_bytes);
-    let frames = stream::unfold(Some((member, chunks)), |state| async {
-        let (member, mut chunks) = state?;
-        // A chunk is at most a few megabytes; between two of them others have their turn.
-        let chunk = match chunks.next()? {
-            Ok(chunk) => chunk,
-            Err(error) => return Some((Err(error.into()), None)),
-        };
-        let mut message = bytes::BytesMut::new();
-        chunk.encode(&member.header(), &mut message);
-        let mut out = grpc::frame(message.len());
-        out.extend_from_slice(&message);
-        tokio::task::yield_now().await;
-        Some((Ok(out.freeze()), Some((member, chunks))))
-    });
-    Ok(grpc::respond(Body::grpc_stream(frames)))
+    Ok(range::respond_stream(chunks, move || member.header()))
 }
 
 pub(super) async fn put(member: Member, request: Request) -> Result<Response, Status> {

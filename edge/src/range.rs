@@ -1,0 +1,236 @@
+//! Range results on their way to a client, of a member's keyspace and a gateway's mirror alike.
+//!
+//! A response is one gRPC message, whatever it holds, and a list of everything is hundreds of
+//! megabytes. Its length is known before any of it is written, so it is written piece by piece as
+//! the client takes it: what waits is a pointer for each key, and the records are the keyspace's own.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use forebay_keyspace::{
+    Form, Version, check,
+    eval::{RangeChunk, RangeResult, Response as _},
+};
+use forebay_proto::{
+    Error,
+    etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader},
+};
+use futures::stream;
+use http::HeaderMap;
+use http_body::Frame;
+use prost::Message as _;
+use tonic::Status;
+
+use crate::{Body, BoxError, Response, grpc};
+
+/// The field of `RangeResponse` that holds the keys.
+const KVS: u8 = 2;
+/// The largest message that is sent; etcd's number.
+const MESSAGE_MAX: usize = i32::MAX as usize;
+/// How large a piece is, its last record left aside. A large value saves system calls, a small one
+/// bounds what a slow client holds of a list.
+const PIECE_BYTES: usize = 128 << 10;
+/// Keys that a range reads on the thread of its request. More are read on a thread that may be kept
+/// busy, so that other requests of this one are not.
+const INLINE_KEYS: i64 = 10_000;
+
+/// Whether evaluating a range is quick enough for the thread of its request. `count` evaluates a
+/// request that only counts, if that can be answered.
+pub fn is_quick(request: &RangeRequest, count: impl FnOnce(&RangeRequest) -> Option<i64>) -> bool {
+    let by_limit = (1..=INLINE_KEYS).contains(&request.limit) && !check::has_revision_filters(request);
+    request.range_end.is_empty() || by_limit && request.revision == 0 || {
+        let counting = RangeRequest { count_only: true, revision: 0, limit: 0, ..request.clone() };
+        count(&counting).is_some_and(|count| count <= INLINE_KEYS)
+    }
+}
+
+/// Refuses a message that is larger than etcd sends.
+pub fn check_len(len: usize) -> Result<(), Status> {
+    if len <= MESSAGE_MAX {
+        return Ok(());
+    }
+    let text = format!("grpc: trying to send message larger than max ({len} vs. {MESSAGE_MAX})");
+    Err(Status::resource_exhausted(text))
+}
+
+/// The response to a Range. Of its header, the revision is the result's own and the rest is `base`'s.
+pub fn respond(result: RangeResult, base: &ResponseHeader) -> Response {
+    let len = result.encoded_len(base);
+    if let Err(status) = check_len(len) {
+        return grpc::refuse(status);
+    }
+    if len <= PIECE_BYTES {
+        let mut out = grpc::frame(len);
+        result.encode(base, &mut out);
+        return grpc::reply(out.freeze());
+    }
+    let header = Some(result.header(base));
+    let RangeResult { kvs, form, more, count, .. } = result;
+    let mut out = BytesMut::with_capacity(2 * PIECE_BYTES);
+    out.put_slice(&grpc::prefix(len));
+    RangeResponse { header, ..Default::default() }.encode_raw(&mut out);
+    let tail = RangeResponse { more, count, ..Default::default() }.encode_to_vec();
+    let trailers = Some(grpc::trailers(&Status::ok("")));
+    grpc::respond(Body::new(Pieces { out, kvs: kvs.into_iter(), form, tail, trailers }))
+}
+
+/// A message that is written as it is taken.
+struct Pieces {
+    out: BytesMut,
+    kvs: std::vec::IntoIter<Version>,
+    form: Form,
+    /// What comes after the keys; empty once it was taken.
+    tail: Vec<u8>,
+    trailers: Option<HeaderMap>,
+}
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Pieces { out, kvs, form, tail, trailers } = &mut *self;
+        while out.len() < PIECE_BYTES {
+            let Some(version) = kvs.next() else {
+                out.put_slice(&std::mem::take(tail));
+                break;
+            };
+            version.write_field(KVS, *form, out);
+        }
+        if out.is_empty() {
+            return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        let piece = std::mem::take(out).freeze();
+        out.reserve(2 * PIECE_BYTES);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.trailers.is_none()
+    }
+}
+
+/// The response to a RangeStream. `header` is asked for once, by the last chunk.
+pub fn respond_stream(
+    chunks: impl Iterator<Item = Result<RangeChunk, Error>> + Send + 'static,
+    header: impl Fn() -> ResponseHeader + Send + 'static,
+) -> Response {
+    let frames = stream::unfold(Some((chunks, header)), |state| async {
+        let (mut chunks, header) = state?;
+        // A chunk is at most a few megabytes; between two of them others have their turn.
+        let chunk = match chunks.next()? {
+            Ok(chunk) => chunk,
+            Err(error) => return Some((Err(error.into()), None)),
+        };
+        let mut message = BytesMut::new();
+        chunk.encode(&header(), &mut message);
+        let mut out = grpc::frame(message.len());
+        out.extend_from_slice(&message);
+        tokio::task::yield_now().await;
+        Some((Ok(out.freeze()), Some((chunks, header))))
+    });
+    grpc::respond(Body::grpc_stream(frames))
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_keyspace::{
+        Keyspace,
+        eval::{self, RangeChunks},
+        mirror::{Limits, Load, Mirror, Ranges},
+    };
+    use forebay_proto::etcdserverpb::RangeStreamResponse;
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    const BASE: ResponseHeader = ResponseHeader { cluster_id: 1, member_id: 2, raft_term: 3, revision: 0 };
+
+    fn keyspace(keys: usize, value_bytes: usize) -> Keyspace {
+        let mut keyspace = Keyspace::new();
+        let mut txn = keyspace.write();
+        for key in 0..keys {
+            txn.put(format!("key{key:05}").as_bytes(), &vec![b'v'; value_bytes], 7);
+        }
+        txn.end();
+        keyspace.publish();
+        keyspace
+    }
+
+    fn everything() -> RangeRequest {
+        RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() }
+    }
+
+    #[tokio::test]
+    async fn a_response_in_pieces_is_the_one_that_etcd_would_encode() {
+        for (keys, value_bytes) in [(0, 0), (3, 10), (1000, 1000), (2, 3 << 20)] {
+            let request = RangeRequest { limit: 900, ..everything() };
+            let reader = keyspace(keys, value_bytes).reader();
+            let result = reader.evaluate(|snapshot| eval::range(snapshot, &request)).unwrap();
+            let mut whole = BytesMut::new();
+            result.encode(&BASE, &mut whole);
+            let mut body = respond(result, &BASE).into_body();
+            let (mut sent, mut trailers) = (BytesMut::new(), None);
+            while let Some(frame) = body.frame().await {
+                match frame.unwrap().into_data() {
+                    Ok(data) => {
+                        assert!(data.len() <= PIECE_BYTES + value_bytes + 100, "a piece goes beyond by one record");
+                        sent.put_slice(&data);
+                    }
+                    Err(frame) => trailers = frame.into_trailers().ok(),
+                }
+            }
+            assert_eq!(trailers.unwrap()["grpc-status"], "0");
+            assert_eq!(sent[..grpc::PREFIX], grpc::prefix(whole.len()));
+            assert!(sent[grpc::PREFIX..] == whole[..], "{keys} keys of {value_bytes} bytes");
+        }
+    }
+
+    async fn streamed(response: Response) -> Vec<RangeResponse> {
+        let mut messages =
+            grpc::Messages::<RangeStreamResponse>::new(&HeaderMap::new(), response.into_body(), usize::MAX);
+        let mut chunks = Vec::new();
+        while let Some(message) = messages.next().await.unwrap() {
+            chunks.push(message.range_response.unwrap());
+        }
+        chunks
+    }
+
+    #[tokio::test]
+    async fn a_mirror_streams_a_range_in_the_chunks_of_a_member() {
+        let keyspace = keyspace(700, 100);
+        let mut load = Load::new(Ranges::all(), 2);
+        let all = keyspace.reader().evaluate(|snapshot| eval::range(snapshot, &everything())).unwrap();
+        let mut whole = BytesMut::new();
+        all.encode(&BASE, &mut whole);
+        RangeResponse::decode(whole).unwrap().kvs.iter().for_each(|kv| load.add(kv).unwrap());
+        let mirror = Mirror::new(load, Limits { bytes: 0, revisions: 0 }, 0).unwrap();
+        for request in [
+            everything(),
+            RangeRequest { limit: 250, ..everything() },
+            RangeRequest { limit: -1, ..everything() },
+            RangeRequest { limit: 700, keys_only: true, sort_target: 4, ..everything() },
+            RangeRequest { limit: 30, sort_target: 1, ..everything() },
+            RangeRequest { count_only: true, ..everything() },
+            RangeRequest { key: "none".into(), range_end: "none0".into(), ..everything() },
+        ] {
+            let chunks = RangeChunks::new(keyspace.reader(), request.clone(), 2000);
+            let member = streamed(respond_stream(chunks, || BASE)).await;
+            let chunks = mirror.reader().range_chunks(&request, 2000).unwrap().map(Ok);
+            assert_eq!(streamed(respond_stream(chunks, || BASE)).await, member, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_range_is_quick_if_few_keys_are_looked_at() {
+        let count = |keys| move |_: &RangeRequest| Some(keys);
+        assert!(is_quick(&RangeRequest { key: "a".into(), ..Default::default() }, |_| unreachable!("one key")));
+        assert!(is_quick(&RangeRequest { limit: 500, ..everything() }, count(1 << 20)));
+        assert!(!is_quick(&RangeRequest { limit: 500, min_mod_revision: 7, ..everything() }, count(1 << 20)));
+        assert!(is_quick(&everything(), count(INLINE_KEYS)) && !is_quick(&everything(), count(INLINE_KEYS + 1)));
+        assert!(!is_quick(&everything(), |_| None));
+    }
+}
