@@ -121,9 +121,10 @@ impl Events {
         self.events.last().map_or(0, |(version, _)| version.mod_revision())
     }
 
-    /// The events at revisions `>= from`.
-    pub(super) fn since(&self, from: i64) -> &[(Version, Option<Version>)] {
-        &self.events[self.events.partition_point(|(version, _)| version.mod_revision() < from)..]
+    /// The events at revisions `>= from` and `<= upto`.
+    pub(super) fn between(&self, from: i64, upto: i64) -> &[(Version, Option<Version>)] {
+        let events = &self.events[..self.events.partition_point(|(version, _)| version.mod_revision() <= upto)];
+        &events[events.partition_point(|(version, _)| version.mod_revision() < from)..]
     }
 }
 
@@ -145,6 +146,8 @@ struct Feed {
     serial: u32,
     lasting: bool,
     is_open: bool,
+    /// What came before its time.
+    held: Option<Fed>,
 }
 
 impl Feeds {
@@ -152,7 +155,7 @@ impl Feeds {
     pub(super) fn begin(&mut self, watcher: u32, request: WatchCreateRequest, lasting: bool) {
         self.serials = self.serials.wrapping_add(1);
         let ticket = Ticket { watcher, serial: self.serials };
-        let before = self.of.insert(watcher, Feed { serial: self.serials, lasting, is_open: false });
+        let before = self.of.insert(watcher, Feed { serial: self.serials, lasting, is_open: false, held: None });
         assert!(before.is_none(), "a watcher has one feed at a time");
         self.waiting.push_back(CatchUp { ticket, request, lasting });
         self.open_next();
@@ -160,7 +163,7 @@ impl Feeds {
 
     /// A watcher needs its feed no more, if it has one.
     pub(super) fn end(&mut self, watcher: u32) {
-        let Some(Feed { serial, lasting, is_open }) = self.of.remove(&watcher) else { return };
+        let Some(Feed { serial, lasting, is_open, .. }) = self.of.remove(&watcher) else { return };
         let ticket = Ticket { watcher, serial };
         self.orders.retain(|order| *order != Order::More(ticket));
         self.fed.retain(|(of, _)| *of != ticket);
@@ -196,6 +199,19 @@ impl Feeds {
 
     pub(super) fn next_fed(&mut self) -> Option<(Ticket, Fed)> {
         self.fed.pop_front()
+    }
+
+    /// Keeps what was fed until [`Feeds::release`].
+    pub(super) fn hold(&mut self, ticket: Ticket, fed: Fed) {
+        let feed = self.of.get_mut(&ticket.watcher).expect("what was fed came through a feed");
+        feed.held = Some(fed);
+    }
+
+    /// What a watcher's feed held back is due, if it holds something back.
+    pub(super) fn release(&mut self, watcher: u32) {
+        let Some(feed) = self.of.get_mut(&watcher) else { return };
+        let ticket = Ticket { watcher, serial: feed.serial };
+        self.fed.extend(feed.held.take().map(|fed| (ticket, fed)));
     }
 
     pub(super) fn go_on(&mut self, ticket: Ticket) {

@@ -329,13 +329,13 @@ impl Shared {
         if !allowed(revision) {
             return false;
         }
-        if revision <= state.published {
-            // The caller is the stream's owner, awake and about to poll.
-            mailbox.post_progress(scope, revision);
-        } else {
-            state.waiting.push(Notice { revision, mailbox: mailbox.clone(), scope });
-        }
+        state.notify(revision, mailbox, scope);
         true
+    }
+
+    /// Asks for a notice when a revision is published.
+    pub(super) fn ask_reached(&self, revision: i64, mailbox: &Arc<Mailbox>, scope: Scope) {
+        self.state.lock().notify(revision, mailbox, scope);
     }
 }
 
@@ -384,6 +384,16 @@ impl State {
             }
         }
         delivered
+    }
+
+    /// Leaves a notice in a mailbox once a revision is published.
+    fn notify(&mut self, revision: i64, mailbox: &Arc<Mailbox>, scope: Scope) {
+        if revision <= self.published {
+            // The caller is the stream's owner, awake and about to poll.
+            mailbox.post_progress(scope, revision);
+        } else {
+            self.waiting.push(Notice { revision, mailbox: mailbox.clone(), scope });
+        }
     }
 
     /// Everything up to `revision` is in the mailboxes; sends off the notices that waited for that.

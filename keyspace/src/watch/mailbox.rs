@@ -22,13 +22,15 @@ pub(super) const PENDING_BYTES_MAX: usize = 1 << 20;
 /// Called when a stream that had nothing to send has something.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
-/// Whom a progress notice speaks for.
+/// Whom a notice that a revision is published is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
     /// Every watcher of the stream; the answer to a progress request.
     Stream,
     /// One watcher, by its handle in the stream.
     Watcher(u32),
+    /// The feed of a watcher, which is ahead of what is published. Nothing is written.
+    Feed(u32),
 }
 
 /// Something to send, in the order it must be sent.

@@ -304,7 +304,7 @@ impl WatchStream {
                     Item::Progress { scope, revision } => self.write_progress(scope, revision, base, out),
                 }
             } else if let Some((ticket, fed)) = self.feeds.as_mut().and_then(|feeds| feeds.next_fed()) {
-                self.write_fed(ticket, &fed, base, out);
+                self.write_fed(ticket, fed, base, out);
             } else if self.lap > 0 && !self.reading.is_empty() {
                 self.lap -= 1;
                 let read = self.read_next(base, out);
@@ -372,6 +372,12 @@ impl WatchStream {
     /// was asked for, watchers may have been created, cancelled, or ended by compaction.
     fn write_progress(&mut self, scope: Scope, revision: i64, base: &HeaderBase, out: &mut BytesMut) {
         let (id, holds) = match scope {
+            Scope::Feed(handle) => {
+                if let Some(feeds) = &mut self.feeds {
+                    feeds.release(handle);
+                }
+                return;
+            }
             Scope::Stream => {
                 self.progress_due -= 1;
                 let all = self.watchers.iter().all(|(_, watcher)| watcher.is_complete_to(revision));
@@ -396,7 +402,7 @@ impl WatchStream {
         // answer is a notice at that newer revision, as soon as it is published.
         match scope {
             Scope::Stream => self.request_progress(),
-            Scope::Watcher(_) => {}
+            Scope::Watcher(_) | Scope::Feed(_) => {}
         }
     }
 
@@ -437,26 +443,35 @@ impl WatchStream {
     }
 
     /// Writes what a feed delivered, and lets its watcher go over to the history once that has what comes next.
-    fn write_fed(&mut self, ticket: Ticket, fed: &Fed, base: &HeaderBase, out: &mut BytesMut) {
+    ///
+    /// The upstream of the feed may be ahead of the history. Nothing is written before the history is there: a header may
+    /// not name a revision that a later one on this stream goes below.
+    fn write_fed(&mut self, ticket: Ticket, fed: Fed, base: &HeaderBase, out: &mut BytesMut) {
         let handle = ticket.watcher();
         let watcher = &mut self.watchers[handle];
         let Sync::Fed { member, next, lasting } = watcher.sync else { unreachable!("who is not fed has no feed") };
+        let feeds = self.feeds.as_mut().expect("what was fed came through a feed");
+        let current = self.shared.history.revision();
         let next = match fed {
-            Fed::Compacted(compact_revision) => return self.end(handle, *compact_revision),
+            Fed::Compacted(compact_revision) => return self.end(handle, compact_revision),
             Fed::Progress(revision) => next.max(revision.saturating_add(1)),
+            Fed::Events(events) if lasting && events.last() > current => {
+                self.shared.ask_reached(events.last(), &self.mailbox, Scope::Feed(handle));
+                feeds.hold(ticket, Fed::Events(events));
+                return;
+            }
             Fed::Events(events) => {
-                let fresh = events.since(next).iter().filter(|(version, _)| watcher.watches(version));
+                // What lies beyond comes from the history.
+                let upto = events.last().min(current);
+                let due = events.between(next, upto).iter().filter(|(version, _)| watcher.watches(version));
                 let prev_kv = watcher.target.prev_kv;
-                let fresh = fresh.map(|(version, prev)| Event { version, prev: prev.as_ref().filter(|_| prev_kv) });
-                // As it is in what is read from the history; the upstream may be ahead of that.
-                let current = self.shared.history.revision().max(events.last());
-                if self.outbox.respond(&watcher.target, current, fresh, base, out) {
+                let due = due.map(|(version, prev)| Event { version, prev: prev.as_ref().filter(|_| prev_kv) });
+                if self.outbox.respond(&watcher.target, current, due, base, out) {
                     watcher.got_events();
                 }
-                next.max(events.last() + 1)
+                next.max(upto + 1)
             }
         };
-        let feeds = self.feeds.as_mut().expect("what was fed came through a feed");
         if lasting || next < self.shared.history.retained() {
             watcher.sync = Sync::Fed { member, next, lasting };
             feeds.go_on(ticket);

@@ -1,5 +1,7 @@
 //! A mirror by hand: what it takes, what it refuses, and where its window ends.
 
+mod model;
+
 use forebay_proto::{
     Error, KeyRange,
     etcdserverpb::{RangeRequest, WatchCreateRequest},

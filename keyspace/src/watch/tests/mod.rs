@@ -4,7 +4,7 @@ mod create;
 mod events;
 mod feed;
 mod keyspace;
-mod model;
+pub(crate) mod model;
 mod progress;
 mod slow;
 
@@ -25,7 +25,7 @@ pub(crate) const BASE: HeaderBase = HeaderBase { cluster_id: 11, member_id: 12, 
 
 /// One write of a txn.
 #[derive(Clone, Debug)]
-enum Op {
+pub(crate) enum Op {
     Put(&'static str, Bytes),
     Delete(&'static str),
 }
@@ -36,12 +36,12 @@ fn put(key: &'static str, value: &str) -> Op {
 
 /// A history without any cleverness: batches in a list, the live versions in a map.
 #[derive(Default)]
-struct Store(Mutex<Content>);
+pub(crate) struct Store(pub(crate) Mutex<Content>);
 
 #[derive(Default)]
-struct Content {
-    revision: i64,
-    compacted: i64,
+pub(crate) struct Content {
+    pub(crate) revision: i64,
+    pub(crate) compacted: i64,
     retained: i64,
     live: BTreeMap<&'static str, Version>,
     batches: Vec<Arc<Batch>>,
@@ -49,7 +49,7 @@ struct Content {
 
 impl Store {
     /// Applies txns and makes them visible as one batch.
-    fn commit(&self, txns: &[Vec<Op>]) -> Arc<Batch> {
+    pub(crate) fn commit(&self, txns: &[Vec<Op>]) -> Arc<Batch> {
         let mut content = self.0.lock();
         let mut changes = Vec::new();
         for txn in txns {
@@ -91,7 +91,7 @@ impl Store {
         batch
     }
 
-    fn compact(&self, revision: i64) {
+    pub(crate) fn compact(&self, revision: i64) {
         let mut content = self.0.lock();
         content.compacted = revision;
         content.batches.retain(|batch| batch.last() >= revision);

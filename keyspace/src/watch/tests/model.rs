@@ -21,10 +21,10 @@ const KEYS: [&str; 6] = ["a", "a/b", "a/c", "b", "c", "d"];
 
 /// Every event there ever was, with its previous value.
 #[derive(Default)]
-struct Log(Vec<Event>);
+pub(crate) struct Log(pub(crate) Vec<Event>);
 
 impl Log {
-    fn append(&mut self, batch: &Batch) {
+    pub(crate) fn append(&mut self, batch: &Batch) {
         for change in &batch.changes {
             let main = change.version.mod_revision();
             let mut kv = mvccpb::KeyValue::decode(change.version.record()).unwrap();
@@ -53,25 +53,25 @@ impl Log {
     }
 }
 
-fn main_of(event: &Event) -> i64 {
+pub(crate) fn main_of(event: &Event) -> i64 {
     event.kv.as_ref().unwrap().mod_revision
 }
 
 /// One client's stream, what it asked and what it was answered.
-struct Recorder {
-    client: Client,
+pub(crate) struct Recorder {
+    pub(crate) client: Client,
     asked: VecDeque<WatchCreateRequest>,
-    responses: Vec<WatchResponse>,
+    pub(crate) responses: Vec<WatchResponse>,
     /// Ids that were in use at some time; what is cancelled is picked among them.
     ids: Vec<i64>,
 }
 
 impl Recorder {
-    fn new(world: &World) -> Recorder {
-        Recorder { client: world.open(), asked: VecDeque::new(), responses: Vec::new(), ids: Vec::new() }
+    pub(crate) fn new(client: Client) -> Recorder {
+        Recorder { client, asked: VecDeque::new(), responses: Vec::new(), ids: Vec::new() }
     }
 
-    fn poll(&mut self, max_bytes: usize) -> Polled {
+    pub(crate) fn poll(&mut self, max_bytes: usize) -> Polled {
         let mut out = BytesMut::new();
         let polled = self.client.stream.poll(&BASE, &mut out, max_bytes);
         let responses = decode(out);
@@ -85,11 +85,12 @@ impl Recorder {
         polled
     }
 
-    fn drain(&mut self) {
-        while self.poll(1 << 20) != Polled::Idle {}
+    pub(crate) fn drain(&mut self) {
+        while !matches!(self.poll(1 << 20), Polled::Idle | Polled::Over) {}
     }
 
-    fn create(&mut self, rng: &mut StdRng, revision: i64) {
+    /// `mirrors` says whether the history has a range.
+    pub(crate) fn create(&mut self, rng: &mut StdRng, revision: i64, mirrors: &dyn Fn(&KeyRange) -> bool) {
         let (key, range_end) = *choose(
             rng,
             &[
@@ -126,13 +127,18 @@ impl Recorder {
             ..on_range(key, range_end)
         };
         self.asked.push_back(request.clone());
-        self.ids.extend(self.client.stream.create(&request));
+        let key = if key.is_empty() { "\0" } else { key };
+        let id = match mirrors(&KeyRange::new(key.into(), range_end.into())) {
+            true => self.client.stream.create(&request),
+            false => self.client.stream.create_unmirrored(&request),
+        };
+        self.ids.extend(id);
     }
 
     /// One thing that a client may do.
-    fn step(&mut self, rng: &mut StdRng, revision: i64) {
+    pub(crate) fn step(&mut self, rng: &mut StdRng, revision: i64, mirrors: &dyn Fn(&KeyRange) -> bool) {
         match rng.random_range(0..20) {
-            0..5 if self.client.stream.watchers() < 12 => self.create(rng, revision),
+            0..5 if self.client.stream.watchers() < 12 => self.create(rng, revision, mirrors),
             0..7 if !self.ids.is_empty() => {
                 let id = *choose(rng, &self.ids);
                 self.client.stream.cancel(id);
@@ -146,11 +152,11 @@ impl Recorder {
     }
 }
 
-fn choose<'a, T>(rng: &mut StdRng, of: &'a [T]) -> &'a T {
+pub(crate) fn choose<'a, T>(rng: &mut StdRng, of: &'a [T]) -> &'a T {
     &of[rng.random_range(0..of.len())]
 }
 
-fn random_txn(rng: &mut StdRng) -> Vec<Op> {
+pub(crate) fn random_txn(rng: &mut StdRng) -> Vec<Op> {
     let large = rng.random_bool(0.02);
     let ops = if rng.random_bool(0.8) { 1 } else { rng.random_range(1..8) };
     let mut txn: Vec<Op> = (0..ops)
@@ -176,7 +182,7 @@ struct Seen<'a> {
 }
 
 /// Checks a stream's responses against the log; `finished` says that the client read all there was.
-fn check(recorder: &Recorder, log: &Log, compacted: i64, finished: bool) {
+pub(crate) fn check(recorder: &Recorder, log: &Log, compacted: i64, finished: bool) {
     let mut asked = recorder.asked.clone();
     let mut watchers: HashMap<i64, Seen> = HashMap::new();
     let mut header_revision = 0;
@@ -290,7 +296,7 @@ fn run(seed: u64, reached: &mut Reached) {
     let mut rng = StdRng::seed_from_u64(seed);
     let world = World::new();
     let mut log = Log::default();
-    let mut recorders: Vec<Recorder> = (0..5).map(|_| Recorder::new(&world)).collect();
+    let mut recorders: Vec<Recorder> = (0..5).map(|_| Recorder::new(world.open())).collect();
     // Clients of one program read rarely, often, or not before the end.
     let eager: Vec<f64> = recorders.iter().map(|_| *choose(&mut rng, &[0.0, 0.02, 0.3, 1.0])).collect();
     let mut unpublished = VecDeque::new();
@@ -323,10 +329,10 @@ fn run(seed: u64, reached: &mut Reached) {
         let revision = world.store.revision();
         for (recorder, eager) in recorders.iter_mut().zip(&eager) {
             if rng.random_bool(0.1) && recorder.client.stream.watchers() < 3 {
-                recorder.create(&mut rng, revision);
+                recorder.create(&mut rng, revision, &|_| true);
             }
             if rng.random_bool(*eager) {
-                recorder.step(&mut rng, revision);
+                recorder.step(&mut rng, revision, &|_| true);
             }
         }
     }
@@ -399,9 +405,9 @@ fn every_promise_holds_when_everything_happens_at_once() {
                 let (world, all_published) = (&world, &all_published);
                 scope.spawn(move || {
                     let mut rng = StdRng::seed_from_u64(seed);
-                    let mut recorder = Recorder::new(world);
+                    let mut recorder = Recorder::new(world.open());
                     while !all_published.load(Ordering::Acquire) {
-                        recorder.step(&mut rng, world.store.revision());
+                        recorder.step(&mut rng, world.store.revision(), &|_| true);
                         thread::yield_now();
                     }
                     recorder.drain();
