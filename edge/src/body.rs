@@ -12,7 +12,10 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tonic::Status;
 
-use crate::listener::OpenRequest;
+use crate::listener::{HeldAnswer, OpenRequest};
+
+/// What is sent of ready data at a time. The rest stays countable here and does not vanish in the connection's buffers.
+const PIECE: usize = 64 << 10;
 
 /// What a body can fail with; a reset of the peer's stream keeps its `h2` cause inside.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -31,6 +34,8 @@ pub struct Body {
     meter: Option<Box<dyn Meter>>,
     /// The request that this answers: open until the body is dropped.
     _open: Option<OpenRequest>,
+    /// The memory it takes, if that is much.
+    held: Option<HeldAnswer>,
 }
 
 enum Kind {
@@ -44,12 +49,20 @@ enum Kind {
 
 impl Body {
     fn of(kind: Kind) -> Body {
-        Body { kind, meter: None, _open: None }
+        Body { kind, meter: None, _open: None, held: None }
     }
 
-    /// Keeps a request open until its answer is out or given up.
-    pub(crate) fn of_request(self, open: OpenRequest) -> Body {
-        Body { _open: Some(open), ..self }
+    /// Keeps a request open, and its memory counted, until its answer is out or given up.
+    pub(crate) fn of_request(self, open: OpenRequest, held: Option<HeldAnswer>) -> Body {
+        Body { _open: Some(open), held, ..self }
+    }
+
+    /// How much data lies here in memory.
+    pub(crate) fn ready_len(&self) -> usize {
+        match &self.kind {
+            Kind::Ready { data: Some(data), .. } => data.len(),
+            _ => 0,
+        }
     }
 
     /// Lets `meter` see what passes from now on.
@@ -95,6 +108,9 @@ impl Body {
 impl Kind {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
+            Kind::Ready { data: Some(data), .. } if data.len() > PIECE => {
+                Poll::Ready(Some(Ok(Frame::data(data.split_to(PIECE)))))
+            }
             Kind::Ready { data, trailers } => {
                 Poll::Ready(data.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
             }
@@ -121,8 +137,11 @@ impl http_body::Body for Body {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Body { kind, meter, .. } = &mut *self;
+        let Body { kind, meter, held, .. } = &mut *self;
         let frame = std::task::ready!(kind.poll_frame(cx));
+        if let Some(held) = held {
+            held.moved();
+        }
         if let (Some(meter), Some(Ok(frame))) = (meter, &frame) {
             if let Some(data) = frame.data_ref() {
                 meter.data(data);

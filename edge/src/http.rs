@@ -178,6 +178,11 @@ impl Shared {
     }
 }
 
+/// The refusal of a request before the side that it is for has seen it.
+pub(crate) fn refused(status: &tonic::Status) -> Response {
+    ErrorShape::default().unary(status)
+}
+
 /// The refusal of any method but `GET`.
 fn get_only(method: &Method) -> Option<Response> {
     (method != Method::GET).then(|| {

@@ -2,12 +2,17 @@
 //!
 //! Who is asked is the caller's business: it hands in one function from request to response.
 
+mod answers;
+mod frames;
 mod opening;
 mod places;
 
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use futures::FutureExt as _;
+use futures::{
+    FutureExt as _,
+    future::{self, Either},
+};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -21,11 +26,12 @@ use tokio::{
     time::Instant,
 };
 
-pub(crate) use self::places::OpenRequest;
 use self::{
+    answers::Answers,
     opening::Opening,
     places::{Place, Places},
 };
+pub(crate) use self::{answers::HeldAnswer, places::OpenRequest};
 use crate::{
     Body, Request, Response,
     tls::{Acceptor, Tls},
@@ -70,6 +76,10 @@ pub struct Limits {
     pub max_connections_per_source: Option<usize>,
     /// How long a connection may be without requests. Clients of gRPC connect again by themselves.
     pub idle_timeout: Duration,
+    /// Bytes of long answers that are on their way. When it is used up, ranges are refused.
+    pub max_answer_bytes: usize,
+    /// How long a client may take nothing of a long answer while others are refused for want of its memory.
+    pub answer_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -84,6 +94,8 @@ impl Default for Limits {
             max_opening: 2_000,
             max_connections_per_source: None,
             idle_timeout: Duration::from_secs(30 * 60),
+            max_answer_bytes: 256 << 20,
+            answer_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -143,7 +155,9 @@ where
     F: Future<Output = Response> + Send + 'static,
 {
     let Port { listener, tls } = port.into();
-    let server = Server { handler, builder: http_builder(&limits), opening: limits.header_timeout, tls, drain };
+    let answers = Answers::new(limits.max_answer_bytes, limits.answer_timeout);
+    let builder = http_builder(&limits);
+    let server = Server { handler, builder, answers, opening: limits.header_timeout, tls, drain };
     let places = Places::new(limits);
     let mut connections = JoinSet::new();
     let drained = server.drain.clone();
@@ -207,6 +221,7 @@ fn http_builder(limits: &Limits) -> Builder<TokioExecutor> {
 struct Server<H> {
     handler: H,
     builder: Builder<TokioExecutor>,
+    answers: Arc<Answers>,
     /// How long a connection may take until it has shown which HTTP it speaks.
     opening: Duration,
     tls: Option<Acceptor>,
@@ -241,15 +256,31 @@ where
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (handler, seat) = (self.handler, place.clone());
+        let (handler, answers, seat) = (self.handler, self.answers, place.clone());
         let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
             request.extensions_mut().insert(Peer { address });
             if let Some(tls) = &tls {
                 request.extensions_mut().insert(tls.clone());
             }
             let open = seat.open();
-            handler(request.map(Body::from))
-                .map(|response| Ok::<_, Infallible>(response.map(|body| body.of_request(open))))
+            let is_range = is_range(request.uri().path());
+            let is_grpc = content_type_is_grpc(request.headers());
+            let answer = if is_range && answers.are_too_many() {
+                Either::Left(future::ready(too_many_requests(is_grpc)))
+            } else {
+                Either::Right(handler(request.map(Body::from)))
+            };
+            let (answers, seat) = (answers.clone(), seat.clone());
+            answer.map(move |response| {
+                let len = response.body().ready_len();
+                let held = match answers.hold(len, &seat) {
+                    Ok(held) => held,
+                    Err(_) if is_range => return Ok(too_many_requests(is_grpc)),
+                    // What it answers has happened; a refusal would be a lie.
+                    Err(_) => answers.hold_anyway(len, &seat),
+                };
+                Ok::<_, Infallible>(response.map(|body| body.of_request(open, held)))
+            })
         });
         let serving = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(serving);
@@ -258,6 +289,10 @@ where
             _ = self.drain.started() => {
                 serving.as_mut().graceful_shutdown();
                 serving.await
+            }
+            _ = place.was_cut() => {
+                tracing::warn!(peer = %address, "cut a connection that does not take its answers");
+                return;
             }
             _ = place.dismissed() => {
                 serving.as_mut().graceful_shutdown();
@@ -280,6 +315,21 @@ fn is_connection_error(error: &io::Error) -> bool {
 
 /// Whether a request is a gRPC call and not one for the HTTP side of the port.
 pub fn is_grpc(request: &Request) -> bool {
-    let content_type = request.headers().get(http::header::CONTENT_TYPE);
+    content_type_is_grpc(request.headers())
+}
+
+fn content_type_is_grpc(headers: &http::HeaderMap) -> bool {
+    let content_type = headers.get(http::header::CONTENT_TYPE);
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Whether a request is a read of any length, which may be refused before and after it was carried out.
+fn is_range(path: &str) -> bool {
+    matches!(path, "/etcdserverpb.KV/Range" | "/v3/kv/range")
+}
+
+/// What etcd says when it has too much to do.
+fn too_many_requests(is_grpc: bool) -> Response {
+    let status = forebay_proto::Error::TooManyRequests.into();
+    if is_grpc { crate::grpc::refuse(status) } else { crate::http::refused(&status) }
 }

@@ -29,6 +29,13 @@ const JSON_PER_MESSAGE: usize = 4;
 /// Bytes of finished lines that are sent together, if more messages are ready than fit one.
 const LINES_BYTES: usize = 32 << 10;
 
+/// Whether a form asks to be taken for another method than `POST`, which none of the API is mapped to.
+fn is_overridden(headers: &HeaderMap) -> bool {
+    let is_form = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/x-www-form-urlencoded");
+    let method = headers.get("x-http-method-override").map(HeaderValue::as_bytes).unwrap_or_default();
+    is_form && !method.is_empty() && !method.eq_ignore_ascii_case(b"POST")
+}
+
 impl Shared {
     /// The longest JSON value that is buffered.
     pub(super) fn json_bytes_max(&self) -> usize {
@@ -40,7 +47,7 @@ impl Shared {
         let shape = self.options.error_shape;
         match Route::find(path) {
             None => shape.unknown_route(),
-            Some(_) if request.method() != Method::POST => shape.wrong_method(),
+            Some(_) if request.method() != Method::POST || is_overridden(request.headers()) => shape.wrong_method(),
             Some(route) if route.server_streaming() => match self.stream(route, request).await {
                 Ok(response) => response,
                 Err(status) => shape.unary(&status),

@@ -1,4 +1,4 @@
-//! The first bytes of a connection.
+//! The bytes of a connection, before HTTP gets to see them.
 //!
 //! Which HTTP it speaks shows in how it begins, so hyper waits for that before any of its own timeouts runs. A client
 //! that connects and is silent, or stops within HTTP/2's preface, would keep its place among the connections for ever.
@@ -14,12 +14,12 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::places::Place;
+use super::{frames::FrameMeter, places::Place};
 
 /// What an HTTP/2 connection begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A stream that fails to be read if it does not show in time which HTTP it speaks.
+/// A stream that fails to be read if it does not show in time which HTTP it speaks, or is a flood of frames.
 pub(super) struct Opening<S> {
     stream: S,
     place: Place,
@@ -27,12 +27,21 @@ pub(super) struct Opening<S> {
     deadline: Option<Pin<Box<Sleep>>>,
     /// How much of the preface came so far.
     seen: usize,
+    /// From the end of the preface on, if it speaks HTTP/2.
+    frames: Option<FrameMeter>,
 }
 
 impl<S> Opening<S> {
     /// The connection has begun at its `place` when the client has shown what it speaks.
     pub(super) fn new(stream: S, deadline: Instant, place: Place) -> Opening<S> {
-        Opening { stream, place, deadline: Some(Box::pin(tokio::time::sleep_until(deadline))), seen: 0 }
+        Opening { stream, place, deadline: Some(Box::pin(tokio::time::sleep_until(deadline))), seen: 0, frames: None }
+    }
+
+    fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let (Poll::Ready(Ok(len)), Some(frames)) = (&written, &mut self.frames) {
+            frames.sent(*len);
+        }
+        written
     }
 
     fn note(&mut self, data: &[u8]) {
@@ -43,6 +52,11 @@ impl<S> Opening<S> {
             self.deadline = None;
             self.place.begin();
         }
+        if self.seen == PREFACE.len() {
+            let mut frames = FrameMeter::new(Instant::now());
+            frames.received(&data[len..], Instant::now());
+            self.frames = Some(frames);
+        }
     }
 }
 
@@ -51,7 +65,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Opening<S> {
         let this = &mut *self;
         let before = buf.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
-        let Some(deadline) = &mut this.deadline else { return read };
+        let Some(deadline) = &mut this.deadline else {
+            if let Some(frames) = &mut this.frames
+                && !frames.received(&buf.filled()[before..], Instant::now())
+            {
+                return Poll::Ready(Err(io::Error::other("the client floods the connection with empty frames")));
+            }
+            return read;
+        };
         if read.is_pending() {
             ready!(deadline.as_mut().poll(cx));
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client did not begin in time")));
@@ -65,7 +86,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Opening<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
+        let written = Pin::new(&mut self.stream).poll_write(cx, data);
+        self.wrote(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -81,7 +103,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
+        self.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {

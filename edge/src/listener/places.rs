@@ -59,6 +59,7 @@ struct Seat {
     /// How often it was asked to leave.
     asked: AtomicUsize,
     leave: Notify,
+    cut: Notify,
 }
 
 impl Seat {
@@ -114,6 +115,7 @@ impl Places {
             idle_since_ms: AtomicU64::new(self.now_ms()),
             asked: AtomicUsize::new(0),
             leave: Notify::new(),
+            cut: Notify::new(),
         });
         held.opening.insert(id, Arc::clone(&seat));
         Some(Place(Arc::new(Taken { places: Arc::clone(self), id, seat })))
@@ -160,6 +162,16 @@ impl Place {
     pub(super) fn open(&self) -> OpenRequest {
         self.0.seat.requests.fetch_add(1, Ordering::Relaxed);
         OpenRequest(self.clone())
+    }
+
+    /// Ends the connection, whatever it is at.
+    pub(super) fn cut(&self) {
+        self.0.seat.cut.notify_one();
+    }
+
+    /// Waits until the connection is cut.
+    pub(super) async fn was_cut(&self) {
+        self.0.seat.cut.notified().await;
     }
 
     /// Waits until the connection should end: it was asked to leave, or was idle for too long.

@@ -1,4 +1,5 @@
-//! The edge against real peers, where they are installed.
+//! The edge against hostile clients, and against real peers where they are installed.
 
 mod etcd;
+mod hostile;
 mod json;

@@ -1,0 +1,120 @@
+//! The memory of answers that are on their way.
+//!
+//! A client that asks for much and reads slowly makes us hold it. Long answers share a budget: when it is used up, a
+//! read is refused with what etcd says when it has too much to do, and a connection that has not taken anything of its
+//! answer for long is cut, since it may never. Short answers are not counted.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::places::Place;
+
+/// Answers up to this length are not counted.
+const SHORT: usize = 64 << 10;
+
+/// The long answers of a listener.
+pub(super) struct Answers {
+    budget: usize,
+    /// How long a connection may take nothing of an answer while others want the memory.
+    patience: Duration,
+    start: Instant,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    next: u64,
+    bytes: usize,
+    answers: HashMap<u64, Arc<Answer>>,
+}
+
+struct Answer {
+    place: Place,
+    bytes: usize,
+    /// When the connection last took some of it.
+    moved_ms: AtomicU64,
+}
+
+impl Answers {
+    pub(super) fn new(budget: usize, patience: Duration) -> Arc<Answers> {
+        Arc::new(Answers { budget, patience, start: Instant::now(), held: Mutex::default() })
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether the budget is used up. Then whoever stalls has been asked to leave.
+    pub(super) fn are_too_many(&self) -> bool {
+        let held = self.held.lock();
+        let too_many = held.bytes >= self.budget;
+        if too_many {
+            let limit = self.now_ms().saturating_sub(u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX));
+            let stalled = |answer: &&Arc<Answer>| answer.moved_ms.load(Ordering::Relaxed) < limit;
+            held.answers.values().filter(stalled).for_each(|answer| answer.place.cut());
+        }
+        too_many
+    }
+
+    /// Counts an answer of this length for as long as what is returned lives. Of answers that exceed the budget each on
+    /// its own, there is one at a time.
+    pub(super) fn hold(self: &Arc<Answers>, bytes: usize, place: &Place) -> Result<Option<HeldAnswer>, TooMany> {
+        if bytes <= SHORT {
+            return Ok(None);
+        }
+        let mut held = self.held.lock();
+        if held.bytes > 0 && held.bytes + bytes > self.budget {
+            return Err(TooMany);
+        }
+        Ok(Some(self.insert(&mut held, bytes, place)))
+    }
+
+    /// As [`Answers::hold`], for what cannot be refused any more.
+    pub(super) fn hold_anyway(self: &Arc<Answers>, bytes: usize, place: &Place) -> Option<HeldAnswer> {
+        (bytes > SHORT).then(|| self.insert(&mut self.held.lock(), bytes, place))
+    }
+
+    fn insert(self: &Arc<Answers>, held: &mut Held, bytes: usize, place: &Place) -> HeldAnswer {
+        let answer = Arc::new(Answer { place: place.clone(), bytes, moved_ms: AtomicU64::new(self.now_ms()) });
+        let id = held.next;
+        held.next += 1;
+        held.bytes += bytes;
+        held.answers.insert(id, Arc::clone(&answer));
+        HeldAnswer { answers: Arc::clone(self), id, answer }
+    }
+}
+
+/// There is no memory for one more answer.
+#[derive(Debug)]
+pub(super) struct TooMany;
+
+/// An answer that is counted.
+pub(crate) struct HeldAnswer {
+    answers: Arc<Answers>,
+    id: u64,
+    answer: Arc<Answer>,
+}
+
+impl HeldAnswer {
+    /// The connection took some of it.
+    pub(crate) fn moved(&self) {
+        self.answer.moved_ms.store(self.answers.now_ms(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for HeldAnswer {
+    fn drop(&mut self) {
+        let mut held = self.answers.held.lock();
+        held.bytes -= self.answer.bytes;
+        held.answers.remove(&self.id);
+    }
+}

@@ -1,0 +1,341 @@
+//! Clients that mean harm, one kind a test, and beside each a normal one that must not notice.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use forebay_edge::{
+    Body, Request, Response, grpc,
+    listener::{Drain, Limits, Port, serve},
+    tls::{Acceptor, ClientOptions, Connector, Protocol, ServerOptions, Verify, self_signed},
+};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tonic::{Code, Status};
+
+const RANGE: &str = "/etcdserverpb.KV/Range";
+const PUT: &str = "/etcdserverpb.KV/Put";
+/// The length of the answer to a range.
+const LONG: usize = 4 << 20;
+/// What a normal client waits for an answer at most. An answer takes a millisecond; the rest is for a machine that has
+/// other tests to run.
+const BEARABLE: Duration = Duration::from_secs(3);
+
+async fn answer(request: Request) -> Response {
+    let mut trailers = grpc::trailers(&Status::ok(""));
+    trailers.insert("x-end", "1".parse().unwrap());
+    let len = if request.uri().path() == RANGE { LONG } else { 10 };
+    grpc::respond(Body::with_trailers(Bytes::from(vec![0; len]), trailers))
+}
+
+async fn listen(limits: Limits, tls: Option<Acceptor>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let port = Port { listener, tls };
+    tokio::spawn(serve(port, answer, limits, Drain::default(), Duration::from_secs(1)));
+    address
+}
+
+/// A client that does what clients do.
+struct Normal(SendRequest<Empty<Bytes>>);
+
+impl Normal {
+    async fn connect(address: SocketAddr) -> Normal {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(8 << 20)
+            .initial_connection_window_size(64 << 20)
+            .handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        Normal(sender)
+    }
+
+    /// The status of a call.
+    async fn call(&mut self, path: &str) -> Code {
+        let request = http::Request::post(format!("http://edge{path}"))
+            .header("content-type", "application/grpc")
+            .body(Empty::new())
+            .unwrap();
+        let (head, body) = self.0.send_request(request).await.expect("a connection that goes on").into_parts();
+        let body = body.collect().await.expect("a whole answer");
+        let trailers = body.trailers().unwrap_or(&head.headers);
+        Code::from_bytes(trailers["grpc-status"].as_bytes())
+    }
+
+    async fn is_served(&mut self) {
+        let code = tokio::time::timeout(BEARABLE, self.call(PUT)).await.expect("in bearable time");
+        assert_eq!(code, Code::Ok);
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let [_, a, b, c] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = vec![a, b, c, kind, flags];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// The header block of a call, without Huffman codes.
+fn head(path: &str) -> Vec<u8> {
+    let literal = |name: u8, value: &str| {
+        let mut field = vec![name, u8::try_from(value.len()).unwrap()];
+        field.extend(value.as_bytes());
+        field
+    };
+    // POST and http from the static table, then path, authority and content type with their names from it. None is
+    // put into the dynamic table.
+    let mut block = vec![0x83, 0x86];
+    block.extend(literal(0x04, path));
+    block.extend(literal(0x01, "edge"));
+    block.extend([0x0f]);
+    block.extend(literal(0x10, "application/grpc"));
+    block
+}
+
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn call(stream: u32, path: &str) -> Vec<u8> {
+    frame(1, END_STREAM | END_HEADERS, stream, &head(path))
+}
+
+/// An HTTP/2 connection by hand, with these settings.
+async fn by_hand(address: SocketAddr, settings: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    stream.write_all(&frame(4, 0, 0, settings)).await.unwrap();
+    stream
+}
+
+/// Settings that close every stream's window.
+const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
+
+/// Reads on until an answer begins.
+async fn answer_begins(stream: &mut TcpStream) {
+    loop {
+        let mut header = [0; 9];
+        stream.read_exact(&mut header).await.unwrap();
+        let [a, b, c, kind, ..] = header;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        stream.read_exact(&mut payload).await.unwrap();
+        if kind == 1 {
+            return;
+        }
+    }
+}
+
+/// Reads until the other side ends the connection; whether that was within `time`.
+async fn ends_within(time: Duration, stream: &mut TcpStream) -> bool {
+    let mut buffer = vec![0; 64 << 10];
+    let end = async {
+        // An end and a reset are the same here.
+        while stream.read(&mut buffer).await.is_ok_and(|len| len > 0) {}
+    };
+    tokio::time::timeout(time, end).await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sockets_that_stay_silent_are_gone_after_the_deadline_under_tls_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = self_signed(dir.path(), &["localhost".to_owned()], 1).unwrap();
+    let acceptor = Acceptor::new(ServerOptions::new(pair)).unwrap();
+    let limits = Limits { header_timeout: Duration::from_secs(1), ..Limits::default() };
+    for tls in [None, Some(acceptor)] {
+        let address = listen(limits.clone(), tls.clone()).await;
+        let mut silent = JoinSet::new();
+        for n in 0..500 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            // Some say nothing, some stop within what a greeting begins with, under either protocol.
+            stream
+                .write_all([b"".as_slice(), b"PRI * HT", b"GET / HTTP/1.1\r\nHo", b"\x16\x03\x01"][n % 4])
+                .await
+                .unwrap();
+            silent.spawn(async move { ends_within(Duration::from_secs(10), &mut stream).await });
+        }
+        if tls.is_none() {
+            Normal::connect(address).await.is_served().await;
+        }
+        assert!(silent.join_all().await.into_iter().all(|ended| ended), "TLS: {}", tls.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_shakes_hands_and_then_stays_silent_is_gone_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = self_signed(dir.path(), &["localhost".to_owned()], 1).unwrap();
+    let options = ClientOptions {
+        verify: Verify::Authorities(pair.certificate.clone()),
+        identity: None,
+        server_name: None,
+        protocol: Protocol::default(),
+        speaks: vec!["h2"],
+    };
+    let connector = Connector::new(options).unwrap();
+    let limits = Limits { header_timeout: Duration::from_secs(1), ..Limits::default() };
+    let address = listen(limits, Some(Acceptor::new(ServerOptions::new(pair)).unwrap())).await;
+    let mut stream = connector.connect(TcpStream::connect(address).await.unwrap(), "localhost").await.unwrap();
+    let mut buffer = [0; 1024];
+    let end = async { while stream.read(&mut buffer).await.is_ok_and(|len| len > 0) {} };
+    assert!(tokio::time::timeout(Duration::from_secs(10), end).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_of_frames_end_their_own_connection_and_nobody_elses() {
+    let address = listen(Limits::default(), None).await;
+    let mut normal = Normal::connect(address).await;
+    let long_field = [vec![0x00, 0x01, b'x', 0x7f, 0x81, 0x07], vec![b'y'; 1024]].concat();
+    type Make = Box<dyn Fn(u32) -> Vec<u8> + Send>;
+    let floods: Vec<(&str, Vec<u8>, Make)> = vec![
+        ("ping", vec![], Box::new(|_| frame(6, 0, 0, &[7; 8]))),
+        ("settings", vec![], Box::new(|_| frame(4, 0, 0, &[]))),
+        ("window update", vec![], Box::new(|_| frame(8, 0, 0, &[0, 0, 0, 1]))),
+        ("priority", vec![], Box::new(|n| frame(2, 0, 2 * n + 1, &[0, 0, 0, 0, 1]))),
+        ("unknown", vec![], Box::new(|_| frame(99, 0, 0, &[7; 64]))),
+        ("empty data", frame(1, END_HEADERS, 1, &head(PUT)), Box::new(|_| frame(0, 0, 1, &[]))),
+        ("rapid reset", vec![], Box::new(|n| [call(2 * n + 1, RANGE), frame(3, 0, 2 * n + 1, &[0, 0, 0, 8])].concat())),
+        ("continuation", frame(1, END_STREAM, 1, &head(PUT)), Box::new(|_| frame(9, 0, 1, &[]))),
+        ("endless head", frame(1, END_STREAM, 1, &head(PUT)), Box::new(move |_| frame(9, 0, 1, &long_field))),
+        ("streams in reverse", vec![], Box::new(|n| call(1_000_001 - 2 * (n % 500_000), PUT))),
+        ("streams of the server", vec![], Box::new(|n| call(2 * n + 2, PUT))),
+    ];
+    for (what, begin, make) in floods {
+        let stream = by_hand(address, &[]).await;
+        let (mut reader, mut writer) = stream.into_split();
+        // The flood reads what it is sent, or it would only stop itself.
+        let drain = tokio::spawn(async move {
+            let mut buffer = vec![0; 64 << 10];
+            while reader.read(&mut buffer).await.is_ok_and(|len| len > 0) {}
+        });
+        let started = Instant::now();
+        let flood = async {
+            if writer.write_all(&begin).await.is_err() {
+                return;
+            }
+            for n in 0.. {
+                let some: Vec<u8> = (n * 100..(n + 1) * 100).flat_map(&make).collect();
+                if writer.write_all(&some).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let beside = async {
+            loop {
+                normal.is_served().await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            _ = flood => {}
+            _ = beside => unreachable!("it goes on"),
+            _ = tokio::time::sleep(Duration::from_secs(20)) => panic!("{what} goes on after {:?}", started.elapsed()),
+        }
+        drain.abort();
+        normal.is_served().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_reads_take_no_more_than_their_budget() {
+    let limits = Limits { max_answer_bytes: 3 * LONG, answer_timeout: Duration::from_secs(1), ..Limits::default() };
+    let address = listen(limits, None).await;
+    let mut greedy = by_hand(address, &NO_WINDOW).await;
+    let calls: Vec<u8> = (0..50).flat_map(|n| call(2 * n + 1, RANGE)).collect();
+    greedy.write_all(&calls).await.unwrap();
+    let mut normal = Normal::connect(address).await;
+    // Whoever asks for little is served all the while; a range as soon as the greedy one has been waited for.
+    let started = Instant::now();
+    loop {
+        normal.is_served().await;
+        match normal.call(RANGE).await {
+            Code::Ok if started.elapsed() < Duration::from_millis(500) => {}
+            Code::Ok => break,
+            code => assert_eq!(code, Code::ResourceExhausted),
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "ranges are refused for ever");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(ends_within(Duration::from_secs(5), &mut greedy).await, "it is cut when others want its memory");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_house_makes_room_for_whoever_comes_and_never_at_the_cost_of_a_call() {
+    let limits = Limits { max_connections: 20, ..Limits::default() };
+    let address = listen(limits, None).await;
+    // A call that is under way: its answer waits for a window.
+    let mut busy = by_hand(address, &NO_WINDOW).await;
+    busy.write_all(&call(1, RANGE)).await.unwrap();
+    answer_begins(&mut busy).await;
+    let mut idle = Vec::new();
+    for _ in 0..40 {
+        idle.push(by_hand(address, &[]).await);
+        let mut newcomer = Normal::connect(address).await;
+        newcomer.is_served().await;
+    }
+    // A window for all of it.
+    let window = u32::try_from(2 * LONG).unwrap().to_be_bytes();
+    busy.write_all(&[frame(8, 0, 0, &window), frame(8, 0, 1, &window)].concat()).await.unwrap();
+    let mut got = 0;
+    let mut buffer = vec![0; 64 << 10];
+    while got < LONG {
+        let len = tokio::time::timeout(BEARABLE, busy.read(&mut buffer)).await.expect("it goes on").unwrap();
+        assert!(len > 0, "the busy connection was ended after {got} bytes");
+        got += len;
+    }
+}
+
+#[tokio::test]
+async fn a_source_has_no_more_connections_than_its_bound() {
+    let limits = Limits { max_connections_per_source: Some(3), ..Limits::default() };
+    let address = listen(limits, None).await;
+    let mut busy = Vec::new();
+    for _ in 0..3 {
+        let mut stream = by_hand(address, &NO_WINDOW).await;
+        stream.write_all(&call(1, RANGE)).await.unwrap();
+        answer_begins(&mut stream).await;
+        busy.push(stream);
+    }
+    let mut fourth = by_hand(address, &[]).await;
+    assert!(ends_within(BEARABLE, &mut fourth).await);
+    drop(busy.pop());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    Normal::connect(address).await.is_served().await;
+}
+
+#[tokio::test]
+async fn heads_that_are_too_long_are_refused_and_the_next_is_answered() {
+    let address = listen(Limits::default(), None).await;
+    let mut normal = Normal::connect(address).await;
+    let huge = http::Request::post(format!("http://edge{PUT}"))
+        .header("content-type", "application/grpc")
+        .header("x-huge", "y".repeat(100 << 10))
+        .body(Empty::new())
+        .unwrap();
+    match normal.0.send_request(huge).await {
+        Ok(response) => assert_eq!(response.status(), http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        Err(error) => assert!(!error.is_timeout(), "{error}"),
+    }
+    Normal::connect(address).await.is_served().await;
+
+    let mut many = TcpStream::connect(address).await.unwrap();
+    many.write_all(b"GET / HTTP/1.1\r\nHost: edge\r\n").await.unwrap();
+    for n in 0..10_000 {
+        if many.write_all(format!("x-{n}: y\r\n").as_bytes()).await.is_err() {
+            break;
+        }
+    }
+    let mut said = Vec::new();
+    let _ = tokio::time::timeout(BEARABLE, many.read_to_end(&mut said)).await.expect("it is refused at once");
+    assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&said));
+}
