@@ -117,7 +117,7 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
     let upstream = Upstream::Remote(Pool::connect(&told, pool, addresses, tls::upstream(&config)?, metrics.clone()));
     let gateway = Gateway::new(&told, upstream, metrics);
     let probes = GatewayProbes::new(&gateway, registry.clone()).expect("the upstream is a pool");
-    let limits = settings::limits(config.max_concurrent_streams);
+    let limits = settings::gateway_limits(&config);
     let tls = tls::gateway_clients(&config)?;
     let ports =
         serve(bound, tls, gateway.api(), Arc::new(probes), &registry, settings::gateway_http(&config), &limits)?;

@@ -34,7 +34,9 @@ pub struct Body {
     meter: Option<Box<dyn Meter>>,
     /// The request that this answers: open until the body is dropped.
     _open: Option<OpenRequest>,
-    /// The memory it takes, if that is much.
+    /// The memory that it takes beside data that is ready.
+    weight: usize,
+    /// That memory as the listener counts it, if it is much.
     held: Option<HeldAnswer>,
 }
 
@@ -49,7 +51,7 @@ enum Kind {
 
 impl Body {
     fn of(kind: Kind) -> Body {
-        Body { kind, meter: None, _open: None, held: None }
+        Body { kind, meter: None, _open: None, weight: 0, held: None }
     }
 
     /// Keeps a request open, and its memory counted, until its answer is out or given up.
@@ -57,11 +59,16 @@ impl Body {
         Body { _open: Some(open), held, ..self }
     }
 
-    /// How much data lies here in memory.
-    pub(crate) fn ready_len(&self) -> usize {
+    /// Tells how much memory a body takes that makes its data as it goes.
+    pub(crate) fn weighing(self, weight: usize) -> Body {
+        Body { weight, ..self }
+    }
+
+    /// How much memory it takes until it is sent.
+    pub(crate) fn weight(&self) -> usize {
         match &self.kind {
             Kind::Ready { data: Some(data), .. } => data.len(),
-            _ => 0,
+            _ => self.weight,
         }
     }
 

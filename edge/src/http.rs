@@ -141,7 +141,7 @@ impl Shared {
         let (head, _) = request.into_parts();
         let query = head.uri.query().unwrap_or_default();
         match path {
-            "/metrics" => exposition::page(&self.probes.metrics()),
+            "/metrics" => exposition::page(&self.probes.metrics(), &head.headers),
             "/health" => match get_only(&head.method) {
                 Some(refusal) => refusal,
                 None => self.health.health(&*self.probes, query).await,

@@ -272,7 +272,7 @@ where
             };
             let (answers, seat) = (answers.clone(), seat.clone());
             answer.map(move |response| {
-                let len = response.body().ready_len();
+                let len = response.body().weight();
                 let held = match answers.hold(len, &seat) {
                     Ok(held) => held,
                     Err(_) if is_range => return Ok(too_many_requests(is_grpc)),

@@ -74,7 +74,8 @@ pub fn respond(result: RangeResult, base: &ResponseHeader) -> Response {
     RangeResponse { header, ..Default::default() }.encode_raw(&mut out);
     let tail = RangeResponse { more, count, ..Default::default() }.encode_to_vec();
     let trailers = Some(grpc::trailers(&Status::ok("")));
-    grpc::respond(Body::new(Pieces { out, kvs: kvs.into_iter(), form, tail, trailers }))
+    let weight = kvs.capacity() * size_of::<Version>() + PIECE_BYTES;
+    grpc::respond(Body::new(Pieces { out, kvs: kvs.into_iter(), form, tail, trailers }).weighing(weight))
 }
 
 /// A message that is written as it is taken.

@@ -14,6 +14,7 @@
 mod address;
 mod backoff;
 mod budget;
+mod cluster;
 mod connection;
 mod connector;
 mod endpoint;

@@ -33,6 +33,11 @@ pub struct GatewayConfig {
     /// Not below the upstream's own limit, or what it would take is refused here.
     pub max_request_bytes: usize,
     pub max_concurrent_streams: u32,
+    /// One more takes the place of one without requests.
+    pub max_connections: usize,
+    /// `None` is as many as there is room for.
+    pub max_connections_per_address: Option<usize>,
+    pub idle_timeout: time::Duration,
     pub cors: BTreeSet<String>,
     pub host_whitelist: BTreeSet<String>,
     pub tls: GatewayTls,
@@ -55,6 +60,9 @@ pub struct Settings {
     keepalive_timeout: Duration,
     max_request_bytes: u64,
     max_concurrent_streams: u32,
+    max_connections: u64,
+    max_connections_per_address: u64,
+    idle_timeout: Duration,
     cors: BTreeSet<String>,
     host_whitelist: BTreeSet<String>,
     tls: TlsSettings,
@@ -80,6 +88,9 @@ impl Default for Settings {
             keepalive_timeout: Duration::from_secs(5),
             max_request_bytes: 1_572_864,
             max_concurrent_streams: u32::MAX,
+            max_connections: 10_000,
+            max_connections_per_address: 0,
+            idle_timeout: Duration::from_secs(30 * 60),
             cors: any.clone(),
             host_whitelist: any,
             tls: TlsSettings::default(),
@@ -129,6 +140,9 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag(CLIENTS, "listen-metrics-urls", Urls(|s| &mut s.listen_metrics_urls), "Where /metrics and the health pages are served as well."),
         flag(CLIENTS, "max-request-bytes", Uint(|s| &mut s.max_request_bytes), "Largest request a client may send; as the upstream has it."),
         flag(CLIENTS, "max-concurrent-streams", Uint32(|s| &mut s.max_concurrent_streams), "Most streams a client may have open on a connection."),
+        flag(CLIENTS, "max-connections", Uint(|s| &mut s.max_connections), "Most connections of clients; one more takes the place of one without requests."),
+        flag(CLIENTS, "max-connections-per-address", Uint(|s| &mut s.max_connections_per_address), "Most connections from one address; 0 is any number."),
+        flag(CLIENTS, "idle-timeout", Slot::Duration(|s| &mut s.idle_timeout), "How long a client may be connected without requests."),
         flag(CLIENTS, "cors", Origins(|s| &mut s.cors), "Origins whose pages may read answers; * is any."),
         flag(CLIENTS, "host-whitelist", Set(|s| &mut s.host_whitelist), "Host names plain HTTP requests may be for; * is any."),
         flag(LOGGING, "log-level", Text(|s| &mut s.log_level), "debug, info, warn, error, panic or fatal."),
@@ -199,13 +213,18 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
             .hint("write --keepalive-time=6s or more"),
         );
     }
-    for (flag, duration) in [("dial-timeout", s.dial_timeout), ("keepalive-timeout", s.keepalive_timeout)] {
+    for (flag, duration) in
+        [("dial-timeout", s.dial_timeout), ("keepalive-timeout", s.keepalive_timeout), ("idle-timeout", s.idle_timeout)]
+    {
         if duration <= Duration(0) {
             problems.push(Problem::new(format!("--{flag} must be more than nothing (set to {duration})")));
         }
     }
     if !(1..=64).contains(&s.connections) {
         problems.push(Problem::new(format!("--connections must be 1 to 64 (set to {})", s.connections)));
+    }
+    if s.max_connections == 0 {
+        problems.push(Problem::new("--max-connections must be at least 1 (set to 0)"));
     }
     let max_request_bytes = usize::try_from(s.max_request_bytes).ok().filter(|bytes| (1..=MAX_REQUEST).contains(bytes));
     if max_request_bytes.is_none() {
@@ -244,6 +263,9 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
         keepalive_timeout: s.keepalive_timeout.to_std(),
         max_request_bytes,
         max_concurrent_streams: s.max_concurrent_streams,
+        max_connections: size(s.max_connections),
+        max_connections_per_address: (s.max_connections_per_address > 0).then(|| size(s.max_connections_per_address)),
+        idle_timeout: s.idle_timeout.to_std(),
         cors: s.cors,
         host_whitelist: s.host_whitelist,
         tls,
@@ -253,6 +275,10 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
             outputs: s.log_outputs.iter().map(|output| LogOutput::parse(output)).collect(),
         },
     })
+}
+
+fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// A message may not pass gRPC's own bound by much; beyond it lies a mistake in units.

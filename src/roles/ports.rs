@@ -11,6 +11,7 @@ use forebay_edge::{
     tls::Acceptor,
 };
 use futures::future::BoxFuture;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::flags::url::{Address, Url};
@@ -44,6 +45,7 @@ impl Bound {
         let all = (clients.iter().map(|url| (url, for_clients)))
             .chain(http.iter().map(|url| (url, Serves::Http)))
             .chain(metrics.iter().map(|url| (url, Serves::Metrics)));
+        raise_open_files();
         let mut bound = Vec::new();
         let mut seen = HashSet::new();
         for (url, serves) in all {
@@ -52,6 +54,15 @@ impl Bound {
             }
         }
         Ok(Bound(bound))
+    }
+}
+
+/// Lets the process open as many files as it may. Every connection is one, and the limit that a shell hands down is
+/// often a thousand.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
     }
 }
 

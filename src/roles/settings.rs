@@ -98,8 +98,18 @@ pub(super) fn gateway_http(config: &GatewayConfig) -> Options {
     }
 }
 
+/// What the connections of a gateway may use.
+pub(super) fn gateway_limits(config: &GatewayConfig) -> Limits {
+    Limits {
+        max_connections: config.max_connections,
+        max_connections_per_source: config.max_connections_per_address,
+        idle_timeout: config.idle_timeout,
+        ..limits(config.max_concurrent_streams)
+    }
+}
+
 /// What connections may use. A bound on streams that is not etcd's default is the operator's wish.
-pub(super) fn limits(max_concurrent_streams: u32) -> Limits {
+fn limits(max_concurrent_streams: u32) -> Limits {
     let streams = if max_concurrent_streams == u32::MAX { STREAMS } else { max_concurrent_streams };
     Limits { max_concurrent_streams: streams, ..Limits::default() }
 }

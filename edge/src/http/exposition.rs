@@ -3,18 +3,40 @@
 //! The library's own encoder prints bucket bounds as Rust does, `le="1048576"` where Go has
 //! `le="1.048576e+06"`; in a fleet of etcd and us, sums over `le` would fall apart.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, io::Write as _};
 
-use ::http::StatusCode;
+use ::http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{ACCEPT_ENCODING, CONTENT_ENCODING},
+};
+use flate2::{Compression, write::GzEncoder};
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 
 use super::answer::with_type;
 use crate::Response;
 
-/// The page as a response.
-pub(super) fn page(families: &[MetricFamily]) -> Response {
+/// The page as a response, compressed for those who ask for it: a page is long and much the same all over.
+pub(super) fn page(families: &[MetricFamily], headers: &HeaderMap) -> Response {
     let content_type = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
-    with_type(StatusCode::OK, content_type, encode(families))
+    let page = encode(families);
+    if !takes_gzip(headers) {
+        return with_type(StatusCode::OK, content_type, page);
+    }
+    let mut compressed = GzEncoder::new(Vec::with_capacity(page.len() / 8), Compression::fast());
+    compressed.write_all(page.as_bytes()).expect("a vector takes everything");
+    let mut response = with_type(StatusCode::OK, content_type, compressed.finish().expect("a vector takes everything"));
+    response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    response
+}
+
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        let weight = parts.find_map(|part| part.strip_prefix("q=")).map_or(Ok(1.0), str::parse::<f32>);
+        (name.eq_ignore_ascii_case("gzip") || name == "*") && weight.is_ok_and(|weight| weight > 0.0)
+    })
 }
 
 /// The page, family by family in the order given, which is by name as a registry gathers them.
@@ -123,4 +145,43 @@ fn number(value: f64) -> String {
     }
     let sign = if exponent < 0 { '-' } else { '+' };
     format!("{digits}e{sign}{:02}", exponent.abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_page_is_compressed_for_those_who_ask_for_it() {
+        let counter = prometheus::IntCounter::new("some_total", "Some.").unwrap();
+        let families = prometheus::core::Collector::collect(&counter);
+        let plain = encode(&families);
+        for (accepted, compressed) in [
+            ("", false),
+            ("gzip", true),
+            ("deflate, gzip;q=1.0, *;q=0.5", true),
+            ("*", true),
+            ("identity", false),
+            ("gzip;q=0", false),
+            ("gzip; q=0.0", false),
+            ("gzipped", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(accepted));
+            let response = page(&families, &headers);
+            assert_eq!(response.headers().contains_key(CONTENT_ENCODING), compressed, "{accepted}");
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let mut text = String::new();
+            if compressed {
+                flate2::read::GzDecoder::new(&body[..]).read_to_string(&mut text).unwrap();
+            } else {
+                text.push_str(str::from_utf8(&body).unwrap());
+            }
+            assert_eq!(text, plain, "{accepted}");
+        }
+    }
 }

@@ -48,14 +48,15 @@ impl<S> Opening<S> {
         let expected = &PREFACE[self.seen..];
         let len = data.len().min(expected.len());
         self.seen += len;
-        if data[..len] != expected[..len] || self.seen == PREFACE.len() {
-            self.deadline = None;
-            self.place.begin();
-        }
-        if self.seen == PREFACE.len() {
+        let speaks_http1 = data[..len] != expected[..len];
+        if !speaks_http1 && self.seen == PREFACE.len() {
             let mut frames = FrameMeter::new(Instant::now());
             frames.received(&data[len..], Instant::now());
             self.frames = Some(frames);
+        }
+        if speaks_http1 || self.frames.is_some() {
+            self.deadline = None;
+            self.place.begin();
         }
     }
 }
@@ -140,6 +141,18 @@ mod tests {
             server.read_exact(&mut got).await.unwrap();
             let error = server.read_u8().await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut, "after {sent} bytes");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_over_http_1_is_not_taken_for_frames() {
+        let (mut client, mut server) = opening();
+        let request = [b"POST / HTTP/1.1\r\n".as_slice(), &[0xff; 500]].concat();
+        for _ in 0..2000 {
+            client.write_all(&request).await.unwrap();
+            let mut got = vec![0; request.len()];
+            server.read_exact(&mut got).await.unwrap();
+            assert_eq!(got, request);
         }
     }
 

@@ -23,6 +23,7 @@ use tokio::{
 use super::{
     Address, Connector,
     backoff::Backoff,
+    cluster::Cluster,
     connection::{Connection, Driver},
     probe::probe,
 };
@@ -42,6 +43,8 @@ pub enum Rank {
     Doubtful,
     /// Leads back to this gateway; never used.
     Ourselves,
+    /// Belongs to another cluster than most endpoints; never used.
+    Foreign,
 }
 
 /// What the last probe learned.
@@ -68,6 +71,7 @@ pub(super) struct Endpoint {
     slots: Box<[ArcSwapOption<Connection>]>,
     next: AtomicUsize,
     health: ArcSwap<Health>,
+    cluster: Arc<Cluster>,
     /// Tells those who wait for an endpoint to look again.
     changed: watch::Sender<()>,
 }
@@ -84,11 +88,12 @@ impl Endpoint {
         address: Address,
         connections: usize,
         metrics: EndpointMetrics,
+        cluster: Arc<Cluster>,
         changed: watch::Sender<()>,
     ) -> Endpoint {
         let slots = (0..connections.max(1)).map(|_| ArcSwapOption::empty()).collect();
         let health = ArcSwap::from_pointee(Health::of(Rank::Doubtful));
-        Endpoint { index, address, metrics, slots, next: AtomicUsize::new(0), health, changed }
+        Endpoint { index, address, metrics, slots, next: AtomicUsize::new(0), health, cluster, changed }
     }
 
     /// The next of the connections that take new calls.
@@ -103,11 +108,14 @@ impl Endpoint {
     }
 
     pub(super) fn health(&self) -> Arc<Health> {
-        self.health.load_full()
+        match self.rank() {
+            Rank::Foreign => Arc::new(Health::of(Rank::Foreign)),
+            _ => self.health.load_full(),
+        }
     }
 
     pub(super) fn rank(&self) -> Rank {
-        self.health.load().rank
+        if self.cluster.is_foreign(self.index) { Rank::Foreign } else { self.health.load().rank }
     }
 
     /// Gives a connection no new calls any more.
@@ -139,13 +147,20 @@ impl Endpoint {
 
     fn note(&self, health: Health) {
         let before = self.rank();
-        if before != health.rank {
-            match health.rank {
+        if let Some(header) = health.status.as_ref().and_then(|status| status.header.as_ref()) {
+            self.cluster.tell(self.index, header.cluster_id);
+        }
+        let rank = if self.cluster.is_foreign(self.index) { Rank::Foreign } else { health.rank };
+        if before != rank {
+            match rank {
                 Rank::Good => tracing::info!(endpoint = %self.address, "endpoint is healthy"),
                 Rank::Leaderless => tracing::warn!(endpoint = %self.address, "endpoint knows no leader"),
                 Rank::Doubtful => tracing::warn!(endpoint = %self.address, "endpoint is not healthy"),
                 Rank::Ourselves => {
                     tracing::error!(endpoint = %self.address, "endpoint leads back to this gateway and is not used");
+                }
+                Rank::Foreign => {
+                    tracing::error!(endpoint = %self.address, "endpoint belongs to another cluster and is not used");
                 }
             }
         }

@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     Address, Connector, Health, Rank,
     budget::RetryBudget,
+    cluster::Cluster,
     connection::Connection,
     endpoint::{Endpoint, keep_connected},
 };
@@ -66,10 +67,12 @@ impl Pool {
         let changed = watch::Sender::new(());
         let pool = Arc::new(pool);
         let mut tasks = JoinSet::new();
+        let cluster = Arc::new(Cluster::new(addresses.len()));
         let mut endpoints = Vec::new();
         for (index, address) in addresses.into_iter().enumerate() {
             let handles = metrics.endpoint(&address.to_string());
-            let endpoint = Arc::new(Endpoint::new(index, address, pool.connections, handles, changed.clone()));
+            let (cluster, changed) = (Arc::clone(&cluster), changed.clone());
+            let endpoint = Arc::new(Endpoint::new(index, address, pool.connections, handles, cluster, changed));
             for slot in 0..pool.connections.max(1) {
                 let connector = Arc::clone(&connector);
                 tasks.spawn(keep_connected(Arc::clone(&endpoint), slot, connector, Arc::clone(&pool), via.clone()));

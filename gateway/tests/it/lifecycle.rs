@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use forebay_gateway::{Config, GatewayId, upstream::Rank};
+use forebay_proto::etcdserverpb::ResponseHeader;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -79,6 +80,39 @@ async fn an_upstream_that_leads_back_here_is_never_used() {
     let answer = call(&setup.gateway.api(), round).await;
     assert_eq!(answer.status(), (9, "forebay: the upstream leads back to this gateway".into()));
     assert!(setup.fakes[0].seen().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_of_another_cluster_gets_no_call_unless_most_are_of_it() {
+    let setup = Setup::new(3).await;
+    let belongs = |fake: usize, cluster_id: u64| {
+        let header = Some(ResponseHeader { cluster_id, ..Default::default() });
+        setup.fakes[fake].set_status(|status| status.header = header);
+    };
+    let calls = async || {
+        // A probe of each comes first.
+        sleep(Duration::from_secs(6)).await;
+        let before: Vec<usize> = setup.fakes.iter().map(|fake| fake.seen().len()).collect();
+        for _ in 0..6 {
+            assert_eq!(call(&setup.gateway.api(), request(PUT, "p")).await.status().0, 0);
+        }
+        setup.fakes.iter().zip(before).map(|(fake, before)| fake.seen().len() - before).collect::<Vec<_>>()
+    };
+    (0..3).zip([7, 7, 8]).for_each(|(fake, cluster)| belongs(fake, cluster));
+    assert!(matches!(calls().await[..], [1.., 1.., 0]));
+    assert_eq!(setup.pool.health()[2].1.as_ref().unwrap().rank, Rank::Foreign);
+
+    // What was there when they could be reached still counts.
+    setup.fakes[0].set_up(false);
+    setup.fakes[1].set_up(false);
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(call(&setup.gateway.api(), request(PUT, "p")).await.status().0, 14);
+
+    // A cluster that is restored has another id.
+    (0..2).for_each(|fake| belongs(fake, 8));
+    setup.fakes[0].set_up(true);
+    setup.fakes[1].set_up(true);
+    assert!(matches!(calls().await[..], [1.., 1.., 1..]));
 }
 
 #[tokio::test]
