@@ -7,6 +7,8 @@
 //! What differs between the two is a [`Source`].
 
 mod feeds;
+#[cfg(test)]
+mod tests;
 
 use std::{
     pin::Pin,
