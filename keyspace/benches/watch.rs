@@ -1,4 +1,4 @@
-//! What a watch event costs: `cargo bench -p forebay-keyspace --bench watch`.
+//! What a watch event costs: `cargo bench -p forebay-keyspace --bench watch`, with the names of scenarios or without.
 //!
 //! Figures are CPU time of this one thread, so that a busy machine does not falsify them. Each scenario publishes batches
 //! made beforehand, and after each lets every stream write what it got into a reused buffer.
@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use forebay_keyspace::watch::{HeaderBase, History, Hub, Polled, WatchStream};
+use forebay_keyspace::mirror::{Limits, Load, Mirror, Ranges};
+use forebay_keyspace::watch::{Fed, HeaderBase, History, Hub, Order, Polled, WatchStream};
 use forebay_keyspace::{Batch, Change, Put, Revision, Version};
 use forebay_proto::etcdserverpb::WatchCreateRequest;
+use forebay_proto::mvccpb::{Event, KeyValue};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -202,8 +204,106 @@ fn memory() {
     }
 }
 
+/// How many revisions the window of the mirror in [`scale`] has.
+const WINDOW: i64 = 10_000;
+
+/// What one request of a thousand streams starts at: now, in the window, or before it.
+fn start_revision(rng: &mut StdRng, revision: i64) -> i64 {
+    match rng.random_range(0..10) {
+        0..5 => 0,
+        5..9 => revision - rng.random_range(0..WINDOW),
+        _ => revision - WINDOW - 1,
+    }
+}
+
+/// Polls a stream until it is idle, and lets feeds say that there is nothing before the window. Returns the events.
+fn settle(stream: &mut WatchStream, floor: i64, out: &mut BytesMut) -> usize {
+    let mut written = 0;
+    loop {
+        match stream.poll(&BASE, out, 1 << 20) {
+            Polled::Wrote { events, .. } => written += events,
+            Polled::Yield => {}
+            Polled::Idle | Polled::Over => match stream.take_order() {
+                Some(Order::Open(catch_up)) => stream.feed(catch_up.ticket, Fed::Progress(floor)),
+                Some(_) => {}
+                None => return written,
+            },
+        }
+        black_box(&out);
+        out.clear();
+    }
+}
+
+/// A mirror of 100,000 keys whose window is full, and watches on random overlapping ranges from mixed revisions.
+fn scale(count: u64) {
+    let mut rng = StdRng::seed_from_u64(4);
+    let keys: Vec<Vec<u8>> = (0..100_000).map(|_| pod(rng.random())).collect();
+    let mut load = Load::new(Ranges::all(), 1);
+    for key in &keys {
+        load.add(&KeyValue { key: key.clone().into(), ..record(1, 1) }).expect("it is a record");
+    }
+    let limits = Limits { bytes: 64 << 20, revisions: WINDOW as u64 };
+    let mut mirror = Mirror::new(load, limits, 1536 << 10).expect("the keys differ");
+    // Each key is put once more.
+    let change = |mirror: &mut Mirror, at: usize| {
+        let kv = KeyValue { key: keys[at].clone().into(), ..record(mirror.revision() + 1, 2) };
+        mirror.apply(&[Event { kv: Some(kv), ..Default::default() }]).expect("it continues the record");
+    };
+    for at in 0..WINDOW as usize {
+        change(&mut mirror, at);
+    }
+
+    let (before, start) = (resident_bytes(), cpu_ns());
+    let (mut streams, mut out, mut caught_up) = (Vec::new(), BytesMut::new(), 0);
+    for chunk in random_ranges(&mut rng, count, 5.0).chunks_mut(100) {
+        let mut stream = mirror.hub().open(Arc::new(|| ()));
+        for request in chunk {
+            request.start_revision = start_revision(&mut rng, mirror.revision());
+            stream.create(request);
+            caught_up += settle(&mut stream, mirror.reader().floor(), &mut out);
+        }
+        streams.push(stream);
+    }
+    let each = (resident_bytes() - before) / count as f64;
+    let seconds = (cpu_ns() - start) as f64 / 1e9;
+    println!("{count} watches of a mirror: {seconds:.1} s of set-up, {caught_up} events caught up, {each:.0} B each");
+    assert_eq!(mirror.hub().stats().unsynced, 0, "all have come to the present");
+
+    let puts = 2_000;
+    let start = cpu_ns();
+    for at in 0..puts {
+        change(&mut mirror, 50_000 + at);
+    }
+    let (apply, start) = ((cpu_ns() - start) as f64 / puts as f64, cpu_ns());
+    let events: usize = streams.iter_mut().map(|stream| settle(stream, 0, &mut out)).sum();
+    let write = (cpu_ns() - start) as f64 / events as f64;
+    let matches = events as f64 / puts as f64;
+    println!("  a put of a key that {matches:.1} watch: {apply:.0} ns to apply, {write:.0} ns/event to write");
+    let start = cpu_ns();
+    for at in 0..puts {
+        let revision = mirror.revision() + 1;
+        let key = format!("/registry/events/{at}").into();
+        let kv = KeyValue { key, create_revision: revision, ..record(revision, 1) };
+        mirror.apply(&[Event { kv: Some(kv), ..Default::default() }]).expect("it is a new key");
+    }
+    println!("  a put of a key that nobody watches: {:.0} ns to apply", (cpu_ns() - start) as f64 / puts as f64);
+}
+
+fn record(mod_revision: i64, version: i64) -> KeyValue {
+    KeyValue { create_revision: 1, mod_revision, version, value: Bytes::from_static(&[7; 100]), ..Default::default() }
+}
+
+/// Runs those whose names are given, or all.
 fn main() {
-    memory();
-    fan_out();
-    bystanders();
+    let named: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let all: [(&str, fn()); 5] = [
+        ("memory", memory),
+        ("fan_out", fan_out),
+        ("bystanders", bystanders),
+        ("scale", || scale(100_000)),
+        ("million", || scale(1_000_000)),
+    ];
+    for (_, run) in all.iter().filter(|(name, _)| named.is_empty() || named.iter().any(|other| other == name)) {
+        run();
+    }
 }

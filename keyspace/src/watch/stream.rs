@@ -146,6 +146,10 @@ impl WatchStream {
     }
 
     fn join(&mut self, request: &WatchCreateRequest, mirrored: bool) -> Option<i64> {
+        self.note_purge();
+        if self.is_over {
+            return None;
+        }
         // In etcd's order, which decides the reason when there are several.
         if request.start_revision < 0 {
             self.refuse(Error::Compacted.message());
@@ -288,9 +292,7 @@ impl WatchStream {
             if self.outbox.continue_split(base, out) {
                 continue;
             }
-            if self.epoch != self.shared.epoch() && !self.is_over {
-                self.purge();
-            }
+            self.note_purge();
             if let Some(answer) = self.answers.pop_front() {
                 self.outbox.answer(&answer, base, out);
             } else if self.is_over {
@@ -497,8 +499,11 @@ impl WatchStream {
         }
     }
 
-    /// The hub was purged: nothing that waits may be written, but what all watchers have to be told.
-    fn purge(&mut self) {
+    /// If the hub was purged, nothing that waits may be written but what all watchers have to be told.
+    fn note_purge(&mut self) {
+        if self.epoch == self.shared.epoch() || self.is_over {
+            return;
+        }
         let compact_revision = self.shared.state.lock().purged_at();
         let handles: Vec<u32> = self.watchers.iter().map(|(handle, _)| handle).collect();
         handles.into_iter().for_each(|handle| self.end(handle, compact_revision));

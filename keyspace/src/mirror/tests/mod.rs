@@ -52,7 +52,7 @@ fn shown(reader: &MirrorReader, revision: i64) -> Result<(String, i64), Unanswer
 }
 
 #[test]
-fn events_are_taken_at_the_revisions_they_have_and_progress_fills_the_gaps() {
+fn b02_events_are_taken_at_the_revisions_they_have_and_progress_fills_the_gaps() {
     let mut mirror = mirror(WIDE);
     let reader = mirror.reader();
     assert_eq!(shown(&reader, 0), Ok(("a=1@4 b=1@7".into(), 9)));

@@ -313,7 +313,7 @@ fn send_away(rider: &mut Rider, revision: i64) {
 }
 
 #[test]
-fn a_mirror_answers_as_its_upstream_would_in_random_programs() {
+fn b06_a_mirror_answers_as_its_upstream_would_in_random_programs() {
     let mut reached = Reached::default();
     (0..16).for_each(|seed| run(seed, &mut reached));
     let Reached { events, compacted, progress, fed, outside, answered, rebuilt, restarted } = reached;

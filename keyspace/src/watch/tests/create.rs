@@ -17,7 +17,7 @@ fn ids_count_up_from_zero_and_skip_what_the_client_took() {
 }
 
 #[test]
-fn an_id_in_use_is_refused_and_a_cancelled_one_is_free_again() {
+fn b15_an_id_in_use_is_refused_and_a_cancelled_one_is_free_again() {
     let world = World::new();
     let mut client = world.open();
     let seven = WatchCreateRequest { watch_id: 7, ..on_key("a") };
@@ -30,7 +30,7 @@ fn an_id_in_use_is_refused_and_a_cancelled_one_is_free_again() {
 }
 
 #[test]
-fn an_empty_key_is_the_first_one_and_an_end_of_zero_is_none() {
+fn b18_an_empty_key_is_the_first_one_and_an_end_of_zero_is_none() {
     let world = World::new();
     let mut client = world.open();
     client.watch(on_key(""));
@@ -63,7 +63,7 @@ fn a_negative_start_is_refused_before_anything_else_is_looked_at() {
 }
 
 #[test]
-fn a_refusal_keeps_the_stream_usable() {
+fn b14_a_refusal_keeps_the_stream_usable() {
     let world = World::new();
     let mut client = world.open();
     client.stream.refuse("rpc error: code = PermissionDenied desc = etcdserver: permission denied");
@@ -80,7 +80,7 @@ fn a_refusal_keeps_the_stream_usable() {
 }
 
 #[test]
-fn without_a_start_nothing_up_to_the_created_revision_is_sent_even_if_it_is_published_later() {
+fn b04_without_a_start_nothing_up_to_the_created_revision_is_sent_even_if_it_is_published_later() {
     let world = World::new();
     let mut client = world.open();
     let second = world.store.commit(&[vec![put("a", "2")]]);
@@ -107,7 +107,7 @@ fn a_start_that_is_visible_and_not_yet_published_needs_no_history() {
 }
 
 #[test]
-fn a_future_start_is_silent_until_it_is_reached() {
+fn b17_a_future_start_is_silent_until_it_is_reached() {
     let world = World::new();
     let mut client = world.open();
     client.create(WatchCreateRequest { start_revision: 4, ..on_key("a") });
@@ -123,7 +123,7 @@ fn a_future_start_is_silent_until_it_is_reached() {
 }
 
 #[test]
-fn a_compacted_start_is_created_and_then_cancelled_and_its_id_stays_taken() {
+fn b16_a_compacted_start_is_created_and_then_cancelled_and_its_id_stays_taken() {
     let world = World::new();
     for value in ["2", "3", "4"] {
         world.put("a", value);
@@ -158,7 +158,7 @@ fn a_start_at_the_compacted_revision_works_without_the_previous_value() {
 }
 
 #[test]
-fn a_cancelled_watcher_gets_one_answer_and_no_event_after_it() {
+fn b15_a_cancelled_watcher_gets_one_answer_and_no_event_after_it() {
     let world = World::new();
     let mut client = world.open();
     client.watch(on_key("a"));

@@ -5,7 +5,7 @@ use forebay_proto::etcdserverpb::watch_create_request::FilterType;
 use super::*;
 
 #[test]
-fn a_live_response_holds_one_revision_in_order_of_its_operations() {
+fn b09_a_live_response_holds_one_revision_in_order_of_its_operations() {
     let world = World::new();
     let mut client = world.open();
     client.watch(on_all());
@@ -39,7 +39,7 @@ fn two_changes_of_a_key_in_one_revision_are_two_events_with_one_past() {
 }
 
 #[test]
-fn the_previous_value_is_sent_to_those_who_asked() {
+fn b19_the_previous_value_is_sent_to_those_who_asked() {
     let world = World::new();
     let mut client = world.open();
     client.watch(WatchCreateRequest { prev_kv: true, ..on_key("a") });
@@ -55,7 +55,7 @@ fn the_previous_value_is_sent_to_those_who_asked() {
 }
 
 #[test]
-fn a_previous_value_that_was_compacted_before_it_was_sent_is_absent() {
+fn b19_a_previous_value_that_was_compacted_before_it_was_sent_is_absent() {
     let world = World::new();
     let mut client = world.open();
     client.watch(WatchCreateRequest { prev_kv: true, ..on_key("a") });
@@ -103,7 +103,7 @@ fn catching_up_takes_at_most_a_thousand_revisions_per_response() {
 }
 
 #[test]
-fn catching_up_ends_where_live_begins() {
+fn b07_catching_up_ends_where_live_begins() {
     let world = World::new();
     world.put("a", "2");
     world.put("a", "3");
@@ -138,7 +138,7 @@ impl History for Busy {
 }
 
 #[test]
-fn a_header_is_not_older_than_what_became_visible_while_it_was_read() {
+fn b02_a_header_is_not_older_than_what_became_visible_while_it_was_read() {
     let mut world = World::new();
     world.store.commit(&[vec![put("a", "2")]]);
     world.hub = Hub::new(Arc::new(Busy(world.store.clone())), 0);
@@ -208,7 +208,7 @@ fn large(key: &'static str) -> Op {
 }
 
 #[test]
-fn a_large_response_is_fragmented_for_those_who_asked_and_nothing_comes_between() {
+fn b10_a_large_response_is_fragmented_for_those_who_asked_and_nothing_comes_between() {
     let world = World::new();
     let mut client = world.open();
     client.watch(WatchCreateRequest { fragment: true, ..on_all() });

@@ -231,8 +231,9 @@ fn b40_a_store_that_begins_anew_ends_every_watcher_and_then_the_stream() {
         *content = Content { revision: 4, ..Content::default() };
     });
     world.put("a", "new");
+    client.create(from(0));
     let ended = ["0@0 canceled compacted=4", "1@0 canceled compacted=4", "2@0 canceled compacted=4"];
-    assert_eq!(client.shown(), ended, "and nothing of either store");
+    assert_eq!(client.shown(), ended, "and nothing of either store, nor of what is asked now");
     for client in [&mut client, &mut idle] {
         assert_eq!(client.stream.poll(&BASE, &mut BytesMut::new(), 1), Polled::Over);
     }

@@ -44,7 +44,7 @@ fn restored_at_a_deletion() -> Keyspace {
 
 /// etcd's #19179: the deletion was missing for a watch that began exactly there.
 #[test]
-fn a_deletion_at_the_compacted_revision_is_seen_before_and_after_a_restart() {
+fn b11_a_deletion_at_the_compacted_revision_is_seen_before_and_after_a_restart() {
     let mut keyspace = Keyspace::new();
     for ops in [[put("a", "1")], [put("b", "1")], [Op::Delete("a")], [put("b", "2")]] {
         write(&mut keyspace, None, &ops);

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn progress_is_told_when_every_watcher_is_synced_and_has_begun() {
+fn b13_progress_is_told_when_every_watcher_is_synced_and_has_begun() {
     let world = World::new();
     let mut client = world.open();
     client.stream.request_progress();
@@ -32,7 +32,7 @@ fn progress_is_told_when_every_watcher_is_synced_and_has_begun() {
 }
 
 #[test]
-fn progress_comes_after_the_events_it_speaks_of() {
+fn b05_progress_comes_after_the_events_it_speaks_of() {
     let world = World::new();
     let mut client = world.open();
     client.watch(on_key("a"));
@@ -43,7 +43,7 @@ fn progress_comes_after_the_events_it_speaks_of() {
 }
 
 #[test]
-fn progress_waits_for_the_notifier_to_publish_the_revision_it_names() {
+fn b12_progress_waits_for_the_notifier_to_publish_the_revision_it_names() {
     let world = World::new();
     let mut client = world.open();
     client.watch(on_key("a"));
@@ -58,7 +58,7 @@ fn progress_waits_for_the_notifier_to_publish_the_revision_it_names() {
 }
 
 #[test]
-fn progress_that_a_newer_created_message_overtook_is_told_at_the_newer_revision() {
+fn b01_progress_that_a_newer_created_message_overtook_is_told_at_the_newer_revision() {
     let world = World::new();
     let mut client = world.open();
     client.watch(on_key("a"));
@@ -88,7 +88,7 @@ fn progress_under_way_is_dropped_when_a_new_watcher_must_still_catch_up() {
 }
 
 #[test]
-fn periodic_progress_goes_to_quiet_synced_watchers_that_asked() {
+fn b13_periodic_progress_goes_to_quiet_synced_watchers_that_asked() {
     let world = World::new();
     let mut client = world.open();
     let notify = |request| WatchCreateRequest { progress_notify: true, ..request };

@@ -9,7 +9,7 @@ fn revisions(responses: &[WatchResponse]) -> Vec<i64> {
 }
 
 #[test]
-fn a_stream_with_a_full_queue_reads_the_history_and_loses_nothing() {
+fn b08_a_stream_with_a_full_queue_reads_the_history_and_loses_nothing() {
     let world = World::new();
     let (mut slow, mut quick) = (world.open(), world.open());
     slow.watch(on_key("a"));
