@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use rand::Rng as _;
 
+use crate::mirror::MirrorConfig;
+
 /// The configuration of a gateway.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -18,6 +20,8 @@ pub struct Config {
     pub max_hops: usize,
     /// Who this gateway is, among gateways that forward to each other.
     pub id: GatewayId,
+    /// What of the upstream is mirrored; nothing without it.
+    pub mirror: Option<MirrorConfig>,
 }
 
 impl Default for Config {
@@ -27,6 +31,7 @@ impl Default for Config {
             max_message_bytes: MAX_MESSAGE_BYTES,
             max_hops: 4,
             id: GatewayId::random(),
+            mirror: None,
         }
     }
 }

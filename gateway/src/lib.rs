@@ -10,6 +10,7 @@ mod gateway;
 mod layers;
 pub mod methods;
 mod metrics;
+pub mod mirror;
 mod probes;
 mod replies;
 mod rescue;

@@ -8,7 +8,7 @@ use prometheus::{
 };
 use tonic::Code;
 
-use crate::methods::Method;
+use crate::{methods::Method, mirror::MirrorMetrics};
 
 /// Handles to every metric; clones share them.
 #[derive(Clone, Debug)]
@@ -21,6 +21,7 @@ pub struct Metrics {
     upstream_seconds: HistogramVec,
     upstream_connections: IntGaugeVec,
     upstream_retries: IntCounterVec,
+    pub(crate) mirror: MirrorMetrics,
 }
 
 impl Metrics {
@@ -74,6 +75,7 @@ impl Metrics {
                 Opts::new("forebay_gateway_upstream_retries_total", "Calls sent to another endpoint, by reason."),
                 &["reason"],
             )?,
+            mirror: MirrorMetrics::new(registry)?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.request_seconds.clone()))?;

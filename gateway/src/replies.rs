@@ -19,6 +19,7 @@ pub(crate) struct Replies {
     buffer: BytesMut,
     /// The trailers, or the head of a trailers-only response, once they came.
     trailers: Option<HeaderMap>,
+    message_bytes_max: usize,
 }
 
 /// What came next.
@@ -32,9 +33,14 @@ pub(crate) enum Reply {
 
 impl Replies {
     pub(crate) fn new(response: Response) -> Replies {
+        Replies::with_limit(response, MESSAGE_BYTES_MAX)
+    }
+
+    /// Of which one message has so many bytes at most.
+    pub(crate) fn with_limit(response: Response, message_bytes_max: usize) -> Replies {
         let (head, body) = response.into_parts();
         let trailers = rescue::code(&head.headers).is_some().then_some(head.headers);
-        Replies { body: Box::pin(body), buffer: BytesMut::new(), trailers }
+        Replies { body: Box::pin(body), buffer: BytesMut::new(), trailers, message_bytes_max }
     }
 
     /// The next message or the end. May be dropped while it waits and called again.
@@ -60,7 +66,7 @@ impl Replies {
         let Some(prefix) = self.buffer.first_chunk::<PREFIX>() else { return Ok(None) };
         let [flag, a, b, c, d] = *prefix;
         let len = u32::from_be_bytes([a, b, c, d]) as usize;
-        if flag != 0 || len > MESSAGE_BYTES_MAX {
+        if flag != 0 || len > self.message_bytes_max {
             return Err(Failure::Broken("the upstream sent a message that cannot be read".into()));
         }
         if self.buffer.len() < PREFIX + len {

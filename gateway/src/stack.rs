@@ -12,6 +12,7 @@ use crate::{
     config::Config,
     layers::{Deadline, Drain, Draining, Hops, KeepAlive, Members, Observe, route},
     metrics::Metrics,
+    mirror::Mirror,
     rescue::Rescue,
     upstream::Upstream,
 };
@@ -26,7 +27,10 @@ pub(crate) fn build(config: &Config, upstream: Upstream, metrics: Metrics, drain
         .layer(layer_fn(Deadline::new)) // ends a call itself, so that the rescue decides what a cut-off write is told
         .layer(layer_fn(|inner| Members::new(inner, config.advertise_client_urls.clone()))) // clients that follow the member list stay here
         .layer(layer_fn(KeepAlive::new)) // keep-alive streams outlive the upstream's
-        .service(upstream); // sizes, retries that cannot repeat a write, balancing; bytes both ways
+        .layer(layer_fn(|inner| {
+            Mirror::new(inner, config.mirror.as_ref(), &upstream, config.max_message_bytes, &metrics.mirror)
+        })) // ranges and watches from here, if the upstream vouches for the caller
+        .service(upstream.clone()); // sizes, retries that cannot repeat a write, balancing; bytes both ways
     Api::new(Stack(Arc::new(stack)))
 }
 

@@ -1,0 +1,220 @@
+//! The mirror: the upstream's keys in this process, kept by one upstream watch, so that ranges and watches of any number
+//! of clients are answered here and no client can tell.
+//!
+//! In reading order: [`feed`](self) fills the mirror by a `list` and keeps it by a `tail`, whose protocol is the pure
+//! machine in `follow`. `rounds` ask the upstream, in one small `probe` for all who wait, what may be answered: at which
+//! revision, and to whom. `reads` and `watches` answer. `state` is what they share; `sight` is what the upstream showed
+//! of itself, and finds out when it is not what it was.
+//!
+//! The gateway decides nobody's rights. Every answer from the mirror follows a round under the caller's own token, in
+//! which the upstream itself checked the token and the right to the range. What is in doubt goes to the upstream.
+
+mod answer;
+mod caller;
+mod catch_up;
+mod config;
+mod credentials;
+mod feed;
+mod follow;
+mod identity;
+mod list;
+mod messages;
+mod metrics;
+mod probe;
+mod reached;
+mod reads;
+mod rounds;
+mod sight;
+mod state;
+mod tail;
+mod warden;
+mod watches;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Buf as _, Bytes};
+use forebay_edge::{Meter, Response, grpc, watch::Watches};
+use forebay_proto::{Error, etcdserverpb::ResponseHeader};
+use futures::FutureExt as _;
+use http::HeaderMap;
+use prost::Message as _;
+use tokio::task::JoinSet;
+use tonic::Status;
+
+pub use self::config::{Credentials, MAX_BYTES, MirrorConfig};
+pub(crate) use self::metrics::Metrics as MirrorMetrics;
+use self::{
+    caller::Caller,
+    feed::Feed,
+    identity::Identity,
+    metrics::Served,
+    reads::{Asked, Outcome},
+    state::State,
+    warden::Warden,
+    watches::Rider,
+};
+use crate::{
+    call::{Call, Failure, Handler},
+    methods::Kind,
+    upstream::Upstream,
+};
+
+const RANGE: &str = "/etcdserverpb.KV/Range";
+const WATCH: &str = "/etcdserverpb.Watch/Watch";
+
+/// etcd's default `--watch-progress-notify-interval`.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
+
+/// The layer. Without a mirror it passes everything.
+pub(crate) struct Mirror<S> {
+    inner: S,
+    active: Option<Active>,
+}
+
+struct Active {
+    state: Arc<State>,
+    warden: Arc<Warden>,
+    max_message: usize,
+    /// Aborted with the layer.
+    _tasks: JoinSet<()>,
+}
+
+impl<S> Mirror<S> {
+    /// Mirrors `upstream`, and passes to `inner` what the mirror does not answer. Must be called in a tokio runtime if
+    /// there is a mirror to be made.
+    pub(crate) fn new(
+        inner: S,
+        config: Option<&MirrorConfig>,
+        upstream: &Upstream,
+        max_message: usize,
+        metrics: &MirrorMetrics,
+    ) -> Mirror<S> {
+        let active = config.map(|config| {
+            let caller = Caller::new(upstream.clone());
+            let state = State::new(caller, Bytes::from_static(b"\0"), metrics.clone());
+            let warden = Arc::new(Warden::default());
+            let mut tasks = JoinSet::new();
+            tasks.spawn(Feed::new(Arc::clone(&state), config.clone()).run());
+            tasks.spawn(Arc::clone(&warden).run(Arc::clone(&state)));
+            Active { state, warden, max_message, _tasks: tasks }
+        });
+        Mirror { inner, active }
+    }
+}
+
+impl<S: Handler> Handler for Mirror<S> {
+    async fn handle(&self, call: Call) -> Result<Response, Failure> {
+        let Some(active) = &self.active else { return self.inner.handle(call).await };
+        let call = match call.method.path {
+            RANGE => match active.range(call).await? {
+                Outcome::Answered(response) => return Ok(response),
+                Outcome::Pass(call, _) => call,
+            },
+            WATCH => match active.watch(call)? {
+                Ok(response) => return Ok(response),
+                Err(call) => call,
+            },
+            _ => call,
+        };
+        let changes = call.method.kind == Kind::Mutation;
+        let response = self.inner.handle(call).await?;
+        Ok(if changes { active.acknowledged(response) } else { response })
+    }
+}
+
+impl Active {
+    async fn range(&self, call: Call) -> Result<Outcome, Failure> {
+        let outcome = match self.state.serving() {
+            None => Outcome::Pass(call, Served::Absent),
+            // What is compressed is the upstream's to refuse.
+            Some(_) if call.request.headers().contains_key("grpc-encoding") => Outcome::Pass(call, Served::Uncovered),
+            Some(serving) => match reads::read(call, self.max_message).await? {
+                Err(call) => Outcome::Pass(call, Served::Uncovered),
+                Ok(Asked { call, request }) => {
+                    let answered = reads::range(&self.state, serving, Asked { call, request }).await;
+                    answered.inspect_err(|_| self.state.metrics.served(Served::Unavailable))?
+                }
+            },
+        };
+        self.state.metrics.served(match &outcome {
+            Outcome::Answered(_) => Served::Hit,
+            Outcome::Pass(_, why) => *why,
+        });
+        Ok(outcome)
+    }
+
+    /// Answers a watch stream; gives the call back if there is no mirror for it.
+    fn watch(&self, call: Call) -> Result<Result<Response, Call>, Failure> {
+        let Some(serving) = self.state.serving() else {
+            self.state.metrics.served(Served::Absent);
+            return Ok(Err(call));
+        };
+        let requires_leader = call.request.headers().get("hasleader").is_some_and(|value| value == "true");
+        let leaderless = self.state.leaderless();
+        if requires_leader && *leaderless.borrow() {
+            return Err(Failure::Refused(Error::NoLeader.into()));
+        }
+        self.state.metrics.served(Served::Hit);
+        let (ward, mut denied) = self.warden.admit(Identity::of(call.request.headers()));
+        let dismissed = self.state.dismissed();
+        let lost_leader = lost_leader(requires_leader, leaderless);
+        let ended = async move {
+            tokio::select! {
+                // A client that resumes is judged by the upstream, or rides again.
+                () = dismissed => Status::unavailable("etcdserver: the mirror of the gateway is gone"),
+                _ = denied.changed() => Status::unavailable("etcdserver: the right to watch is asked for anew"),
+                () = lost_leader => Error::NoLeader.into(),
+            }
+        };
+        let watches =
+            Watches { hub: serving.hub.clone(), max_message: self.max_message, progress_interval: PROGRESS_INTERVAL };
+        let rider = Rider { state: Arc::clone(&self.state), serving, ward: Arc::new(ward) };
+        Ok(Ok(watches.serve(call.request, Arc::new(rider), ended.boxed())))
+    }
+
+    /// A response to a write: reads that follow must not be answered from before it.
+    fn acknowledged(&self, response: Response) -> Response {
+        let state = Arc::clone(&self.state);
+        response.map(|body| body.metered(Acknowledge { state, done: false }))
+    }
+}
+
+/// Resolves when the upstream has had no leader for as long as etcd waits for one.
+async fn lost_leader(is_asked: bool, mut leaderless: tokio::sync::watch::Receiver<bool>) {
+    if !is_asked || leaderless.wait_for(|leaderless| *leaderless).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Sees the header of a response to a write before the client does.
+struct Acknowledge {
+    state: Arc<State>,
+    done: bool,
+}
+
+impl Meter for Acknowledge {
+    fn data(&mut self, data: &Bytes) {
+        if std::mem::replace(&mut self.done, true) {
+            return;
+        }
+        if let Some(header) = header(data) {
+            self.state.acknowledge(header.revision);
+        }
+    }
+
+    fn trailers(&mut self, _: &HeaderMap) {}
+}
+
+/// The header that a response begins with, if all of it is there: it is below a hundred bytes.
+fn header(data: &Bytes) -> Option<ResponseHeader> {
+    let mut message = data.get(grpc::PREFIX..)?;
+    if message.first() != Some(&HEADER_TAG) {
+        return None;
+    }
+    message.advance(1);
+    let len = prost::encoding::decode_varint(&mut message).ok()?;
+    ResponseHeader::decode(message.get(..usize::try_from(len).ok()?)?).ok()
+}
+
+/// Field 1, with a length.
+const HEADER_TAG: u8 = 0x0a;

@@ -1,0 +1,247 @@
+//! Keeps the mirror filled: a list at one revision, then a watch from the next one on, for ever.
+//!
+//! What goes wrong decides how it goes on:
+//!
+//! | What | Then |
+//! |---|---|
+//! | the stream breaks, stalls or is cancelled | another stream goes on at the next revision; reads go on |
+//! | the upstream compacted that revision, or said what cannot be true | nothing is answered from the mirror until it is listed anew; watches go on from where they were |
+//! | the upstream was set back, or is another | the same, and every watch ends as compacted |
+//! | auth is enabled and the gateway has no user, or the keys do not fit | there is no mirror; its streams are ended and resume at the upstream |
+
+use std::{sync::Arc, time::Duration};
+
+use forebay_keyspace::mirror::{Desync, Limits, Mirror, Ranges};
+use forebay_proto::Error;
+use tokio::time;
+use tonic::{Code, Status};
+
+use super::{
+    config::{MirrorConfig, with_prefix},
+    credentials::Own,
+    follow::{Break, Fault},
+    list::{self, ListError},
+    probe::Want,
+    reached::Reached,
+    sight::Setback,
+    state::{Serving, State},
+    tail::{self, TailEnd},
+};
+
+/// The pause before a mirror is built anew, doubled each time up to the longest.
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The pause where only somebody's decision can change something.
+const PAUSE_HOPELESS: Duration = Duration::from_secs(5);
+/// How long watch streams stay with a mirror that is being built anew.
+const ORPHANED_MAX: Duration = Duration::from_secs(5);
+
+/// Why there is no mirror for the moment.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum End {
+    /// The upstream could not be asked.
+    #[error("the upstream cannot be asked: {0}")]
+    Unreachable(Status),
+    /// The upstream wants to know who asks, and the gateway cannot say, or may not read what it is to mirror.
+    #[error("the upstream does not let the gateway read: {0}")]
+    Unauthorised(Status),
+    /// The keys take more memory than the mirror may.
+    #[error("the keys do not fit into --mirror-max-bytes")]
+    TooLarge,
+    /// The upstream does not tell its progress reliably enough to mirror a part of its keys.
+    #[error("the upstream is too old to mirror a part of its keys; it needs 3.4.25 or 3.5.8")]
+    TooOld,
+    /// What is next was compacted.
+    #[error("the upstream has compacted what comes next")]
+    Compacted,
+    /// What the upstream said cannot be true.
+    #[error("{0}")]
+    Fault(Fault),
+    /// What the upstream said contradicts the mirror.
+    #[error("{0}")]
+    Desync(#[from] Desync),
+    /// The upstream is not what it was.
+    #[error("{0}")]
+    Setback(Setback),
+}
+
+impl End {
+    /// For metrics.
+    fn reason(&self) -> &'static str {
+        match self {
+            End::Unreachable(_) => "unreachable",
+            End::Unauthorised(_) => "unauthorised",
+            End::TooLarge => "too_large",
+            End::TooOld => "too_old",
+            End::Compacted => "compacted",
+            End::Fault(fault) => fault.reason(),
+            End::Desync(desync) => desync.reason(),
+            End::Setback(Setback::Cluster) => "cluster",
+            End::Setback(Setback::Revision) => "revision",
+            End::Setback(Setback::Term) => "term",
+        }
+    }
+
+    /// What a failed call means.
+    pub(super) fn of(status: Status) -> End {
+        let is_auth = [
+            Error::UserEmpty,
+            Error::InvalidAuthToken,
+            Error::AuthOldRevision,
+            Error::PermissionDenied,
+            Error::AuthFailed,
+        ]
+        .iter()
+        .any(|error| status.message() == error.message());
+        match status.code() {
+            Code::OutOfRange if status.message() == Error::Compacted.message() => End::Compacted,
+            _ if is_auth => End::Unauthorised(status),
+            _ => End::Unreachable(status),
+        }
+    }
+}
+
+impl From<ListError> for End {
+    fn from(error: ListError) -> End {
+        match error {
+            ListError::Status(status) => End::of(status),
+            ListError::Desync(desync) => End::Desync(desync),
+            ListError::TooLarge => End::TooLarge,
+        }
+    }
+}
+
+/// The task that feeds a mirror.
+pub(super) struct Feed {
+    state: Arc<State>,
+    config: MirrorConfig,
+    own: Own,
+    /// Kept while it is built anew, because watchers hang on it.
+    mirror: Option<Mirror>,
+    /// Whether all keys turned out not to fit, and the named prefixes are mirrored instead.
+    is_reduced: bool,
+    /// Whether the upstream is no continuation of what the mirror holds.
+    is_set_back: bool,
+}
+
+impl Feed {
+    pub(super) fn new(state: Arc<State>, config: MirrorConfig) -> Feed {
+        let own = Own::new(config.user.clone());
+        Feed { state, config, own, mirror: None, is_reduced: false, is_set_back: false }
+    }
+
+    /// Feeds until it is dropped.
+    pub(super) async fn run(mut self) {
+        let mut pause = PAUSE;
+        loop {
+            let (served, end) = self.session().await;
+            self.state.suspend();
+            self.state.metrics.rebuild(end.reason());
+            match end {
+                End::Unreachable(_) => tracing::debug!(reason = %end, "the mirror cannot be built yet"),
+                _ => tracing::warn!(reason = %end, "nothing is answered from the mirror until it is built anew"),
+            }
+            match end {
+                End::Setback(_) => {
+                    self.is_set_back = true;
+                    self.state.forget();
+                }
+                End::TooLarge if !self.is_reduced && !self.config.prefixes.is_empty() => {
+                    self.is_reduced = true;
+                    self.drop_mirror();
+                    continue;
+                }
+                End::Unauthorised(_) | End::TooLarge | End::TooOld => {
+                    self.drop_mirror();
+                    time::sleep(PAUSE_HOPELESS).await;
+                    continue;
+                }
+                _ => {}
+            }
+            pause = if served { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
+            time::sleep(pause).await;
+        }
+    }
+
+    /// Sends away who rides on the mirror, and forgets it.
+    fn drop_mirror(&mut self) {
+        if self.mirror.take().is_some() {
+            self.state.dismiss_streams();
+        }
+    }
+
+    /// Lists and follows once; returns whether the mirror was served, and how that ended.
+    async fn session(&mut self) -> (bool, End) {
+        let listed = {
+            let (state, has_riders) = (Arc::clone(&self.state), self.mirror.is_some());
+            let mut listing = std::pin::pin!(self.list());
+            tokio::select! {
+                listed = &mut listing => listed,
+                () = time::sleep(ORPHANED_MAX), if has_riders => {
+                    // They have had no upstream for long enough; a path of their own may be alive.
+                    state.dismiss_streams();
+                    listing.await
+                }
+            }
+        };
+        let serving = match listed {
+            Ok(serving) => serving,
+            Err(end) => return (false, self.state.standing_setback().map_or(end, End::Setback)),
+        };
+        let mirror = self.mirror.as_mut().expect("a mirror was listed");
+        self.state.serve(&serving);
+        let end = match tail::follow(&self.state, &mut self.own, &self.config, mirror, &serving).await {
+            TailEnd::Break(Break::Compacted(revision)) => {
+                mirror.set_compacted(revision);
+                End::Compacted
+            }
+            TailEnd::Break(Break::Fault(fault)) => End::Fault(fault),
+            TailEnd::Break(Break::Canceled(reason)) => End::Unreachable(Status::unavailable(reason)),
+            TailEnd::Desync(desync) => End::Desync(desync),
+            TailEnd::Setback(setback) => End::Setback(setback),
+            TailEnd::Status(status) => End::of(status),
+            TailEnd::TooLarge => End::TooLarge,
+        };
+        (true, end)
+    }
+
+    /// Fills the mirror from a list at the upstream's present revision.
+    async fn list(&mut self) -> Result<Arc<Serving>, End> {
+        let Feed { state, config, own, mirror, .. } = self;
+        own.authenticate(&state.caller).await.map_err(End::of)?;
+        let ranges = match self.is_reduced {
+            true => Ranges::new(config.prefixes.iter().map(with_prefix)),
+            false => Ranges::all(),
+        };
+        if !ranges.is_all() && !state.caller.version().is_some_and(tells_progress) {
+            return Err(End::TooOld);
+        }
+        let want = Want { range: tail::own_range(own.identity(), &ranges), revision: 0 };
+        let revision = state.vouch(own.identity(), false, &want).await.map_err(End::of)?;
+        let live_bytes = config.max_bytes - config.window_bytes();
+        let load = list::list(&state.caller, own.identity(), ranges, revision, live_bytes).await?;
+        match mirror {
+            Some(mirror) if self.is_set_back => mirror.restart(load)?,
+            Some(mirror) => mirror.replace(load)?,
+            None => {
+                let limits = Limits { bytes: config.window_bytes(), revisions: config.window_revisions };
+                *mirror = Some(Mirror::new(load, limits, config.max_request_bytes)?);
+            }
+        }
+        self.is_set_back = false;
+        let mirror = mirror.as_ref().expect("it was just filled");
+        tracing::info!(revision, bytes = mirror.bytes(), "the mirror is filled");
+        let reached = Reached::default();
+        reached.advance(mirror.revision());
+        Ok(Arc::new(Serving { reader: mirror.reader(), hub: mirror.hub().clone(), reached }))
+    }
+}
+
+/// Whether a member of this version sends no progress notice ahead of events: etcd#15220.
+pub(super) fn tells_progress(version: (u32, u32, u32)) -> bool {
+    match version {
+        (3, 4, patch) => patch >= 25,
+        (3, 5, patch) => patch >= 8,
+        version => version > (3, 5, 0),
+    }
+}
