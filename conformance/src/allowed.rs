@@ -30,11 +30,10 @@ pub enum On {
 
 impl On {
     fn holds(self, kind: Kind) -> bool {
-        match (self, kind) {
-            (On::EtcdUpTo(limit), Kind::Etcd(release) | Kind::GatewayOverEtcd(release)) => release <= limit,
-            (On::Gateway, kind) => kind.is_gateway(),
-            (On::Server, kind) => matches!(kind, Kind::Server | Kind::GatewayOverServer),
-            _ => false,
+        match self {
+            On::EtcdUpTo(limit) => kind.release().is_some_and(|release| release <= limit),
+            On::Gateway => kind.is_gateway(),
+            On::Server => matches!(kind, Kind::Server | Kind::GatewayOverServer),
         }
     }
 }

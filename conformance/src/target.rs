@@ -38,6 +38,8 @@ pub enum Kind {
     GatewayOverServer,
     /// `forebay gateway` in front of real etcd.
     GatewayOverEtcd(Release),
+    /// The same without a mirror, so that every call is passed on.
+    PassThroughOverEtcd(Release),
 }
 
 impl Kind {
@@ -49,14 +51,26 @@ impl Kind {
         let needs_forebay = !matches!(self, Kind::Etcd(_));
         match self {
             _ if needs_forebay && peers::forebay().is_none() => Some(peers::BUILD),
-            Kind::Etcd(release) | Kind::GatewayOverEtcd(release) if release.etcd().is_none() => Some(peers::INSTALL),
+            Kind::Etcd(release) | Kind::GatewayOverEtcd(release) | Kind::PassThroughOverEtcd(release)
+                if release.etcd().is_none() =>
+            {
+                Some(peers::INSTALL)
+            }
             _ => None,
+        }
+    }
+
+    /// The release of etcd behind it, if it is etcd.
+    pub fn release(self) -> Option<Release> {
+        match self {
+            Kind::Etcd(release) | Kind::GatewayOverEtcd(release) | Kind::PassThroughOverEtcd(release) => Some(release),
+            Kind::Server | Kind::GatewayOverServer => None,
         }
     }
 
     /// Whether a gateway stands between the client and the store.
     pub fn is_gateway(self) -> bool {
-        matches!(self, Kind::GatewayOverServer | Kind::GatewayOverEtcd(_))
+        matches!(self, Kind::GatewayOverServer | Kind::GatewayOverEtcd(_) | Kind::PassThroughOverEtcd(_))
     }
 }
 
@@ -67,6 +81,7 @@ impl fmt::Display for Kind {
             Kind::Server => f.write_str("forebay server"),
             Kind::GatewayOverServer => f.write_str("forebay gateway over forebay server"),
             Kind::GatewayOverEtcd(release) => write!(f, "forebay gateway over etcd {release}"),
+            Kind::PassThroughOverEtcd(release) => write!(f, "forebay gateway without a mirror over etcd {release}"),
         }
     }
 }
@@ -112,7 +127,7 @@ impl Target {
         let mut target = Target { kind, client: member, member, peer, member_process, gateway_process: None, dir };
         if kind.is_gateway() {
             target.client = gateway;
-            target.gateway_process = Some(target.start_gateway().await?);
+            target.gateway_process = Some(target.start_gateway(args).await?);
         }
         target.is_itself().await?;
         Ok(target)
@@ -127,11 +142,36 @@ impl Target {
         Ok(())
     }
 
-    async fn start_gateway(&self) -> anyhow::Result<Process> {
+    /// Of the member's `args` those that a gateway has to be told too.
+    async fn start_gateway(&self, args: &[&str]) -> anyhow::Result<Process> {
         let mut command = Command::new(peers::forebay().context(peers::BUILD)?);
         command.arg("gateway").args(["--endpoints", &format!("http://{}", self.member)]);
         command.args(["--listen-client-urls", &format!("http://{}", self.client)]);
-        Process::start(command, self.client, self.dir.path().join("gateway.log")).await
+        command.args(args.chunks(2).filter(|pair| SHARED.contains(&pair[0])).flatten());
+        let mirrors = !matches!(self.kind, Kind::PassThroughOverEtcd(_));
+        if mirrors {
+            // The user that the cases make and with which they enable auth.
+            let password = self.dir.path().join("password");
+            std::fs::write(&password, ROOT_PASSWORD)?;
+            command.args(["--upstream-user", "root", "--upstream-password-file"]).arg(password);
+        } else {
+            command.arg("--mirror=off");
+        }
+        let process = Process::start(command, self.client, self.dir.path().join("gateway.log")).await?;
+        if mirrors {
+            self.is_mirrored().await?;
+        }
+        Ok(process)
+    }
+
+    /// Waits until the gateway answers from its mirror: until then it would be compared passing calls on.
+    async fn is_mirrored(&self) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while !http::Call::get("/metrics").send(self.client).await?.body_text().contains("\nforebay_mirror_serving 1") {
+            ensure!(started.elapsed() < START_LIMIT, "the gateway has no mirror after {START_LIMIT:?}");
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
+        Ok(())
     }
 
     /// The URL for a gRPC client.
@@ -163,7 +203,9 @@ impl Target {
 /// What runs a member of this kind, all its files in `dir`.
 fn member_command(kind: Kind, dir: &Path, member: SocketAddr, peer: SocketAddr) -> anyhow::Result<Command> {
     let mut command = match kind {
-        Kind::Etcd(release) | Kind::GatewayOverEtcd(release) => Command::new(release.etcd().context(peers::INSTALL)?),
+        Kind::Etcd(release) | Kind::GatewayOverEtcd(release) | Kind::PassThroughOverEtcd(release) => {
+            Command::new(release.etcd().context(peers::INSTALL)?)
+        }
         Kind::Server | Kind::GatewayOverServer => {
             let mut command = Command::new(peers::forebay().context(peers::BUILD)?);
             command.arg("server");
@@ -171,7 +213,7 @@ fn member_command(kind: Kind, dir: &Path, member: SocketAddr, peer: SocketAddr) 
         }
     };
     command.args(["--name", NAME, "--log-level", "error"]);
-    if matches!(kind, Kind::Etcd(Release::V3_4) | Kind::GatewayOverEtcd(Release::V3_4)) {
+    if kind.release() == Some(Release::V3_4) {
         command.args(["--logger", "zap"]);
     }
     command.arg("--data-dir").arg(dir.join("data"));
@@ -184,6 +226,12 @@ fn member_command(kind: Kind, dir: &Path, member: SocketAddr, peer: SocketAddr) 
     command.args(["--initial-cluster", &format!("{NAME}=http://{peer}")]);
     Ok(command)
 }
+
+/// What decides how watches are answered, and so has to be the same in a gateway.
+const SHARED: [&str; 2] = ["--max-request-bytes", "--watch-progress-notify-interval"];
+
+/// The password of user root, where there is one.
+pub const ROOT_PASSWORD: &str = "toor";
 
 /// The name of the one member.
 pub const NAME: &str = "conformance";

@@ -62,9 +62,6 @@ use crate::{
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
-/// etcd's default `--watch-progress-notify-interval`.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
-
 /// The layer. Without a mirror it passes everything.
 pub(crate) struct Mirror<S> {
     inner: S,
@@ -75,6 +72,7 @@ struct Active {
     state: Arc<State>,
     warden: Arc<Warden>,
     max_message: usize,
+    progress_interval: Duration,
     /// Aborted with the layer.
     _tasks: JoinSet<()>,
 }
@@ -96,7 +94,7 @@ impl<S> Mirror<S> {
             let mut tasks = JoinSet::new();
             tasks.spawn(Feed::new(Arc::clone(&state), config.clone()).run());
             tasks.spawn(Arc::clone(&warden).run(Arc::clone(&state)));
-            Active { state, warden, max_message, _tasks: tasks }
+            Active { state, warden, max_message, progress_interval: config.progress_interval, _tasks: tasks }
         });
         Mirror { inner, active }
     }
@@ -126,8 +124,7 @@ impl Active {
     async fn range(&self, call: Call) -> Result<Outcome, Failure> {
         let outcome = match self.state.serving() {
             None => Outcome::Pass(call, Served::Absent),
-            // What is compressed is the upstream's to refuse.
-            Some(_) if call.request.headers().contains_key("grpc-encoding") => Outcome::Pass(call, Served::Uncovered),
+            Some(_) if is_odd(call.request.headers()) => Outcome::Pass(call, Served::Uncovered),
             Some(serving) => match reads::read(call, self.max_message).await? {
                 Err(call) => Outcome::Pass(call, Served::Uncovered),
                 Ok(Asked { call, request }) => {
@@ -145,9 +142,12 @@ impl Active {
 
     /// Answers a watch stream; gives the call back if there is no mirror for it.
     fn watch(&self, call: Call) -> Result<Result<Response, Call>, Failure> {
-        let Some(serving) = self.state.serving() else {
-            self.state.metrics.served(Served::Absent);
-            return Ok(Err(call));
+        let serving = match self.state.serving() {
+            Some(serving) if !is_odd(call.request.headers()) => serving,
+            _ => {
+                self.state.metrics.served(Served::Absent);
+                return Ok(Err(call));
+            }
         };
         let requires_leader = call.request.headers().get("hasleader").is_some_and(|value| value == "true");
         let leaderless = self.state.leaderless();
@@ -166,8 +166,11 @@ impl Active {
                 () = lost_leader => Error::NoLeader.into(),
             }
         };
-        let watches =
-            Watches { hub: serving.hub.clone(), max_message: self.max_message, progress_interval: PROGRESS_INTERVAL };
+        let watches = Watches {
+            hub: serving.hub.clone(),
+            max_message: self.max_message,
+            progress_interval: self.progress_interval,
+        };
         let rider = Rider { state: Arc::clone(&self.state), serving, ward: Arc::new(ward) };
         Ok(Ok(watches.serve(call.request, Arc::new(rider), ended.boxed())))
     }
@@ -177,6 +180,13 @@ impl Active {
         let state = Arc::clone(&self.state);
         response.map(|body| body.metered(Acknowledge { state, done: false }))
     }
+}
+
+/// Whether a call has metadata that etcd refuses, or might: that is the upstream's to do.
+fn is_odd(metadata: &HeaderMap) -> bool {
+    let version = metadata.get("client-api-version");
+    metadata.contains_key("grpc-encoding")
+        || version.is_some_and(|version| std::str::from_utf8(version.as_bytes()).is_err())
 }
 
 /// Resolves when the upstream has had no leader for as long as etcd waits for one.

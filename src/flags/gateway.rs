@@ -1,9 +1,11 @@
 //! The gateway's flags, named as etcd and etcdctl name the same things.
 
+mod mirror;
 mod tls;
 
 use std::{collections::BTreeSet, time};
 
+pub use self::mirror::MirrorFlags;
 use self::tls::{BORROWED, TlsSettings};
 pub use self::tls::{GatewayTls, UpstreamTls};
 use super::{
@@ -41,6 +43,8 @@ pub struct GatewayConfig {
     pub cors: BTreeSet<String>,
     pub host_whitelist: BTreeSet<String>,
     pub tls: GatewayTls,
+    /// Absent if every call is passed on.
+    pub mirror: Option<MirrorFlags>,
     pub log: LogConfig,
 }
 
@@ -66,6 +70,12 @@ pub struct Settings {
     cors: BTreeSet<String>,
     host_whitelist: BTreeSet<String>,
     tls: TlsSettings,
+    mirror: String,
+    mirror_max_bytes: String,
+    mirror_prefix: Vec<String>,
+    watch_progress_notify_interval: Duration,
+    upstream_user: String,
+    upstream_password_file: String,
     log_level: String,
     log_format: String,
     log_outputs: BTreeSet<String>,
@@ -94,6 +104,12 @@ impl Default for Settings {
             cors: any.clone(),
             host_whitelist: any,
             tls: TlsSettings::default(),
+            mirror: "on".to_owned(),
+            mirror_max_bytes: "1GiB".to_owned(),
+            mirror_prefix: Vec::new(),
+            watch_progress_notify_interval: Duration::from_secs(600),
+            upstream_user: String::new(),
+            upstream_password_file: String::new(),
             log_level: "info".to_owned(),
             log_format: "json".to_owned(),
             log_outputs: BTreeSet::from(["default".to_owned()]),
@@ -103,6 +119,7 @@ impl Default for Settings {
 
 const UPSTREAM: &str = "Upstream";
 const CLIENTS: &str = "Clients";
+const MIRROR: &str = "Mirror";
 const LOGGING: &str = "Logging";
 const SELF: &str = "Configuration";
 
@@ -127,7 +144,7 @@ const SOURCES: Sources<'static> = Sources {
 /// The table of `forebay gateway`.
 #[rustfmt::skip] // one row per flag reads as the table it is
 pub fn flags() -> Vec<Flag<Settings>> {
-    use Slot::{Bool, List, Origins, Set, Text, Uint, Uint32, Urls};
+    use Slot::{Bool, Choice, List, Origins, Set, Text, Uint, Uint32, Urls};
     let flag = Flag::<Settings>::new;
     let mut flags = vec![
         flag(UPSTREAM, "endpoints", List(|s| &mut s.endpoints), "The etcd to stand in front of, with commas: 10.0.0.1:2379,http://10.0.0.2:2379."),
@@ -145,6 +162,12 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag(CLIENTS, "idle-timeout", Slot::Duration(|s| &mut s.idle_timeout), "How long a client may be connected without requests."),
         flag(CLIENTS, "cors", Origins(|s| &mut s.cors), "Origins whose pages may read answers; * is any."),
         flag(CLIENTS, "host-whitelist", Set(|s| &mut s.host_whitelist), "Host names plain HTTP requests may be for; * is any."),
+        flag(MIRROR, "mirror", Choice(|s| &mut s.mirror, &["on", "off"]), "Whether ranges and watches are answered from a mirror of the upstream's keys."),
+        flag(MIRROR, "mirror-max-bytes", Text(|s| &mut s.mirror_max_bytes), "What the mirror may take in memory, its history included, as 512MiB or 2GiB; what does not fit is the upstream's to answer."),
+        flag(MIRROR, "mirror-prefix", List(|s| &mut s.mirror_prefix), "What is mirrored if all keys do not fit: those with these prefixes, with commas."),
+        flag(MIRROR, "watch-progress-notify-interval", Slot::Duration(|s| &mut s.watch_progress_notify_interval), "How often watches that ask for it are told the revision; as the upstream has it."),
+        flag(MIRROR, "upstream-user", Text(|s| &mut s.upstream_user), "The upstream's user that fills the mirror; it needs to read what is mirrored. Without one there is no mirror while the upstream has auth enabled."),
+        flag(MIRROR, "upstream-password-file", Text(|s| &mut s.upstream_password_file), "The file that user's password stands in."),
         flag(LOGGING, "log-level", Text(|s| &mut s.log_level), "debug, info, warn, error, panic or fatal."),
         flag(LOGGING, "log-format", Text(|s| &mut s.log_format), "json or console."),
         flag(LOGGING, "log-outputs", Set(|s| &mut s.log_outputs), "stderr, stdout or files, with commas; default is stderr."),
@@ -233,6 +256,10 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
                 .hint("the default of etcd is 1572864"),
         );
     }
+    let mirror = mirror::validate(&s);
+    if let Err(problem) = &mirror {
+        problems.push(problem.clone());
+    }
     let level = Level::parse(&s.log_level);
     if level.is_none() {
         problems.push(
@@ -247,8 +274,8 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
                 .hint("--log-format takes json or console"),
         );
     }
-    let (true, Some(level), Some(format), Some(max_request_bytes)) =
-        (problems.is_empty(), level, format, max_request_bytes)
+    let (true, Some(level), Some(format), Some(max_request_bytes), Ok(mirror)) =
+        (problems.is_empty(), level, format, max_request_bytes, mirror)
     else {
         return Err(problems);
     };
@@ -269,6 +296,7 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
         cors: s.cors,
         host_whitelist: s.host_whitelist,
         tls,
+        mirror,
         log: LogConfig {
             level,
             format,

@@ -6,6 +6,7 @@ use forebay_edge::{
     http::{Options, Origins},
     listener::Limits,
 };
+use forebay_gateway::mirror::{Credentials, MirrorConfig};
 use forebay_server::GRPC_OVERHEAD_BYTES;
 
 use crate::flags::{
@@ -106,6 +107,19 @@ pub(super) fn gateway_limits(config: &GatewayConfig) -> Limits {
         idle_timeout: config.idle_timeout,
         ..limits(config.max_concurrent_streams)
     }
+}
+
+/// What a gateway mirrors.
+pub(super) fn mirror(config: &GatewayConfig) -> Option<MirrorConfig> {
+    let flags = config.mirror.as_ref()?;
+    Some(MirrorConfig {
+        prefixes: flags.prefixes.iter().map(|prefix| prefix.clone().into()).collect(),
+        max_bytes: flags.max_bytes,
+        progress_interval: flags.progress_interval,
+        user: flags.user.clone().map(|(name, password)| Credentials { name, password }),
+        max_request_bytes: config.max_request_bytes,
+        ..MirrorConfig::default()
+    })
 }
 
 /// What connections may use. A bound on streams that is not etcd's default is the operator's wish.

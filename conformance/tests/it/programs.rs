@@ -69,4 +69,5 @@ targets! {
     the_server_is_like_etcd: Kind::Server;
     the_gateway_over_the_server_is_like_etcd: Kind::GatewayOverServer;
     the_gateway_over_etcd_is_like_etcd: Kind::GatewayOverEtcd(Release::V3_7);
+    the_gateway_without_a_mirror_is_like_etcd: Kind::PassThroughOverEtcd(Release::V3_7);
 }

@@ -105,6 +105,15 @@ struct Open {
     _counted: OpenWatches,
 }
 
+impl Open {
+    async fn new(state: &State, identity: &Identity, request: &WatchCreateRequest) -> Option<Open> {
+        let opening = open(&state.caller, identity, vec![request.clone()]);
+        let (requests, replies) = time::timeout(OPEN_MAX, opening).await.ok()?.ok()?;
+        let _counted = state.metrics.upstream_watches(1);
+        Some(Open { requests, replies, fragments: Vec::new(), ask_at: Instant::now(), _counted })
+    }
+}
+
 impl Private {
     async fn next(&mut self) -> Option<Fed> {
         loop {
@@ -119,7 +128,7 @@ impl Private {
                     time::sleep(REOPEN_PAUSE).await;
                 }
                 self.attempts += 1;
-                self.open = self.open().await;
+                self.open = Open::new(&self.state, &self.identity, &self.request).await;
                 continue;
             };
             let reply = tokio::select! {
@@ -139,13 +148,6 @@ impl Private {
             };
             self.receive(response)?;
         }
-    }
-
-    async fn open(&self) -> Option<Open> {
-        let opening = open(&self.state.caller, &self.identity, vec![self.request.clone()]);
-        let (requests, replies) = time::timeout(OPEN_MAX, opening).await.ok()?.ok()?;
-        let _counted = self.state.metrics.upstream_watches(1);
-        Some(Open { requests, replies, fragments: Vec::new(), ask_at: Instant::now(), _counted })
     }
 
     /// Takes a message; `None` gives up.

@@ -1,5 +1,7 @@
 //! What a mirror is told.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use forebay_proto::KeyRange;
 
@@ -19,6 +21,8 @@ pub struct MirrorConfig {
     pub window_revisions: u64,
     /// The upstream's `--max-request-bytes`, above which responses to watchers are split if they ask for it.
     pub max_request_bytes: usize,
+    /// The upstream's `--watch-progress-notify-interval`.
+    pub progress_interval: Duration,
 }
 
 /// The default of [`MirrorConfig::max_bytes`].
@@ -32,6 +36,7 @@ impl Default for MirrorConfig {
             user: None,
             window_revisions: 100_000,
             max_request_bytes: 1536 << 10,
+            progress_interval: Duration::from_secs(600),
         }
     }
 }

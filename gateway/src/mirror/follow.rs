@@ -87,11 +87,6 @@ impl Follower {
         Follower { cluster_id, watchers, whole, next, delivered: false, fragments, parked }
     }
 
-    /// The revision at which another stream has to go on.
-    pub(super) fn next(&self) -> i64 {
-        self.next
-    }
-
     /// Whether events wait for a progress notice.
     pub(super) fn is_parking(&self) -> bool {
         !self.parked.is_empty()
@@ -213,7 +208,6 @@ mod tests {
         let events = [event("a", 5), event("b", 5), event("a", 6)];
         let steps = follower.receive(response(0, 8, &events)).unwrap();
         assert_eq!(steps, [Step::Apply(5, events[..2].to_vec()), Step::Apply(6, events[2..].to_vec())]);
-        assert_eq!(follower.next(), 7);
         let steps = follower.receive(response(0, 7, &[event("c", 7)])).unwrap();
         assert_eq!(steps, [Step::Apply(7, vec![event("c", 7)])]);
     }
@@ -280,7 +274,7 @@ mod tests {
         let mut part = Follower::new(7, 1, false, 5);
         assert_eq!(part.receive(response(-1, 9, &[])), Ok(vec![Step::Advance(9)]));
         assert_eq!(part.receive(response(0, 7, &[])), Ok(vec![]));
-        assert_eq!(part.next(), 10);
+        assert_eq!(part.receive(response(0, 12, &[event("a", 12)])), Ok(vec![Step::Apply(12, vec![event("a", 12)])]));
         assert_eq!(whole(5).receive(response(-1, 9, &[])), Ok(vec![]), "the events themselves tell");
     }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use forebay_edge::{Body, grpc};
 use forebay_keyspace::mirror::{Desync, Load, Ranges};
 use forebay_proto::{
@@ -127,9 +126,4 @@ impl Lister<'_> {
 
 fn unreadable(error: prost::DecodeError) -> Status {
     Status::internal(format!("the upstream's list cannot be read: {error}"))
-}
-
-/// The first key of the mirrored ranges, which whoever mirrors them may read.
-pub(super) fn first_key(ranges: &Ranges) -> Bytes {
-    ranges.iter().next().map_or_else(Bytes::new, |range| pair(&range).0)
 }

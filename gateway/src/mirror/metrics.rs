@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use forebay_keyspace::watch::HubStats;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
 
 /// Handles to every metric; clones share them.
@@ -12,7 +13,6 @@ pub(crate) struct Metrics {
     freshness_rounds: IntCounter,
     freshness_seconds: Histogram,
     serving: IntGauge,
-    keys: IntGauge,
     bytes: IntGauge,
     lag_revisions: IntGauge,
     lag_milliseconds: IntGauge,
@@ -22,9 +22,7 @@ pub(crate) struct Metrics {
     catch_ups: IntCounter,
     reconnects: IntCounterVec,
     rebuilds: IntCounterVec,
-    audits: IntCounterVec,
     revoked: IntCounter,
-    renewals: IntCounterVec,
 }
 
 /// How a request that the mirror might answer was answered.
@@ -32,8 +30,6 @@ pub(crate) struct Metrics {
 pub(super) enum Served {
     /// From the mirror.
     Hit,
-    /// From the cache of answers at past revisions.
-    Cached,
     /// By the upstream: there is no mirror at the moment.
     Absent,
     /// By the upstream: the keys are not mirrored.
@@ -52,7 +48,6 @@ impl Served {
     fn label(self) -> &'static str {
         match self {
             Served::Hit => "hit",
-            Served::Cached => "cached",
             Served::Absent => "absent",
             Served::Uncovered => "uncovered",
             Served::Lagging => "lagging",
@@ -105,7 +100,6 @@ impl Metrics {
             )?,
             freshness_seconds,
             serving: gauge("forebay_mirror_serving", "Whether there is a mirror to answer from.")?,
-            keys: gauge("forebay_mirror_keys", "Live keys in the mirror.")?,
             bytes: gauge("forebay_mirror_bytes", "Bytes of records in the mirror, its history window included.")?,
             lag_revisions: gauge(
                 "forebay_mirror_lag_revisions",
@@ -135,19 +129,9 @@ impl Metrics {
                 "Times the mirror was dropped and built anew, by reason.",
                 "reason",
             )?,
-            audits: counters(
-                "forebay_mirror_audits_total",
-                "Comparisons of a part of the mirror with the upstream at one revision, by outcome.",
-                "outcome",
-            )?,
             revoked: counter(
                 "forebay_mirror_revoked_streams_total",
                 "Watch streams ended because the upstream would not grant them any more.",
-            )?,
-            renewals: counters(
-                "forebay_mirror_lease_renewals_total",
-                "Lease renewals of clients, by whether each went to the upstream or shared one that did.",
-                "sent",
             )?,
         })
     }
@@ -187,6 +171,12 @@ impl Metrics {
 
     pub(super) fn rebuild(&self, reason: &'static str) {
         self.rebuilds.with_label_values(&[reason]).inc();
+    }
+
+    /// Who rides the mirror.
+    pub(super) fn riders(&self, hub: &HubStats) {
+        self.watch_streams.set(i64::try_from(hub.streams).unwrap_or(i64::MAX));
+        self.watchers.set(i64::try_from(hub.watchers).unwrap_or(i64::MAX));
     }
 
     pub(super) fn caught_up(&self) {

@@ -41,11 +41,6 @@ impl Reached {
         }
     }
 
-    /// Forgets the revision: what is reached from now on is counted anew. Whoever waits goes on waiting.
-    pub(super) fn reset(&self) {
-        self.revision.store(0, Ordering::Release);
-    }
-
     /// Waits until readers can see `revision`. The caller bounds the time.
     pub(super) async fn wait(&self, revision: i64) {
         if self.revision() >= revision {

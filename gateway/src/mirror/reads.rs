@@ -8,7 +8,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use forebay_edge::{Body, Response, grpc, grpc::Messages};
 use forebay_keyspace::{
     check,

@@ -16,7 +16,10 @@ use forebay_proto::{
 };
 use futures::future::BoxFuture;
 use prost::Message as _;
-use tokio::time::{self, Instant, MissedTickBehavior};
+use tokio::{
+    sync::watch,
+    time::{self, Instant, MissedTickBehavior},
+};
 use tonic::Status;
 
 use super::{
@@ -134,10 +137,7 @@ impl Tail<'_> {
             }
             let stalled_at = self.behind.map_or_else(Instant::now, |(_, since)| since + STALL_MAX);
             let ended = tokio::select! {
-                setback = setbacks.wait_for(Option::is_some) => match setback.ok().and_then(|setback| *setback) {
-                    Some(setback) => Err(TailEnd::Setback(setback).into()),
-                    None => Ok(()),
-                },
+                setback = standing(&mut setbacks) => Err(TailEnd::Setback(setback).into()),
                 reply = replies.next() => match reply {
                     Ok(Reply::Message(message)) => self.receive(&mut follower, message, &mut asked_progress),
                     Ok(Reply::End(trailers)) => {
@@ -217,6 +217,7 @@ impl Tail<'_> {
 
     async fn heartbeat(&mut self, told: Result<i64, Status>) -> Result<(), StreamEnd> {
         self.state.note_leader();
+        self.state.metrics.riders(&self.serving.hub.stats());
         let status = match told {
             Ok(revision) => {
                 self.denied = false;
@@ -250,6 +251,14 @@ impl Tail<'_> {
             // Reads find out by themselves, and a mirror that is behind is found out by its deadline.
             _ => Ok(()),
         }
+    }
+}
+
+/// Waits for a contradiction that stands.
+async fn standing(setbacks: &mut watch::Receiver<Option<Setback>>) -> Setback {
+    match setbacks.wait_for(Option::is_some).await {
+        Ok(setback) => setback.expect("it was waited for"),
+        Err(_) => unreachable!("the sender lives in the state, which we hold"),
     }
 }
 
