@@ -10,6 +10,7 @@
 //! which the upstream itself checked the token and the right to the range. What is in doubt goes to the upstream.
 
 mod answer;
+mod audit;
 mod caller;
 mod catch_up;
 mod config;

@@ -35,7 +35,11 @@ impl Caller {
 
     /// The least version that a reachable member has, as `(major, minor, patch)`.
     pub(super) fn version(&self) -> Option<(u32, u32, u32)> {
-        let Upstream::Remote(pool) = &self.upstream else { return None };
+        let pool = match &self.upstream {
+            Upstream::Remote(pool) => pool,
+            // It is this build's own member.
+            Upstream::Local(_) => return Some((3, 7, 0)),
+        };
         let health = pool.health().into_iter().filter_map(|(_, health)| health);
         let versions = health.filter_map(|health| health.status.as_ref().map(|status| version(&status.version)));
         versions.min()

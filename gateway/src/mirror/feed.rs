@@ -33,6 +33,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The pause where only somebody's decision can change something.
 const PAUSE_HOPELESS: Duration = Duration::from_secs(5);
+/// The pause before keys that did not fit are listed again: listing them costs the upstream something.
+const PAUSE_TOO_LARGE: Duration = Duration::from_secs(300);
 /// How long watch streams stay with a mirror that is being built anew.
 const ORPHANED_MAX: Duration = Duration::from_secs(5);
 
@@ -60,6 +62,9 @@ pub(super) enum End {
     /// What the upstream said contradicts the mirror.
     #[error("{0}")]
     Desync(#[from] Desync),
+    /// A comparison with the upstream failed.
+    #[error("a part of the mirror is not what the upstream has")]
+    Audit,
     /// The upstream is not what it was.
     #[error("{0}")]
     Setback(Setback),
@@ -76,9 +81,9 @@ impl End {
             End::Compacted => "compacted",
             End::Fault(fault) => fault.reason(),
             End::Desync(desync) => desync.reason(),
+            End::Audit => "audit",
             End::Setback(Setback::Cluster) => "cluster",
             End::Setback(Setback::Revision) => "revision",
-            End::Setback(Setback::Term) => "term",
         }
     }
 
@@ -118,6 +123,8 @@ pub(super) struct Feed {
     own: Own,
     /// Kept while it is built anew, because watchers hang on it.
     mirror: Option<Mirror>,
+    /// Kept as long as the mirror's revisions ascend.
+    reached: Arc<Reached>,
     /// Whether all keys turned out not to fit, and the named prefixes are mirrored instead.
     is_reduced: bool,
     /// Whether the upstream is no continuation of what the mirror holds.
@@ -127,7 +134,7 @@ pub(super) struct Feed {
 impl Feed {
     pub(super) fn new(state: Arc<State>, config: MirrorConfig) -> Feed {
         let own = Own::new(config.user.clone());
-        Feed { state, config, own, mirror: None, is_reduced: false, is_set_back: false }
+        Feed { state, config, own, mirror: None, reached: Arc::default(), is_reduced: false, is_set_back: false }
     }
 
     /// Feeds until it is dropped.
@@ -151,9 +158,14 @@ impl Feed {
                     self.drop_mirror();
                     continue;
                 }
-                End::Unauthorised(_) | End::TooLarge | End::TooOld => {
+                End::Unauthorised(_) | End::TooOld => {
                     self.drop_mirror();
                     time::sleep(PAUSE_HOPELESS).await;
+                    continue;
+                }
+                End::TooLarge => {
+                    self.drop_mirror();
+                    time::sleep(PAUSE_TOO_LARGE).await;
                     continue;
                 }
                 _ => {}
@@ -166,6 +178,7 @@ impl Feed {
     /// Sends away who rides on the mirror, and forgets it.
     fn drop_mirror(&mut self) {
         if self.mirror.take().is_some() {
+            self.reached = Arc::default();
             self.state.dismiss_streams();
         }
     }
@@ -201,6 +214,7 @@ impl Feed {
             TailEnd::Setback(setback) => End::Setback(setback),
             TailEnd::Status(status) => End::of(status),
             TailEnd::TooLarge => End::TooLarge,
+            TailEnd::Audit => End::Audit,
         };
         (true, end)
     }
@@ -228,12 +242,14 @@ impl Feed {
                 *mirror = Some(Mirror::new(load, limits, config.max_request_bytes)?);
             }
         }
-        self.is_set_back = false;
         let mirror = mirror.as_ref().expect("it was just filled");
         tracing::info!(revision, bytes = mirror.bytes(), "the mirror is filled");
-        let reached = Reached::default();
-        reached.advance(mirror.revision());
-        Ok(Arc::new(Serving { reader: mirror.reader(), hub: mirror.hub().clone(), reached }))
+        if std::mem::take(&mut self.is_set_back) {
+            // What was reached before was another upstream's.
+            self.reached = Arc::default();
+        }
+        self.reached.advance(mirror.revision());
+        Ok(Arc::new(Serving { reader: mirror.reader(), hub: mirror.hub().clone(), reached: Arc::clone(&self.reached) }))
     }
 }
 

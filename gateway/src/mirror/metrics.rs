@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
     catch_ups: IntCounter,
     reconnects: IntCounterVec,
     rebuilds: IntCounterVec,
+    audits: IntCounterVec,
     revoked: IntCounter,
 }
 
@@ -129,6 +130,11 @@ impl Metrics {
                 "Times the mirror was dropped and built anew, by reason.",
                 "reason",
             )?,
+            audits: counters(
+                "forebay_mirror_audits_total",
+                "Comparisons of a page of the mirror with the upstream at one revision, by outcome.",
+                "outcome",
+            )?,
             revoked: counter(
                 "forebay_mirror_revoked_streams_total",
                 "Watch streams ended because the upstream would not grant them any more.",
@@ -177,6 +183,10 @@ impl Metrics {
     pub(super) fn riders(&self, hub: &HubStats) {
         self.watch_streams.set(i64::try_from(hub.streams).unwrap_or(i64::MAX));
         self.watchers.set(i64::try_from(hub.watchers).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn audited(&self, outcome: &'static str) {
+        self.audits.with_label_values(&[outcome]).inc();
     }
 
     pub(super) fn caught_up(&self) {

@@ -1,8 +1,8 @@
 //! What the upstream has shown of itself, and whether what it shows next can be true.
 //!
-//! An answer to a quorum read is from the present: neither revision nor term can be below what was known when the read
-//! began, and the cluster is the same. If they are, the upstream was restored from a snapshot or is another one, and
-//! everything that was learnt from it is void.
+//! An answer to a quorum read is from the present: its revision cannot be below one that was known when the read began,
+//! and the cluster is the same. If not, the upstream was restored from a snapshot or is another one, and everything that
+//! was learnt from it is void. Terms prove nothing: a member that was cut off may have told one that no leader had.
 
 use forebay_keyspace::watch::HeaderBase;
 use forebay_proto::etcdserverpb::ResponseHeader;
@@ -17,12 +17,9 @@ pub(super) enum Setback {
     /// The revision of a quorum read is below one that was seen before it began.
     #[error("the upstream's revision went back")]
     Revision,
-    /// The term of a quorum read is below one that was seen before it began.
-    #[error("the upstream's term went back")]
-    Term,
 }
 
-/// What is known of the upstream. Clones are not needed: it is shared.
+/// What is known of the upstream.
 #[derive(Debug, Default)]
 pub(super) struct Sight(Mutex<Seen>);
 
@@ -48,9 +45,6 @@ impl Sight {
         }
         if header.revision < before.revision {
             return Err(Setback::Revision);
-        }
-        if header.raft_term < before.term {
-            return Err(Setback::Term);
         }
         self.note(header);
         Ok(())
@@ -103,7 +97,6 @@ mod tests {
         assert_eq!(sight.quorum(&header(7, 10, 3), &nothing), Ok(()));
         let before = sight.now();
         assert_eq!(sight.quorum(&header(7, 9, 3), &before), Err(Setback::Revision));
-        assert_eq!(sight.quorum(&header(7, 10, 2), &before), Err(Setback::Term));
         assert_eq!(sight.quorum(&header(8, 11, 3), &before), Err(Setback::Cluster));
         assert_eq!(sight.quorum(&header(7, 10, 3), &before), Ok(()));
     }

@@ -61,7 +61,7 @@ pub(super) struct State {
 pub(super) struct Serving {
     pub(super) reader: MirrorReader,
     pub(super) hub: Hub,
-    pub(super) reached: Reached,
+    pub(super) reached: Arc<Reached>,
 }
 
 impl State {

@@ -23,6 +23,7 @@ use tokio::{
 use tonic::Status;
 
 use super::{
+    audit::{self, Audited, Cursor, audit},
     caller::Caller,
     catch_up::{ask_progress, open},
     config::{MirrorConfig, pair},
@@ -55,6 +56,8 @@ pub(super) enum TailEnd {
     /// The gateway may not read any more.
     Status(Status),
     TooLarge,
+    /// A comparison with the upstream failed.
+    Audit,
 }
 
 /// Why one stream ended.
@@ -80,7 +83,7 @@ pub(super) async fn follow(
     serving: &Serving,
 ) -> TailEnd {
     let ranges = mirror.reader().ranges().clone();
-    let mut tail = Tail { state, own, config, mirror, serving, ranges, behind: None, denied: false };
+    let mut tail = Tail { state, own, config, mirror, serving, ranges, behind: None, denied: false, cursor: None };
     let mut pause = REOPEN_PAUSE;
     loop {
         let from = tail.mirror.revision();
@@ -107,6 +110,8 @@ struct Tail<'a> {
     behind: Option<(i64, Instant)>,
     /// Whether the last heartbeat was refused for the gateway's rights.
     denied: bool,
+    /// Where the next comparison with the upstream begins.
+    cursor: Cursor,
 }
 
 impl Tail<'_> {
@@ -127,6 +132,9 @@ impl Tail<'_> {
         let mut heartbeat = time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut beat: Option<BoxFuture<'static, Result<i64, Status>>> = None;
+        let mut auditing = time::interval_at(Instant::now() + audit::INTERVAL, audit::INTERVAL);
+        auditing.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut comparison: Option<BoxFuture<'static, (Audited, Cursor)>> = None;
         // From now on the clock of a stall runs for this stream.
         self.behind = self.behind.map(|(revision, _)| (revision, Instant::now()));
         let mut asked_progress = false;
@@ -149,6 +157,15 @@ impl Tail<'_> {
                 told = async { beat.as_mut().expect("there is one").await }, if beat.is_some() => {
                     beat = None;
                     self.heartbeat(told).await
+                }
+                (audited, cursor) = async { comparison.as_mut().expect("there is one").await }, if comparison.is_some() => {
+                    (comparison, self.cursor) = (None, cursor);
+                    self.state.metrics.audited(audited.outcome());
+                    if audited == Audited::Different { Err(TailEnd::Audit.into()) } else { Ok(()) }
+                }
+                _ = auditing.tick(), if comparison.is_none() => {
+                    comparison = Some(self.compare());
+                    Ok(())
                 }
                 _ = heartbeat.tick(), if beat.is_none() => {
                     // A request that was not answered, because a watcher was not synced, is made again.
@@ -213,6 +230,12 @@ impl Tail<'_> {
         let oldest = reader.floor().max(reader.compacted_revision());
         let want = Want { range: own_range(&identity, &self.ranges), revision: oldest };
         Box::pin(async move { state.vouch(&identity, false, &want).await })
+    }
+
+    fn compare(&self) -> BoxFuture<'static, (Audited, Cursor)> {
+        let (state, identity) = (Arc::clone(self.state), self.own.identity().clone());
+        let (reader, cursor) = (self.mirror.reader(), self.cursor.clone());
+        Box::pin(async move { audit(&state.caller, &identity, &reader, cursor).await })
     }
 
     async fn heartbeat(&mut self, told: Result<i64, Status>) -> Result<(), StreamEnd> {

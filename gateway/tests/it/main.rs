@@ -6,5 +6,6 @@ mod fake;
 mod forwarding;
 mod keep_alive;
 mod lifecycle;
+mod mirror;
 mod peers;
 mod real;

@@ -1,0 +1,106 @@
+//! Watch streams that ride the mirror.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn many_watches_are_one_at_the_upstream() {
+    let setup = Setup::new().await;
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        let mut stream = setup.watch(None).await;
+        for _ in 0..3 {
+            assert!(stream.create(all_from(0)).await.created);
+        }
+        streams.push(stream);
+    }
+    setup.put("k", "v3").await;
+    for stream in &mut streams {
+        assert_eq!(stream.events(3).await, ["4 k v3"; 3]);
+    }
+    assert_eq!(setup.world.calls("Watch"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b04_a_watch_begins_behind_what_was_acknowledged_before_it() {
+    let setup = Setup::new().await;
+    for round in 0..20 {
+        let written = setup.put("k", "before").await;
+        let mut stream = setup.watch(None).await;
+        let created = stream.create(all_from(0)).await;
+        assert!(created.created && created.header.unwrap().revision >= written, "round {round}");
+        let after = setup.put("k", "after").await;
+        assert_eq!(stream.events(1).await, [format!("{after} k after")]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b20_a_watch_from_before_the_window_sees_everything_once_and_in_order() {
+    let setup = Setup::new().await;
+    setup.world.put("k", "v3");
+    let mut stream = setup.watch(None).await;
+    assert!(stream.create(all_from(1)).await.created);
+    setup.world.put("k", "v4");
+    setup.world.delete("k");
+    assert_eq!(stream.events(5).await, ["2 k v1", "3 k v2", "4 k v3", "5 k v4", "6 k"]);
+    setup.world.put("k", "v5");
+    assert_eq!(stream.events(1).await, ["7 k v5"]);
+    stream.is_silent().await;
+    assert_eq!(setup.metric("forebay_mirror_upstream_watches", ""), 1.0, "the private one is closed");
+    assert_eq!(setup.world.calls("Watch"), 2, "one to mirror, one to catch up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b16_a_start_that_somebody_else_compacted_is_told_with_the_stores_own_revision() {
+    let setup = Setup::new().await;
+    for value in ["v3", "v4", "v5"] {
+        setup.world.put("k", value);
+    }
+    setup.get("k").await;
+    setup.world.compact(5);
+    let mut stream = setup.watch(None).await;
+    assert!(stream.create(all_from(4)).await.created);
+    let canceled = stream.next().await;
+    assert!(canceled.canceled && canceled.compact_revision == 5, "{canceled:?}");
+    let mut stream = setup.watch(None).await;
+    assert!(stream.create(all_from(5)).await.created);
+    assert_eq!(stream.events(2).await, ["5 k v4", "6 k v5"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b17_a_start_in_the_future_is_waited_for() {
+    let setup = Setup::new().await;
+    let mut stream = setup.watch(None).await;
+    assert!(stream.create(all_from(6)).await.created);
+    setup.world.put("k", "v3");
+    setup.world.put("k", "v4");
+    stream.is_silent().await;
+    setup.world.put("k", "v5");
+    assert_eq!(stream.events(1).await, ["6 k v5"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b13_progress_is_told_behind_what_was_acknowledged() {
+    let setup = Setup::new().await;
+    let mut stream = setup.watch(None).await;
+    stream.create(all_from(0)).await;
+    let written = setup.put("k", "v3").await;
+    let union = RequestUnion::ProgressRequest(pb::WatchProgressRequest {});
+    stream.writer.send(pb::WatchRequest { request_union: Some(union) }.encode_to_vec()).await;
+    assert_eq!(stream.events(1).await, ["4 k v3"]);
+    let progress = stream.next().await;
+    assert_eq!((progress.watch_id, progress.events.len()), (-1, 0));
+    assert_eq!(progress.header.unwrap().revision, written);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_a_client_that_has_nothing_more_to_ask_goes_on_watching() {
+    let setup = Setup::new().await;
+    let mut stream = setup.watch(None).await;
+    stream.create(all_from(0)).await;
+    let Stream { writer, reader } = stream;
+    drop(writer);
+    let (writer, _body) = Writer::new();
+    let mut stream = Stream { writer, reader };
+    setup.put("k", "v3").await;
+    assert_eq!(stream.events(1).await, ["4 k v3"]);
+}
