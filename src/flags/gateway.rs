@@ -218,6 +218,10 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
         }
     }
     let listening: Vec<Url> = s.listen_client_urls.iter().chain(&s.listen_metrics_urls).cloned().collect();
+    let mirror = mirror::validate(&s);
+    if let Err(problem) = &mirror {
+        problems.push(problem.clone());
+    }
     let tls = s.tls.validate(&listening, &endpoints, &mut problems);
     for url in &listening {
         if !url.can_bind() {
@@ -255,10 +259,6 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
             Problem::new(format!("--max-request-bytes must be 1 to {MAX_REQUEST} (set to {})", s.max_request_bytes))
                 .hint("the default of etcd is 1572864"),
         );
-    }
-    let mirror = mirror::validate(&s);
-    if let Err(problem) = &mirror {
-        problems.push(problem.clone());
     }
     let level = Level::parse(&s.log_level);
     if level.is_none() {
