@@ -24,6 +24,7 @@ mod metrics;
 mod probe;
 mod reached;
 mod reads;
+mod renewals;
 mod rounds;
 mod sight;
 mod state;
@@ -50,13 +51,14 @@ use self::{
     identity::Identity,
     metrics::Served,
     reads::{Asked, Outcome},
+    renewals::Renewals,
     state::State,
     warden::Warden,
     watches::Rider,
 };
 use crate::{
     call::{Call, Failure, Handler},
-    methods::Kind,
+    methods::{Kind, LEASE_KEEP_ALIVE},
     upstream::Upstream,
 };
 
@@ -72,6 +74,7 @@ pub(crate) struct Mirror<S> {
 struct Active {
     state: Arc<State>,
     warden: Arc<Warden>,
+    renewals: Renewals,
     max_message: usize,
     progress_interval: Duration,
     /// Aborted with the layer.
@@ -90,12 +93,13 @@ impl<S> Mirror<S> {
     ) -> Mirror<S> {
         let active = config.map(|config| {
             let caller = Caller::new(upstream.clone());
+            let renewals = Renewals::new(caller.clone(), metrics.clone());
             let state = State::new(caller, Bytes::from_static(b"\0"), metrics.clone());
             let warden = Arc::new(Warden::default());
             let mut tasks = JoinSet::new();
             tasks.spawn(Feed::new(Arc::clone(&state), config.clone()).run());
             tasks.spawn(Arc::clone(&warden).run(Arc::clone(&state)));
-            Active { state, warden, max_message, progress_interval: config.progress_interval, _tasks: tasks }
+            Active { state, warden, renewals, max_message, progress_interval: config.progress_interval, _tasks: tasks }
         });
         Mirror { inner, active }
     }
@@ -113,6 +117,7 @@ impl<S: Handler> Handler for Mirror<S> {
                 Ok(response) => return Ok(response),
                 Err(call) => call,
             },
+            LEASE_KEEP_ALIVE if !is_odd(call.request.headers()) => return Ok(active.renewals.serve(call)),
             _ => call,
         };
         let changes = call.method.kind == Kind::Mutation;

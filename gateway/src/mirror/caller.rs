@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay_edge::{Body, Response, grpc};
+use forebay_edge::{Body, Request, Response, grpc};
 use forebay_proto::Error;
 use http::{HeaderValue, header::CONTENT_TYPE};
 use prost::Message;
@@ -74,6 +74,21 @@ impl Caller {
         self.call(path, body, identity, None).await
     }
 
+    /// As [`Caller::stream`]; with `requires_leader` it ends when the upstream loses its leader.
+    pub(super) async fn stream_as(
+        &self,
+        path: &'static str,
+        body: Body,
+        identity: &Identity,
+        requires_leader: bool,
+    ) -> Result<Replies, Status> {
+        let mut request = request(path, body, identity);
+        if requires_leader {
+            request.headers_mut().insert("hasleader", HeaderValue::from_static("true"));
+        }
+        self.send(path, request, None).await
+    }
+
     async fn call(
         &self,
         path: &'static str,
@@ -81,14 +96,22 @@ impl Caller {
         identity: &Identity,
         deadline: Option<Instant>,
     ) -> Result<Replies, Status> {
-        let mut request = http::Request::post(path).body(body).expect("a method's path is a URI");
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        request.headers_mut().insert("user-agent", HeaderValue::from_static(USER_AGENT));
-        identity.sign(request.headers_mut());
+        self.send(path, request(path, body, identity), deadline).await
+    }
+
+    async fn send(&self, path: &'static str, request: Request, deadline: Option<Instant>) -> Result<Replies, Status> {
         let call = Call { method: Method::find(path), deadline, request };
         let response: Response = self.upstream.handle(call).await.map_err(unavailable)?;
         Ok(Replies::with_limit(response, MESSAGE_BYTES_MAX))
     }
+}
+
+fn request(path: &'static str, body: Body, identity: &Identity) -> Request {
+    let mut request = http::Request::post(path).body(body).expect("a method's path is a URI");
+    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    request.headers_mut().insert("user-agent", HeaderValue::from_static(USER_AGENT));
+    identity.sign(request.headers_mut());
+    request
 }
 
 /// How the gateway's own calls show in an upstream's logs.

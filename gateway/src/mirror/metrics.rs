@@ -24,6 +24,8 @@ pub(crate) struct Metrics {
     rebuilds: IntCounterVec,
     audits: IntCounterVec,
     revoked: IntCounter,
+    renewals_asked: IntCounter,
+    renewals_sent: IntCounter,
 }
 
 /// How a request that the mirror might answer was answered.
@@ -139,6 +141,14 @@ impl Metrics {
                 "forebay_mirror_revoked_streams_total",
                 "Watch streams ended because the upstream would not grant them any more.",
             )?,
+            renewals_asked: counter(
+                "forebay_mirror_lease_renewals_asked_total",
+                "Lease renewals that clients asked for.",
+            )?,
+            renewals_sent: counter(
+                "forebay_mirror_lease_renewals_sent_total",
+                "Lease renewals sent to the upstream; fewer than asked for where clients share a lease.",
+            )?,
         })
     }
 
@@ -187,6 +197,14 @@ impl Metrics {
 
     pub(super) fn audited(&self, outcome: &'static str) {
         self.audits.with_label_values(&[outcome]).inc();
+    }
+
+    pub(super) fn renewal_asked(&self) {
+        self.renewals_asked.inc();
+    }
+
+    pub(super) fn renewal_sent(&self) {
+        self.renewals_sent.inc();
     }
 
     pub(super) fn caught_up(&self) {
