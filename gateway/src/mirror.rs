@@ -9,7 +9,6 @@
 //! The gateway decides nobody's rights. Every answer from the mirror follows a round under the caller's own token, in
 //! which the upstream itself checked the token and the right to the range. What is in doubt goes to the upstream.
 
-mod answer;
 mod audit;
 mod caller;
 mod catch_up;
@@ -50,7 +49,7 @@ use self::{
     feed::Feed,
     identity::Identity,
     metrics::Served,
-    reads::{Asked, Outcome},
+    reads::{Form, Outcome},
     renewals::Renewals,
     state::State,
     warden::Warden,
@@ -63,6 +62,7 @@ use crate::{
 };
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
+const RANGE_STREAM: &str = "/etcdserverpb.KV/RangeStream";
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
 /// The layer. Without a mirror it passes everything.
@@ -76,6 +76,7 @@ struct Active {
     warden: Arc<Warden>,
     renewals: Renewals,
     max_message: usize,
+    max_request: usize,
     progress_interval: Duration,
     /// Aborted with the layer.
     _tasks: JoinSet<()>,
@@ -99,7 +100,8 @@ impl<S> Mirror<S> {
             let mut tasks = JoinSet::new();
             tasks.spawn(Feed::new(Arc::clone(&state), config.clone()).run());
             tasks.spawn(Arc::clone(&warden).run(Arc::clone(&state)));
-            Active { state, warden, renewals, max_message, progress_interval: config.progress_interval, _tasks: tasks }
+            let MirrorConfig { max_request_bytes: max_request, progress_interval, .. } = *config;
+            Active { state, warden, renewals, max_message, max_request, progress_interval, _tasks: tasks }
         });
         Mirror { inner, active }
     }
@@ -109,7 +111,7 @@ impl<S: Handler> Handler for Mirror<S> {
     async fn handle(&self, call: Call) -> Result<Response, Failure> {
         let Some(active) = &self.active else { return self.inner.handle(call).await };
         let call = match call.method.path {
-            RANGE => match active.range(call).await? {
+            RANGE | RANGE_STREAM => match active.range(call).await? {
                 Outcome::Answered(response) => return Ok(response),
                 Outcome::Pass(call, _) => call,
             },
@@ -130,11 +132,17 @@ impl Active {
     async fn range(&self, call: Call) -> Result<Outcome, Failure> {
         let outcome = match self.state.serving() {
             None => Outcome::Pass(call, Served::Absent),
-            Some(_) if is_odd(call.request.headers()) => Outcome::Pass(call, Served::Uncovered),
+            Some(_) if is_odd(call.request.headers()) || self.is_unknown(&call) => {
+                Outcome::Pass(call, Served::Uncovered)
+            }
             Some(serving) => match reads::read(call, self.max_message).await? {
                 Err(call) => Outcome::Pass(call, Served::Uncovered),
-                Ok(Asked { call, request }) => {
-                    let answered = reads::range(&self.state, serving, Asked { call, request }).await;
+                Ok(asked) => {
+                    let form = match asked.call.method.path {
+                        RANGE => Form::Whole,
+                        _ => Form::Chunks(self.max_request),
+                    };
+                    let answered = reads::range(&self.state, serving, asked, form).await;
                     answered.inspect_err(|_| self.state.metrics.served(Served::Unavailable))?
                 }
             },
@@ -144,6 +152,11 @@ impl Active {
             Outcome::Pass(_, why) => *why,
         });
         Ok(outcome)
+    }
+
+    /// Whether a call is of a method that the upstream may not have.
+    fn is_unknown(&self, call: &Call) -> bool {
+        call.method.path == RANGE_STREAM && !self.state.caller.can_stream_ranges()
     }
 
     /// Answers a watch stream; gives the call back if there is no mirror for it.
@@ -198,7 +211,7 @@ fn is_odd(metadata: &HeaderMap) -> bool {
 /// Resolves when the upstream has had no leader for as long as etcd waits for one.
 async fn lost_leader(is_asked: bool, mut leaderless: tokio::sync::watch::Receiver<bool>) {
     if !is_asked || leaderless.wait_for(|leaderless| *leaderless).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

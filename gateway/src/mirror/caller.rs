@@ -22,6 +22,9 @@ use crate::{
 /// upstream's own limit, which an operator may have raised.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
 
+/// The release that has RangeStream.
+const STREAMS_SINCE: (u32, u32, u32) = (3, 7, 0);
+
 /// Calls the upstream as whoever it is told to be.
 #[derive(Clone)]
 pub(super) struct Caller {
@@ -43,6 +46,11 @@ impl Caller {
         let health = pool.health().into_iter().filter_map(|(_, health)| health);
         let versions = health.filter_map(|health| health.status.as_ref().map(|status| version(&status.version)));
         versions.min()
+    }
+
+    /// Whether every member can stream a range.
+    pub(super) fn can_stream_ranges(&self) -> bool {
+        self.version().is_some_and(|version| version >= STREAMS_SINCE)
     }
 
     /// One request, one response, in bounded time.

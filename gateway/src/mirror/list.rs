@@ -23,8 +23,6 @@ const PAGE_KEYS: i64 = 500;
 const PAGE_KEYS_MAX: i64 = 10_000;
 /// How long a page, or a message of a stream, may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The release that can stream a range.
-const STREAMS_SINCE: (u32, u32, u32) = (3, 7, 0);
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const RANGE_STREAM: &str = "/etcdserverpb.KV/RangeStream";
@@ -53,7 +51,7 @@ pub(super) async fn list(
 ) -> Result<Load, ListError> {
     let wanted: Vec<KeyRange> = ranges.iter().collect();
     let mut lister = Lister { caller, identity, load: Load::new(ranges, revision), max_bytes };
-    let mut can_stream = caller.version().is_some_and(|version| version >= STREAMS_SINCE);
+    let mut can_stream = caller.can_stream_ranges();
     for range in &wanted {
         if can_stream && !lister.stream(range).await? {
             can_stream = false;

@@ -8,9 +8,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use forebay_edge::{Body, Response, grpc, grpc::Messages};
+use forebay_edge::{Body, Response, grpc, grpc::Messages, range};
 use forebay_keyspace::{
     check,
+    eval::{RangeResult, ResultChunks},
     mirror::{MirrorReader, Unanswered},
 };
 use forebay_proto::{
@@ -22,7 +23,6 @@ use tokio::time;
 use tonic::{Code, Status};
 
 use super::{
-    answer,
     identity::Identity,
     metrics::Served,
     probe::Want,
@@ -32,8 +32,37 @@ use crate::call::{Call, Failure};
 
 /// How long a read waits for a mirror that is behind, before it goes to the upstream.
 const LAG_MAX: Duration = Duration::from_millis(500);
-/// Keys that are read on the thread of the request. More are read on a thread that may be kept busy.
-const INLINE_KEYS: i64 = 10_000;
+
+/// How a range is to be answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Form {
+    /// In one message.
+    Whole,
+    /// As RangeStream has it, in messages of about so many bytes.
+    Chunks(usize),
+}
+
+/// A range that was evaluated.
+enum Evaluated {
+    Whole(RangeResult),
+    Chunks(ResultChunks),
+}
+
+impl Form {
+    fn is_possible(self, request: &RangeRequest) -> bool {
+        match self {
+            Form::Whole => check::range(request).is_ok(),
+            Form::Chunks(_) => check::range_stream(request).is_ok(),
+        }
+    }
+
+    fn evaluate(self, reader: &MirrorReader, request: &RangeRequest) -> Result<Evaluated, Unanswered> {
+        match self {
+            Form::Whole => reader.range(request).map(Evaluated::Whole),
+            Form::Chunks(bytes) => reader.range_chunks(request, bytes).map(Evaluated::Chunks),
+        }
+    }
+}
 
 /// A range that came in, with what is needed to pass it on.
 pub(super) struct Asked {
@@ -67,22 +96,28 @@ pub(super) async fn read(call: Call, max_message: usize) -> Result<Result<Asked,
 }
 
 /// Answers a range from the mirror, if that can be done.
-pub(super) async fn range(state: &Arc<State>, serving: Arc<Serving>, asked: Asked) -> Result<Outcome, Failure> {
+pub(super) async fn range(
+    state: &Arc<State>,
+    serving: Arc<Serving>,
+    asked: Asked,
+    form: Form,
+) -> Result<Outcome, Failure> {
     let Asked { call, request } = asked;
-    let range = KeyRange::new(request.key.clone(), request.range_end.clone());
-    if check::range(&request).is_err() || range.is_empty() || !serving.reader.ranges().covers(&range) {
+    let keys = KeyRange::new(request.key.clone(), request.range_end.clone());
+    if !form.is_possible(&request) || keys.is_empty() || !serving.reader.ranges().covers(&keys) {
         return Ok(Outcome::Pass(call, Served::Uncovered));
     }
     let identity = Identity::of(call.request.headers());
-    let want = Want { range: (!identity.is_anonymous()).then_some(range), revision: request.revision };
+    let want = Want { range: (!identity.is_anonymous()).then_some(keys), revision: request.revision };
     if let Err(refused) = become_fresh(state, &serving, &identity, request.serializable, &want).await {
         return pass(call, refused);
     }
-    let result = if is_small(&serving.reader, &request) {
-        serving.reader.range(&request)
+    let count = |counting: &RangeRequest| serving.reader.range(counting).ok().map(|counted| counted.count);
+    let result = if range::is_quick(&request, count) {
+        form.evaluate(&serving.reader, &request)
     } else {
         let (reader, request) = (serving.reader.clone(), request.clone());
-        tokio::task::spawn_blocking(move || reader.range(&request))
+        tokio::task::spawn_blocking(move || form.evaluate(&reader, &request))
             .await
             .map_err(|error| Failure::Broken(error.into()))?
     };
@@ -90,7 +125,11 @@ pub(super) async fn range(state: &Arc<State>, serving: Arc<Serving>, asked: Aske
         return Ok(Outcome::Pass(call, Served::Absent));
     }
     Ok(match result {
-        Ok(result) => Outcome::Answered(answer::respond(result, &header(state))),
+        Ok(Evaluated::Whole(result)) => Outcome::Answered(range::respond(result, &header(state))),
+        Ok(Evaluated::Chunks(chunks)) => {
+            let state = Arc::clone(state);
+            Outcome::Answered(range::respond_stream(chunks.map(Ok), move || header(&state)))
+        }
         Err(Unanswered::Outside { .. }) => Outcome::Pass(call, Served::Window),
         Err(Unanswered::Unmirrored) => Outcome::Pass(call, Served::Uncovered),
         // A member may have a revision that a serializable read asks for and the mirror has not yet.
@@ -100,7 +139,7 @@ pub(super) async fn range(state: &Arc<State>, serving: Arc<Serving>, asked: Aske
 }
 
 /// Why the mirror may not answer yet.
-pub(super) enum Refused {
+enum Refused {
     Pass(Served),
     /// The upstream cannot be asked, and so would not answer either.
     Unavailable(Status),
@@ -114,7 +153,7 @@ fn pass(call: Call, refused: Refused) -> Result<Outcome, Failure> {
 }
 
 /// Waits until the mirror shows what a read that came now must see, and the upstream has vouched for the caller.
-pub(super) async fn become_fresh(
+async fn become_fresh(
     state: &Arc<State>,
     serving: &Arc<Serving>,
     identity: &Identity,
@@ -140,16 +179,7 @@ pub(super) async fn become_fresh(
     Ok(())
 }
 
-pub(super) fn header(state: &State) -> ResponseHeader {
+fn header(state: &State) -> ResponseHeader {
     let base = state.sight.header();
     ResponseHeader { cluster_id: base.cluster_id, member_id: base.member_id, raft_term: base.raft_term, revision: 0 }
-}
-
-/// Whether evaluating a range is quick.
-fn is_small(reader: &MirrorReader, request: &RangeRequest) -> bool {
-    let by_limit = (1..=INLINE_KEYS).contains(&request.limit) && !check::has_revision_filters(request);
-    request.range_end.is_empty() || by_limit && request.revision == 0 || {
-        let counting = RangeRequest { count_only: true, revision: 0, limit: 0, ..request.clone() };
-        reader.range(&counting).is_ok_and(|counted| counted.count <= INLINE_KEYS)
-    }
 }
