@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use forebay_edge::{
     Api,
     http::{Front, Options, Probes},
@@ -22,11 +23,15 @@ use forebay_gateway::{
     upstream::{Address, Pool},
 };
 use forebay_server::{Member, MemberProbes};
-use prometheus::Registry;
+use prometheus::{Registry, process_collector::ProcessCollector};
 
 use self::ports::{Bound, Fronts, Ports};
 use crate::{
-    flags::{gateway::GatewayConfig, server_config::ServerConfig, url::Url},
+    flags::{
+        gateway::GatewayConfig,
+        server_config::{MetricsDetail, ServerConfig},
+        url::Url,
+    },
     signals::{self, Stop},
 };
 
@@ -46,7 +51,7 @@ pub enum Ended {
 pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
     let bound = bind(&config).await?;
     let tls = tls::member_clients(&config)?;
-    let registry = Registry::new();
+    let registry = registry()?;
     let member = forebay_server::start(settings::member(&config)?, &registry).await?;
     let told = Config {
         max_message_bytes: member.config().max_message_bytes(),
@@ -58,7 +63,7 @@ pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
     let ports = serve(
         bound,
         tls,
-        gateway.api(),
+        measured(gateway.api(), &registry, config.metrics)?,
         probes,
         &registry,
         settings::member_http(&config),
@@ -76,13 +81,13 @@ pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
 pub async fn server(config: ServerConfig) -> anyhow::Result<Ended> {
     let bound = bind(&config).await?;
     let tls = tls::member_clients(&config)?;
-    let registry = Registry::new();
+    let registry = registry()?;
     let member = forebay_server::start(settings::member(&config)?, &registry).await?;
     let probes = Arc::new(MemberProbes::new(member.clone(), registry.clone()));
     let ports = serve(
         bound,
         tls,
-        member.api(),
+        measured(member.api(), &registry, config.metrics)?,
         probes,
         &registry,
         settings::member_http(&config),
@@ -98,8 +103,8 @@ pub async fn server(config: ServerConfig) -> anyhow::Result<Ended> {
 
 /// The gateway alone.
 pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
-    let bound = Bound::new(&config.listen_client_urls, &[], &config.listen_metrics_urls).await?;
-    let registry = Registry::new();
+    let bound = Bound::new(&config.listen_client_urls, &[], &config.listen_metrics_urls, false).await?;
+    let registry = registry()?;
     let metrics = Metrics::new(&registry)?;
     let told = Config {
         advertise_client_urls: config.advertise_client_urls.iter().map(|url| url.as_str().to_owned()).collect(),
@@ -120,8 +125,8 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
     let probes = GatewayProbes::new(&gateway, registry.clone()).expect("the upstream is a pool");
     let limits = settings::gateway_limits(&config);
     let tls = tls::gateway_clients(&config)?;
-    let ports =
-        serve(bound, tls, gateway.api(), Arc::new(probes), &registry, settings::gateway_http(&config), &limits)?;
+    let api = measured(gateway.api(), &registry, MetricsDetail::Extensive)?;
+    let ports = serve(bound, tls, api, Arc::new(probes), &registry, settings::gateway_http(&config), &limits)?;
     ready(&config.listen_client_urls);
     let stop = signals::stop().await?;
     tokio::join!(gateway.drain(GRACE), ports.close());
@@ -129,21 +134,43 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
 }
 
 async fn bind(config: &ServerConfig) -> anyhow::Result<Bound> {
-    Bound::new(&config.listen_client_urls, &config.listen_client_http_urls, &config.listen_metrics_urls).await
+    if config.memory_mlock {
+        lock_memory()?;
+    }
+    let ServerConfig { listen_client_urls: clients, listen_client_http_urls: http, .. } = config;
+    Bound::new(clients, http, &config.listen_metrics_urls, config.socket_reuse_port).await
 }
 
-/// Serves an API on the bound ports, as gRPC and as JSON.
+/// Keeps the memory of the process from being swapped out, what it takes later included.
+fn lock_memory() -> anyhow::Result<()> {
+    use rustix::mm::MlockAllFlags;
+    let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    rustix::mm::mlockall(flags).context("--memory-mlock: failed to lock the memory; raise `ulimit -l`, or leave it out")
+}
+
+/// A registry that has what the operating system knows of the process.
+fn registry() -> anyhow::Result<Registry> {
+    let registry = Registry::new();
+    registry.register(Box::new(ProcessCollector::for_self()))?;
+    Ok(registry)
+}
+
+/// Counts the calls of an API.
+fn measured(api: Api, registry: &Registry, detail: MetricsDetail) -> anyhow::Result<Api> {
+    Ok(Api::new(Measured::new(api, registry, detail == MetricsDetail::Extensive)?))
+}
+
+/// Serves an API on the bound ports, as gRPC and as JSON. JSON requests become calls of it, so they are counted like
+/// those of gRPC clients.
 fn serve(
     bound: Bound,
     tls: Option<Acceptor>,
-    api: Api,
+    grpc: Api,
     probes: Arc<dyn Probes>,
     registry: &Registry,
     options: Options,
     limits: &Limits,
 ) -> anyhow::Result<Ports> {
-    // JSON requests become calls of this, so they are counted like those of gRPC clients.
-    let grpc = Api::new(Measured::new(api, registry)?);
     let http = Front::new(grpc.clone(), probes, options, registry)?;
     Ok(Ports::serve(bound, tls.as_ref(), &Fronts { grpc, http }, limits, GRACE))
 }

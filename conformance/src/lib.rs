@@ -9,7 +9,8 @@
 //!
 //! What is recorded comes from [`cases`] (one per fact of the protocol), from seeded random
 //! [`programs`] and [`watches`], from [`http`] requests and from [`etcdctl`] itself. [`crash`] asks
-//! the other question: whether what was acknowledged is still there after a `kill -9`.
+//! the other question: whether what was acknowledged is still there after a `kill -9`; [`metrics`] reads
+//! what both count.
 //!
 //! **Invariant:** this crate knows `forebay-proto` and processes, and no other crate of the
 //! workspace: nothing that is tested here can be mistaken the same way by its test.
@@ -33,3 +34,4 @@ pub mod etcdctl;
 pub mod http;
 
 pub mod crash;
+pub mod metrics;

@@ -19,10 +19,9 @@ use forebay_storage::{
     schema,
 };
 use parking_lot::{Condvar, Mutex};
-use prometheus::Histogram;
 use tonic::Status;
 
-use crate::raft::panic_text;
+use crate::{metrics::BackendMetrics, raft::panic_text};
 
 /// Changes that may wait for the file. A large value rides out a slow disk; a small one bounds the
 /// work that a restart repeats. When it is reached, apply waits.
@@ -68,7 +67,7 @@ struct Shared {
     work: Condvar,
     /// A commit is done, or the writer is gone.
     committed: Condvar,
-    commit_seconds: Histogram,
+    metrics: BackendMetrics,
 }
 
 #[derive(Debug, Default)]
@@ -97,7 +96,7 @@ impl Backend {
         index: u64,
         term: u64,
         pace: Pace,
-        commit_seconds: Histogram,
+        metrics: BackendMetrics,
         fail: impl FnOnce(String) + Send + 'static,
     ) -> Backend {
         let pending = Pending { index, term, durable_index: index, ..Pending::default() };
@@ -107,7 +106,7 @@ impl Backend {
             pending: Mutex::new(pending),
             work: Condvar::new(),
             committed: Condvar::new(),
-            commit_seconds,
+            metrics,
         });
         let writer = shared.clone();
         let run = move || {
@@ -192,13 +191,25 @@ impl Backend {
     /// Gives space back. Nothing waits for it but the caller.
     pub fn defragment(&self) -> Result<(), Status> {
         self.flush()?;
-        self.shared.db.defragment().map_err(unknown)
+        let metrics = &self.shared.metrics;
+        metrics.defragmenting.set(1);
+        let timer = metrics.defragment_seconds.start_timer();
+        let defragmented = self.shared.db.defragment().map_err(unknown);
+        timer.observe_duration();
+        metrics.defragmenting.set(0);
+        defragmented
     }
 
     /// The hash of the whole file.
     pub fn hash(&self) -> Result<u32, Status> {
         self.flush()?;
+        let _timer = self.shared.metrics.hash_seconds.start_timer();
         schema::hash(&self.shared.db.begin_read()).map_err(unknown)
+    }
+
+    /// The revision of users and roles, as the file has it; 0 if it cannot be read.
+    pub fn auth_revision(&self) -> u64 {
+        schema::read_auth_revision(&self.shared.db.begin_read()).unwrap_or(0)
     }
 
     /// A consistent copy of the file, with its size.
@@ -208,13 +219,21 @@ impl Backend {
         Ok((reader.size(), reader))
     }
 
-    /// Writes what waits and ends the writer.
+    /// Writes what waits, ends the writer, and gives the file up to whoever opens it next.
     pub fn stop(&self) {
         self.shared.pending.lock().stop = true;
         self.shared.work.notify_one();
         if let Some(thread) = self.thread.lock().take() {
             thread.join().expect("the backend's writer does not panic");
         }
+        self.shared.db.close();
+    }
+}
+
+impl Drop for Backend {
+    /// A member that could not start leaves no thread and no lock behind.
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -251,9 +270,7 @@ impl Shared {
     fn run(&self) -> Result<(), db::Error> {
         loop {
             let Some((ops, index, term, added)) = self.collect() else { return Ok(()) };
-            let start = Instant::now();
             self.commit(&ops, index, term)?;
-            self.commit_seconds.observe(start.elapsed().as_secs_f64());
             // Freeing the batches is our work, not that of whoever waits for the lock.
             drop(ops);
             let mut pending = self.pending.lock();
@@ -284,6 +301,7 @@ impl Shared {
     }
 
     fn commit(&self, ops: &[Op], index: u64, term: u64) -> Result<(), db::Error> {
+        let start = Instant::now();
         let mut txn = self.db.begin_write()?;
         {
             let mut keys = txn.bucket(schema::KEY)?;
@@ -313,7 +331,13 @@ impl Shared {
         for value in schema::applied(index, term) {
             value.put(&mut txn)?;
         }
-        txn.commit()
+        let spilled = start.elapsed();
+        txn.commit()?;
+        let committed = start.elapsed();
+        self.metrics.spill_seconds.observe(spilled.as_secs_f64());
+        self.metrics.write_seconds.observe((committed - spilled).as_secs_f64());
+        self.metrics.commit_seconds.observe(committed.as_secs_f64());
+        Ok(())
     }
 }
 

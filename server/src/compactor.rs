@@ -12,7 +12,7 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use forebay_keyspace::{CompactStep, HashJob, Keyspace};
@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     backend::{Backend, Op},
+    metrics::CompactionMetrics,
     raft::panic_text,
 };
 
@@ -52,11 +53,12 @@ impl Compactor {
         keyspace: Arc<Mutex<Keyspace>>,
         backend: Arc<Backend>,
         pace: Pace,
+        metrics: CompactionMetrics,
         fail: impl FnOnce(String) + Send + 'static,
     ) -> (Compactor, JoinHandle<()>) {
         let (sender, receiver) = channel();
         let run = move || {
-            let ended = catch_unwind(AssertUnwindSafe(|| run(&receiver, &keyspace, &backend, pace)));
+            let ended = catch_unwind(AssertUnwindSafe(|| run(&receiver, &keyspace, &backend, pace, &metrics)));
             if let Err(panic) = ended {
                 fail(format!("compaction cannot go on: {}", panic_text(&*panic)));
             }
@@ -75,13 +77,26 @@ impl Compactor {
     }
 }
 
-fn run(scheduled: &Receiver<Scheduled>, keyspace: &Mutex<Keyspace>, backend: &Backend, pace: Pace) {
+fn run(
+    scheduled: &Receiver<Scheduled>,
+    keyspace: &Mutex<Keyspace>,
+    backend: &Backend,
+    pace: Pace,
+    metrics: &CompactionMetrics,
+) {
     let mut later = VecDeque::new();
     while let Some(Scheduled { revision, hash, done }) = later.pop_front().or_else(|| scheduled.recv().ok()) {
         if let Some(hash) = hash {
             hash.run();
         }
-        while !step(revision, keyspace, backend, pace.limit) {
+        let start = Instant::now();
+        let mut is_first = true;
+        loop {
+            let stepped = step(revision, keyspace, backend, pace.limit);
+            stepped.observe(metrics, std::mem::take(&mut is_first));
+            if stepped.is_last {
+                break;
+            }
             // The pause is spent listening, because a member that stops must not wait for a long compaction, nor for
             // one that can never be published.
             match scheduled.recv_timeout(pace.pause) {
@@ -90,6 +105,8 @@ fn run(scheduled: &Receiver<Scheduled>, keyspace: &Mutex<Keyspace>, backend: &Ba
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+        metrics.total_millis.observe(millis(start.elapsed()));
+        metrics.last.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64);
         // If the file cannot be written the member stops, and `done` is dropped.
         if backend.flush().is_ok() {
             let _ = done.send(());
@@ -97,33 +114,61 @@ fn run(scheduled: &Receiver<Scheduled>, keyspace: &Mutex<Keyspace>, backend: &Ba
     }
 }
 
-/// One step of the oldest compaction; whether the one at `revision` is finished with it.
-fn step(revision: i64, keyspace: &Mutex<Keyspace>, backend: &Backend, limit: usize) -> bool {
+/// What one step did.
+struct Stepped {
+    /// Whether the compaction that was asked for is finished with it.
+    is_last: bool,
+    /// Versions that it removed.
+    removed: usize,
+    /// How long it kept writers waiting.
+    took: Duration,
+}
+
+impl Stepped {
+    fn observe(&self, metrics: &CompactionMetrics, is_first: bool) {
+        metrics.keys.inc_by(self.removed as u64);
+        metrics.step_millis.observe(millis(self.took));
+        if is_first {
+            metrics.index_millis.observe(millis(self.took));
+        }
+    }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// One step of the oldest compaction, on the way to the one at `revision`.
+fn step(revision: i64, keyspace: &Mutex<Keyspace>, backend: &Backend, limit: usize) -> Stepped {
     // The file is told under the keyspace's lock, so that it hears of a removal before it hears of
     // anything that was applied after it.
     let mut keyspace = keyspace.lock();
-    match keyspace.compact_step(limit) {
-        CompactStep::Waiting => false,
+    let start = Instant::now();
+    let (is_last, removed) = match keyspace.compact_step(limit) {
+        CompactStep::Waiting => (false, 0),
         CompactStep::Removed(removed) => {
+            let count = removed.len();
             backend.add_untracked([Op::Compacted(removed)]);
-            false
+            (false, count)
         }
         CompactStep::Finished(finished, removed) => {
+            let count = removed.len();
             let mark = Op::Put(schema::finished_compaction(finished));
             backend.add_untracked([Op::Compacted(removed), mark]);
-            finished >= revision
+            (finished >= revision, count)
         }
-        CompactStep::Idle => true,
-    }
+        CompactStep::Idle => (true, 0),
+    };
+    Stepped { is_last, removed, took: start.elapsed() }
 }
 
 #[cfg(test)]
 mod tests {
     use forebay_storage::db::{self, Db};
-    use prometheus::{Histogram, HistogramOpts};
+    use prometheus::Registry;
 
     use super::*;
-    use crate::backend;
+    use crate::{backend, metrics::Metrics};
 
     #[test]
     fn the_end_does_not_wait_for_a_compaction_under_way() {
@@ -134,8 +179,8 @@ mod tests {
         txn.commit().unwrap();
         let fail = |message| panic!("{message}");
         let pace = backend::Pace { interval: Duration::from_millis(1), limit: 1 };
-        let seconds = Histogram::with_opts(HistogramOpts::new("commit_seconds", "For nobody.")).unwrap();
-        let backend = Arc::new(Backend::start(db, 0, 0, pace, seconds, fail));
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let backend = Arc::new(Backend::start(db, 0, 0, pace, metrics.backend, fail));
 
         let mut keyspace = Keyspace::new();
         for _ in 0..100 {
@@ -146,7 +191,7 @@ mod tests {
         keyspace.publish();
         let keyspace = Arc::new(Mutex::new(keyspace));
         let pace = Pace { limit: 1, pause: Duration::from_secs(3600) };
-        let (compactor, thread) = Compactor::start(keyspace.clone(), backend.clone(), pace, fail);
+        let (compactor, thread) = Compactor::start(keyspace.clone(), backend.clone(), pace, metrics.compaction, fail);
         let mut finished = compactor.schedule(101, hash);
         drop(compactor);
         thread.join().unwrap();

@@ -3,6 +3,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use crate::AutoCompaction;
+
 /// The configuration of a member. Names and defaults are etcd's.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -47,10 +49,33 @@ pub struct Config {
     pub compaction_batch_limit: usize,
     /// The pause between two steps of a compaction.
     pub compaction_sleep_interval: Duration,
+    /// What to compact unasked.
+    pub auto_compaction: Option<AutoCompaction>,
+    /// At start the db file is defragmented if that frees this many bytes.
+    pub bootstrap_defrag_threshold_bytes: Option<u64>,
+    /// Requests are logged that take longer to apply or, of those that only read, to answer.
+    pub warning_apply_duration: Duration,
+    /// Unary calls are logged that take longer.
+    pub warning_unary_request_duration: Duration,
+    /// Whether the health service says NOT_SERVING while the db file is defragmented.
+    pub stop_grpc_service_on_defrag: bool,
+    /// The feature gates, for the metrics page.
+    pub features: Vec<Feature>,
     /// How often an idle watcher that asked for it is told the revision.
     pub watch_progress_notify_interval: Duration,
     /// Skips fsync. Loses acknowledged writes in a power cut; for tests alone.
     pub unsafe_no_fsync: bool,
+}
+
+/// A feature gate of etcd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Feature {
+    /// Its name.
+    pub name: &'static str,
+    /// `ALPHA` or `BETA`.
+    pub stage: &'static str,
+    /// Whether it is on.
+    pub enabled: bool,
 }
 
 /// What a gRPC message may hold beyond the request it carries.
@@ -108,6 +133,12 @@ impl Default for Config {
             backend_batch_limit: 10_000,
             compaction_batch_limit: 1000,
             compaction_sleep_interval: Duration::from_millis(10),
+            auto_compaction: None,
+            bootstrap_defrag_threshold_bytes: None,
+            warning_apply_duration: Duration::from_millis(100),
+            warning_unary_request_duration: Duration::from_millis(300),
+            stop_grpc_service_on_defrag: false,
+            features: Vec::new(),
             watch_progress_notify_interval: Duration::from_secs(600),
             unsafe_no_fsync: false,
         }

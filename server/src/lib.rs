@@ -5,6 +5,7 @@
 
 mod alarms;
 mod apply;
+mod auto_compaction;
 mod backend;
 mod cluster;
 mod compactor;
@@ -22,7 +23,8 @@ mod start;
 mod upkeep;
 pub mod version;
 
-pub use config::{Config, GRPC_OVERHEAD_BYTES};
+pub use auto_compaction::AutoCompaction;
+pub use config::{Config, Feature, GRPC_OVERHEAD_BYTES};
 pub use member::Member;
 pub use probes::MemberProbes;
 pub use start::{StartError, start};

@@ -1,6 +1,10 @@
 //! A running member: what requests call.
 
-use std::{sync::Arc, thread::JoinHandle, time::Instant};
+use std::{
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use forebay_edge::{Api, grpc, listener::Drain, watch::Watches};
@@ -24,6 +28,7 @@ use crate::{
     cluster::{self, Cluster},
     config::Config,
     lease::Lessor,
+    metrics::{Kind, Metrics},
     proposals::{RequestIds, Waiters},
     raft::{Proposal, RaftHandle, RaftThread, Refused},
     rpc::Rpc,
@@ -34,6 +39,9 @@ pub(crate) const MAINTENANCE_MAX: usize = 2;
 /// Clients that read a snapshot at once. Each keeps a thread for as long as it likes, of the 512 there are, and pages of
 /// the db file from being used again.
 pub(crate) const SNAPSHOTS_MAX: usize = 16;
+
+/// A read that waits longer for its index is slow; etcd asks again after as much.
+const SLOW_READ_INDEX: Duration = Duration::from_millis(500);
 
 /// A handle on a running member; clones are the same member.
 #[derive(Clone)]
@@ -51,6 +59,9 @@ pub(crate) struct Inner {
     pub(crate) lessor: Arc<Mutex<Lessor>>,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) backend: Arc<Backend>,
+    pub(crate) metrics: Metrics,
+    /// Whether the health service says that calls are served.
+    pub(crate) serving: watch::Sender<bool>,
     /// Lets a few requests at a time go over the whole db file or keyspace.
     pub(crate) maintenance: Arc<Semaphore>,
     /// Lets a few clients at a time read a snapshot of the db file.
@@ -184,6 +195,28 @@ impl Member {
         &self.0.backend
     }
 
+    /// Whether the health service says that calls are served.
+    pub(crate) fn serving(&self) -> watch::Receiver<bool> {
+        self.0.serving.subscribe()
+    }
+
+    /// Defragments the db file.
+    pub(crate) fn defragment(&self) -> Result<(), Status> {
+        let hides = self.0.config.stop_grpc_service_on_defrag;
+        if hides {
+            self.0.serving.send_replace(false);
+        }
+        let defragmented = self.0.backend.defragment();
+        if hides {
+            self.0.serving.send_replace(true);
+        }
+        defragmented
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
     pub(crate) fn raft_status(&self) -> crate::raft::Status {
         self.0.raft.status()
     }
@@ -241,6 +274,11 @@ impl Member {
         }
     }
 
+    /// Whether the member has begun to stop.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.0.stopping.has_started()
+    }
+
     /// Resolves when the member begins to stop.
     pub(crate) async fn draining(&self) {
         self.0.stopping.started().await;
@@ -269,6 +307,8 @@ impl Member {
         mut request: InternalRaftRequest,
         deadline: Deadline,
     ) -> Result<Outcome, Status> {
+        let start = Instant::now();
+        let kind = Kind::of(&request);
         let id = self.0.ids.next();
         request.header = Some(RequestHeader { id, ..RequestHeader::default() });
         let size = request.encoded_len();
@@ -282,7 +322,9 @@ impl Member {
             self.0.waiters.forget(id);
             refused(error)
         })?;
-        match receiver.await {
+        let answered = receiver.await;
+        self.0.metrics.request_seconds.observe(kind, answered.is_ok(), start.elapsed());
+        match answered {
             Ok(outcome) => Ok(outcome?),
             Err(_) if self.0.stopping.has_started() => Err(Error::Stopped.into()),
             Err(_) => Err(deadline.passed()),
@@ -291,12 +333,18 @@ impl Member {
 
     /// Waits until this member has applied everything that was committed when this was called.
     pub(crate) async fn linearize(&self, deadline: Deadline) -> Result<(), Status> {
+        let start = Instant::now();
         let waited = tokio::time::timeout_at(deadline.at.into(), self.0.raft.read_index()).await;
-        match waited {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(refused(error)),
-            Err(_) => Err(deadline.passed()),
+        if start.elapsed() > SLOW_READ_INDEX {
+            self.0.metrics.slow_read_indexes.inc();
         }
+        let failed = match waited {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => refused(error),
+            Err(_) => deadline.passed(),
+        };
+        self.0.metrics.read_indexes_failed.inc();
+        Err(failed)
     }
 
     /// Refuses what a member without a leader cannot know.
@@ -336,6 +384,7 @@ impl Member {
 
     /// The hash of the keyspace at a revision, 0 for the current one.
     pub(crate) fn hash_kv(&self, revision: i64) -> Result<(RevisionHash, i64), Error> {
+        let _timer = self.0.metrics.hash_revision_seconds.start_timer();
         self.0.reader.hash(revision)
     }
 

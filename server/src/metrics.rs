@@ -1,117 +1,244 @@
 //! What a member tells Prometheus beside raft's own, under etcd's names.
+//!
+//! Handles are passed to where things happen; what the member knows anyway is looked up when somebody asks
+//! ([`observed`]).
+
+mod by_kind;
+mod clients;
+mod observed;
 
 use prometheus::{
-    Histogram, HistogramOpts, IntGauge, Opts, Registry,
-    core::{Collector, Desc},
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
     exponential_buckets,
-    proto::MetricFamily,
 };
 
-use crate::{member::Member, version};
+pub(crate) use self::{
+    by_kind::{ByKind, ByOutcome, Kind},
+    clients::ClientRequests,
+};
+use crate::member::Member;
 
-/// Handles of metrics that are counted as things happen.
+/// Handles of metrics that are counted as things happen. Clones share them.
+#[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    pub(crate) backend_commit_seconds: Histogram,
+    pub(crate) backend: BackendMetrics,
+    pub(crate) apply: ApplyMetrics,
+    pub(crate) compaction: CompactionMetrics,
+    pub(crate) request_seconds: ByKind,
+    /// Evaluations of ranges, waiting not included.
+    pub(crate) range_seconds: ByOutcome,
+    pub(crate) hash_revision_seconds: Histogram,
+    pub(crate) leases_renewed: IntCounter,
+    pub(crate) leases_expired: IntCounter,
+    pub(crate) slow_read_indexes: IntCounter,
+    pub(crate) read_indexes_failed: IntCounter,
+    /// By whether the server was reading or writing, and which stream.
+    pub(crate) stream_failures: IntCounterVec,
+    pub(crate) client_requests: ClientRequests,
+    features: IntGaugeVec,
+}
+
+/// Of the db file.
+#[derive(Clone, Debug)]
+pub(crate) struct BackendMetrics {
+    pub(crate) commit_seconds: Histogram,
+    /// Putting changes into pages.
+    pub(crate) spill_seconds: Histogram,
+    /// Writing the pages.
+    pub(crate) write_seconds: Histogram,
+    pub(crate) defragment_seconds: Histogram,
+    pub(crate) defragmenting: IntGauge,
+    pub(crate) snapshot_seconds: Histogram,
+    pub(crate) hash_seconds: Histogram,
+}
+
+/// Of the state machine, and of reads of its keyspace.
+#[derive(Clone, Debug)]
+pub(crate) struct ApplyMetrics {
+    pub(crate) seconds: ByKind,
+    pub(crate) slow: IntCounter,
+    pub(crate) puts: IntCounter,
+    pub(crate) put_bytes: IntGauge,
+    pub(crate) deletes: IntCounter,
+    pub(crate) ranges: IntCounter,
+    /// Requests that are more than one operation.
+    pub(crate) txns: IntCounter,
+    pub(crate) leases_granted: IntCounter,
+    pub(crate) leases_revoked: IntCounter,
+    pub(crate) lease_ttl: Histogram,
+}
+
+/// Of removing what compactions made superfluous.
+#[derive(Clone, Debug)]
+pub(crate) struct CompactionMetrics {
+    pub(crate) keys: IntCounter,
+    /// When the last one ended, in seconds since 1970.
+    pub(crate) last: IntGauge,
+    pub(crate) step_millis: Histogram,
+    pub(crate) total_millis: Histogram,
+    pub(crate) index_millis: Histogram,
 }
 
 impl Metrics {
     pub(crate) fn register(registry: &Registry) -> prometheus::Result<Metrics> {
-        let options = HistogramOpts::new(
-            "etcd_disk_backend_commit_duration_seconds",
-            "How long commits of the db file take, syncs included.",
-        );
-        let backend_commit_seconds = Histogram::with_opts(options.buckets(exponential_buckets(0.001, 2.0, 14)?))?;
-        registry.register(Box::new(backend_commit_seconds.clone()))?;
-        Ok(Metrics { backend_commit_seconds })
+        let make = Make(registry);
+        Ok(Metrics {
+            backend: BackendMetrics::register(registry)?,
+            apply: ApplyMetrics::register(registry)?,
+            compaction: CompactionMetrics {
+                keys: make
+                    .counter("etcd_debugging_mvcc_db_compaction_keys_total", "Versions that compactions removed.")?,
+                last: make.gauge(
+                    "etcd_debugging_mvcc_db_compaction_last",
+                    "When the last compaction ended, in seconds since 1970; 0 before the first.",
+                )?,
+                step_millis: make.histogram(
+                    "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds",
+                    "How long one step of a compaction keeps writers waiting.",
+                    (1.0, 13),
+                )?,
+                total_millis: make.histogram(
+                    "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds",
+                    "How long compactions take, rests included.",
+                    (100.0, 14),
+                )?,
+                index_millis: make.histogram(
+                    "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds",
+                    "How long the first step of a compaction keeps writers waiting.",
+                    (0.5, 14),
+                )?,
+            },
+            request_seconds: ByKind::register(
+                registry,
+                options(
+                    "etcd_server_request_duration_seconds",
+                    "How long requests take, waiting for raft included.",
+                    (0.001, 14),
+                )?,
+                "type",
+            )?,
+            range_seconds: ByOutcome::register(
+                registry,
+                options("etcd_server_range_duration_seconds", "How long evaluating a range takes.", (0.0001, 20))?,
+            )?,
+            hash_revision_seconds: make.histogram(
+                "etcd_mvcc_hash_rev_duration_seconds",
+                "How long hashing the keyspace at a revision takes.",
+                (0.01, 15),
+            )?,
+            leases_renewed: make.counter("etcd_debugging_lease_renewed_total", "Renewals of leases.")?,
+            leases_expired: make.counter("etcd_debugging_server_lease_expired_total", "Leases that ran out.")?,
+            slow_read_indexes: make.counter(
+                "etcd_server_slow_read_indexes_total",
+                "Linearizable reads that waited too long for their index.",
+            )?,
+            read_indexes_failed: make
+                .counter("etcd_server_read_indexes_failed_total", "Linearizable reads that got no index.")?,
+            stream_failures: make.family(IntCounterVec::new(
+                Opts::new("etcd_network_server_stream_failures_total", "Streams of clients that broke."),
+                &["Type", "API"],
+            )?)?,
+            client_requests: ClientRequests::register(registry)?,
+            features: make.family(IntGaugeVec::new(
+                Opts::new("etcd_server_feature_enabled", "Whether a feature is switched on."),
+                &["name", "stage"],
+            )?)?,
+        })
     }
 
     /// Registers what is looked up when somebody asks.
     pub(crate) fn observe(&self, registry: &Registry, member: &Member) -> prometheus::Result<()> {
-        registry.register(Box::new(Observed::new(member.clone())?))
-    }
-}
-
-/// Finds out what a gauge shows.
-type Lookup = fn(&Member) -> i64;
-
-/// Gauges whose values the member knows anyway.
-struct Observed {
-    member: Member,
-    gauges: Vec<(IntGauge, Lookup)>,
-    constants: Vec<IntGauge>,
-}
-
-impl Observed {
-    fn new(member: Member) -> prometheus::Result<Observed> {
-        let rows: [(&str, &str, Lookup); 12] = [
-            ("etcd_mvcc_db_total_size_in_bytes", "Bytes of the db file.", |member| member.db_sizes().total as i64),
-            ("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the db file that are in use.", |member| {
-                member.db_sizes().in_use as i64
-            }),
-            ("etcd_mvcc_db_open_read_transactions", "Read transactions open on the db file.", |member| {
-                member.backend().db().open_readers() as i64
-            }),
-            ("etcd_server_quota_backend_bytes", "Bytes that the db file may take; 0 without a quota.", |member| {
-                member.config().quota_backend_bytes.unwrap_or(0) as i64
-            }),
-            ("etcd_debugging_mvcc_current_revision", "The current revision.", |member| member.reader().revision()),
-            ("etcd_debugging_mvcc_compact_revision", "The revision of the last compaction.", |member| {
-                member.reader().compacted_revision().max(0)
-            }),
-            ("etcd_debugging_mvcc_keys_total", "Keys that are there.", |member| member.key_count()),
-            ("etcd_debugging_mvcc_watch_stream_total", "Open watch streams.", |member| {
-                member.watches().hub.stats().streams as i64
-            }),
-            ("etcd_debugging_mvcc_watcher_total", "Watchers of all streams.", |member| {
-                member.watches().hub.stats().watchers as i64
-            }),
-            ("etcd_debugging_mvcc_slow_watcher_total", "Watchers that lag behind.", |member| {
-                member.watches().hub.stats().unsynced as i64
-            }),
-            ("etcd_debugging_mvcc_pending_events_total", "Events that wait to be sent.", |member| {
-                member.watches().hub.stats().pending as i64
-            }),
-            ("forebay_server_leases", "Leases that are there.", |member| member.lessor().count() as i64),
-        ];
-        let gauges = rows
-            .into_iter()
-            .map(|(name, help, value)| Ok((IntGauge::new(name, help)?, value)))
-            .collect::<prometheus::Result<_>>()?;
-        let constants = vec![
-            constant("etcd_server_id", "The member's id.", "server_id", &format!("{:x}", member.id()))?,
-            constant(
-                "etcd_server_version",
-                "The release that the member behaves as.",
-                "server_version",
-                version::SERVER,
-            )?,
-            constant("etcd_cluster_version", "The cluster version.", "cluster_version", cluster_label())?,
-        ];
-        Ok(Observed { member, gauges, constants })
-    }
-}
-
-/// Major and minor of the cluster version.
-fn cluster_label() -> &'static str {
-    version::CLUSTER.rsplit_once('.').map_or(version::CLUSTER, |(minor, _)| minor)
-}
-
-/// A gauge of 1 whose label is the message.
-fn constant(name: &str, help: &str, label: &str, value: &str) -> prometheus::Result<IntGauge> {
-    let gauge = IntGauge::with_opts(Opts::new(name, help).const_label(label, value))?;
-    gauge.set(1);
-    Ok(gauge)
-}
-
-impl Collector for Observed {
-    fn desc(&self) -> Vec<&Desc> {
-        self.gauges.iter().map(|(gauge, _)| gauge).chain(&self.constants).flat_map(Collector::desc).collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        for (gauge, value) in &self.gauges {
-            gauge.set(value(&self.member));
+        for feature in &member.config().features {
+            self.features.with_label_values(&[feature.name, feature.stage]).set(feature.enabled.into());
         }
-        self.gauges.iter().map(|(gauge, _)| gauge).chain(&self.constants).flat_map(Collector::collect).collect()
+        registry.register(Box::new(observed::Observed::new(member.clone())?))
+    }
+}
+
+struct Make<'r>(&'r Registry);
+
+impl Make<'_> {
+    fn family<C: Collector + Clone + 'static>(&self, family: C) -> prometheus::Result<C> {
+        self.0.register(Box::new(family.clone()))?;
+        Ok(family)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.family(IntCounter::new(name, help)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.family(IntGauge::new(name, help)?)
+    }
+
+    /// With so many buckets, each twice as wide as the one before it.
+    fn histogram(&self, name: &str, help: &str, buckets: (f64, usize)) -> prometheus::Result<Histogram> {
+        self.family(Histogram::with_opts(options(name, help, buckets)?)?)
+    }
+}
+
+fn options(name: &str, help: &str, (first, count): (f64, usize)) -> prometheus::Result<HistogramOpts> {
+    Ok(HistogramOpts::new(name, help).buckets(exponential_buckets(first, 2.0, count)?))
+}
+
+impl BackendMetrics {
+    pub(crate) fn register(registry: &Registry) -> prometheus::Result<BackendMetrics> {
+        let make = Make(registry);
+        let phase = |name: &str, help: &str| make.histogram(name, help, (0.001, 14));
+        Ok(BackendMetrics {
+            commit_seconds: phase(
+                "etcd_disk_backend_commit_duration_seconds",
+                "How long commits of the db file take, syncs included.",
+            )?,
+            spill_seconds: phase(
+                "etcd_debugging_disk_backend_commit_spill_duration_seconds",
+                "How long a commit puts changes into pages.",
+            )?,
+            write_seconds: phase(
+                "etcd_debugging_disk_backend_commit_write_duration_seconds",
+                "How long a commit writes pages, syncs included.",
+            )?,
+            defragment_seconds: make.histogram(
+                "etcd_disk_backend_defrag_duration_seconds",
+                "How long defragmenting the db file takes.",
+                (0.1, 13),
+            )?,
+            defragmenting: make.gauge("etcd_disk_defrag_inflight", "1 while the db file is defragmented, else 0.")?,
+            snapshot_seconds: make.histogram(
+                "etcd_disk_backend_snapshot_duration_seconds",
+                "How long sending the db file takes.",
+                (0.01, 17),
+            )?,
+            hash_seconds: make.histogram(
+                "etcd_mvcc_hash_duration_seconds",
+                "How long hashing the db file takes.",
+                (0.01, 15),
+            )?,
+        })
+    }
+}
+
+impl ApplyMetrics {
+    fn register(registry: &Registry) -> prometheus::Result<ApplyMetrics> {
+        let make = Make(registry);
+        let seconds = options("etcd_server_apply_duration_seconds", "How long applying an entry takes.", (0.0001, 20))?;
+        Ok(ApplyMetrics {
+            seconds: ByKind::register(registry, seconds.const_label("version", "v3"), "op")?,
+            slow: make
+                .counter("etcd_server_slow_apply_total", "Requests that took longer than --warning-apply-duration.")?,
+            puts: make.counter("etcd_mvcc_put_total", "Puts.")?,
+            put_bytes: make
+                .gauge("etcd_debugging_mvcc_total_put_size_in_bytes", "Bytes of keys and values that were put.")?,
+            deletes: make.counter("etcd_mvcc_delete_total", "Deletions of a key or a range.")?,
+            ranges: make.counter("etcd_mvcc_range_total", "Ranges.")?,
+            txns: make.counter("etcd_mvcc_txn_total", "Requests of more than one operation.")?,
+            leases_granted: make.counter("etcd_debugging_lease_granted_total", "Leases that were granted.")?,
+            leases_revoked: make.counter("etcd_debugging_lease_revoked_total", "Leases that ended.")?,
+            lease_ttl: make.histogram(
+                "etcd_debugging_lease_ttl_total",
+                "TTLs that were granted, in seconds.",
+                (1.0, 24),
+            )?,
+        })
     }
 }

@@ -58,6 +58,11 @@ impl<T> Waiters<T> {
         receiver
     }
 
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.lock().len()
+    }
+
     /// Gives up on a request that was not even queued.
     pub fn forget(&self, id: u64) {
         self.waiting.lock().remove(&id);

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -17,7 +17,7 @@ use forebay_proto::{
 };
 use forebay_storage::{
     db::{self, Db},
-    disk::OsDisk,
+    disk::{self, OsDisk},
     schema,
     snap::{MemberRecord, Membership},
     wal,
@@ -30,6 +30,7 @@ use tonic::Status;
 use crate::{
     alarms::Alarms,
     apply::{Machine, Replica, Restored},
+    auto_compaction,
     backend::{self, Backend},
     cluster::Cluster,
     compactor::{self, Compactor},
@@ -138,8 +139,7 @@ pub async fn start(config: Config, registry: &Registry) -> Result<Member, StartE
         }
     };
     let pace = backend::Pace { interval: config.backend_batch_interval, limit: config.backend_batch_limit };
-    let backend =
-        Backend::start(db, state.applied.index, state.term, pace, metrics.backend_commit_seconds.clone(), fail.clone());
+    let backend = Backend::start(db, state.applied.index, state.term, pace, metrics.backend.clone(), fail.clone());
     let backend = Arc::new(backend);
     let reader = state.keyspace.reader();
     let keyspace = Arc::new(Mutex::new(state.keyspace));
@@ -148,18 +148,21 @@ pub async fn start(config: Config, registry: &Registry) -> Result<Member, StartE
     let waiters = Arc::new(Waiters::default());
     let hub = Hub::new(Arc::new(reader.clone()), config.max_request_bytes);
     let pace = compactor::Pace { limit: config.compaction_batch_limit, pause: config.compaction_sleep_interval };
-    let (compactor, compacting) = Compactor::start(keyspace.clone(), backend.clone(), pace, fail.clone());
+    let (compactor, compacting) =
+        Compactor::start(keyspace.clone(), backend.clone(), pace, metrics.compaction.clone(), fail.clone());
     if let Some(revision) = state.unfinished {
         drop(compactor.schedule(revision, None));
     }
     let restored = Restored { keyspace, lessor: lessor.clone(), alarms: state.alarms, membership: state.membership };
     let replica = Replica {
-        machine: Machine::new(restored, cluster.clone(), compactor),
+        machine: Machine::new(restored, cluster.clone(), compactor, metrics.apply.clone()),
         backend: backend.clone(),
         hub: hub.clone(),
         waiters: waiters.clone(),
         lessor: lessor.clone(),
         lease_extension: config.election_timeout,
+        metrics: metrics.apply.clone(),
+        warning_apply_duration: config.warning_apply_duration,
         restored: state.applied,
     };
     let thread = log.start(replica, NoPeers, RaftMetrics::register(registry)?)?;
@@ -185,18 +188,31 @@ pub async fn start(config: Config, registry: &Registry) -> Result<Member, StartE
         lessor,
         cluster,
         backend,
+        metrics,
+        serving: watch::Sender::new(true),
         maintenance: Arc::new(Semaphore::new(MAINTENANCE_MAX)),
         snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
         stopping: Drain::default(),
         failed,
         running,
     }));
-    metrics.observe(registry, &member)?;
     tokio::spawn(upkeep::expire_waiters(member.clone()));
-    member.0.raft.replayed().await;
-    publish(&member).await.map_err(StartError::Publish)?;
+    if let Err(error) = go_public(&member, registry).await {
+        member.stop().await;
+        return Err(error);
+    }
     tokio::spawn(upkeep::expire_leases(member.clone()));
+    if let Some(wanted) = member.config().auto_compaction {
+        tokio::spawn(auto_compaction::run(member.clone(), wanted));
+    }
     Ok(member)
+}
+
+/// Waits until the member knows what it knew before, and makes it known to others.
+async fn go_public(member: &Member, registry: &Registry) -> Result<(), StartError> {
+    member.0.raft.replayed().await;
+    publish(member).await.map_err(StartError::Publish)?;
+    Ok(member.metrics().observe(registry, member)?)
 }
 
 /// Makes name, client URLs and cluster version known, as every member of etcd does when it starts.
@@ -253,6 +269,9 @@ fn open_files(config: &Config) -> Result<(Db, State), StartError> {
     let mut txn = db.begin_write()?;
     schema::create(&mut txn)?;
     txn.commit()?;
+    if let Some(threshold) = config.bootstrap_defrag_threshold_bytes {
+        defragment_if_it_frees(&db, threshold)?;
+    }
     let state = read_state(&db, config).map_err(|error| match error {
         Unreadable::Schema(schema::Error::Db(error)) => StartError::Db(error),
         Unreadable::Schema(error) => StartError::Damaged { path: path.clone(), reason: error.to_string() },
@@ -264,10 +283,22 @@ fn open_files(config: &Config) -> Result<(Db, State), StartError> {
     Ok((db, state))
 }
 
+/// Defragments the file unless that would free less than `threshold` bytes.
+fn defragment_if_it_frees(db: &Db, threshold: u64) -> db::Result<()> {
+    let (size, in_use) = (db.size(), db.size_in_use());
+    if size - in_use < threshold {
+        tracing::info!(size, in_use, threshold, "Skipping defragmentation");
+        return Ok(());
+    }
+    db.defragment()?;
+    tracing::info!(before = size, after = db.size(), "defragmented the db file");
+    Ok(())
+}
+
 /// Makes a directory that only this user may use, or checks that it is one.
 fn make_private(path: &Path) -> Result<(), StartError> {
     let failed = |source| StartError::Directory { path: path.to_owned(), source };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    disk::create_dir_all_durably(&OsDisk, path).map_err(failed)?;
     let mode = fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(StartError::Mode { path: path.to_owned(), mode });

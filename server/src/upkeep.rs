@@ -39,7 +39,10 @@ pub(crate) async fn expire_leases(member: Member) {
 async fn revoke(member: &Member, id: i64) {
     let request = InternalRaftRequest { lease_revoke: Some(LeaseRevokeRequest { id }), ..Default::default() };
     match member.propose(request, member.own_deadline()).await {
-        Ok(_) => tracing::debug!(lease = format_args!("{id:x}"), "revoked an expired lease"),
+        Ok(_) => {
+            member.metrics().leases_expired.inc();
+            tracing::debug!(lease = format_args!("{id:x}"), "revoked an expired lease");
+        }
         // A client was faster.
         Err(status) if status.message() == Error::LeaseNotFound.message() => {}
         Err(status) => {

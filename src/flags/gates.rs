@@ -24,6 +24,24 @@ enum Stage {
     Beta,
 }
 
+impl Stage {
+    fn name(self) -> &'static str {
+        match self {
+            Stage::Alpha => "ALPHA",
+            Stage::Beta => "BETA",
+        }
+    }
+}
+
+/// One gate as it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gate {
+    pub name: &'static str,
+    /// `ALPHA` or `BETA`.
+    pub stage: &'static str,
+    pub enabled: bool,
+}
+
 /// Name, stage and default of every gate of etcd 3.7.
 const GATES: [(&str, Stage, bool); 9] = [
     ("CompactHashCheck", Stage::Alpha, false),
@@ -66,13 +84,9 @@ impl GivenGates {
 
     pub fn resolve(&self) -> FeatureGates {
         let enabled = |wanted: &str| {
-            let (name, stage, default) =
+            let &(name, stage, default) =
                 GATES.iter().find(|gate| gate.0 == wanted).expect("invariant: every field of FeatureGates is a gate");
-            let all = match stage {
-                Stage::Alpha => "AllAlpha",
-                Stage::Beta => "AllBeta",
-            };
-            self.0.get(name).or_else(|| self.0.get(all)).copied().unwrap_or(*default)
+            self.is_on(name, stage, default)
         };
         FeatureGates {
             compact_hash_check: enabled("CompactHashCheck"),
@@ -95,13 +109,31 @@ impl std::fmt::Display for GivenGates {
     }
 }
 
+impl GivenGates {
+    /// Every gate with its stage and whether it is on.
+    pub fn all(&self) -> Vec<Gate> {
+        let gate = |&(name, stage, default): &(&'static str, Stage, bool)| Gate {
+            name,
+            stage: stage.name(),
+            enabled: self.is_on(name, stage, default),
+        };
+        GATES.iter().map(gate).collect()
+    }
+
+    /// A gate named itself wins over its stage.
+    fn is_on(&self, name: &str, stage: Stage, default: bool) -> bool {
+        let all = match stage {
+            Stage::Alpha => "AllAlpha",
+            Stage::Beta => "AllBeta",
+        };
+        self.0.get(name).or_else(|| self.0.get(all)).copied().unwrap_or(default)
+    }
+}
+
 /// One line per gate, for the help page.
 pub fn describe() -> impl Iterator<Item = String> {
     let every = [("AllAlpha", Stage::Alpha, false), ("AllBeta", Stage::Beta, false)].into_iter().chain(GATES);
-    every.map(|(name, stage, default)| {
-        let stage = if stage == Stage::Alpha { "ALPHA" } else { "BETA" };
-        format!("{name}=true|false ({stage} - default={default})")
-    })
+    every.map(|(name, stage, default)| format!("{name}=true|false ({} - default={default})", stage.name()))
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
-pub use super::{gates::FeatureGates, url::Url};
+pub use super::{
+    gates::{FeatureGates, Gate},
+    url::Url,
+};
 use crate::logging::LogConfig;
 
 /// Everything a member needs to know to run. Every rule between the fields holds; the files that paths name have not
@@ -101,6 +104,8 @@ pub struct ServerConfig {
     pub bcrypt_cost: u32,
 
     pub feature_gates: FeatureGates,
+    /// The same as a list, in which every gate has its stage.
+    pub gates: Vec<Gate>,
     /// Keep the process's memory from being swapped out.
     pub memory_mlock: bool,
     pub log: LogConfig,

@@ -12,9 +12,15 @@ use forebay_edge::{
 };
 use futures::future::BoxFuture;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task::JoinSet,
+};
 
 use crate::flags::url::{Address, Url};
+
+/// Connections that wait to be accepted; the standard library's number.
+const BACKLOG: u32 = 1024;
 
 /// What a port serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +45,14 @@ struct BoundPort {
 }
 
 impl Bound {
-    /// Binds every URL of the three lists. With URLs for HTTP, those for clients serve gRPC alone.
-    pub(super) async fn new(clients: &[Url], http: &[Url], metrics: &[Url]) -> anyhow::Result<Bound> {
+    /// Binds every URL of the three lists. With URLs for HTTP, those for clients serve gRPC alone. With `shares_ports`
+    /// other processes that say so too may listen on the same ports.
+    pub(super) async fn new(
+        clients: &[Url],
+        http: &[Url],
+        metrics: &[Url],
+        shares_ports: bool,
+    ) -> anyhow::Result<Bound> {
         let for_clients = if http.is_empty() { Serves::Both } else { Serves::Grpc };
         let all = (clients.iter().map(|url| (url, for_clients)))
             .chain(http.iter().map(|url| (url, Serves::Http)))
@@ -50,7 +62,7 @@ impl Bound {
         let mut seen = HashSet::new();
         for (url, serves) in all {
             if seen.insert(url.as_str().to_owned()) {
-                bound.push(BoundPort { listener: bind(url).await?, serves, is_tls: url.is_tls() });
+                bound.push(BoundPort { listener: bind(url, shares_ports).await?, serves, is_tls: url.is_tls() });
             }
         }
         Ok(Bound(bound))
@@ -66,11 +78,11 @@ fn raise_open_files() {
     }
 }
 
-async fn bind(url: &Url) -> anyhow::Result<TcpListener> {
+async fn bind(url: &Url, shares_port: bool) -> anyhow::Result<TcpListener> {
     let Address::Tcp { host, port } = url.address() else {
         anyhow::bail!("{url} is a socket on disk, which is not built in yet; listen on http://host:port");
     };
-    match TcpListener::bind((host.as_str(), *port)).await {
+    match listen(host, *port, shares_port).await {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => anyhow::bail!(
             "port {port} of {url} is in use: another process listens there; stop it, or listen elsewhere with \
@@ -78,6 +90,24 @@ async fn bind(url: &Url) -> anyhow::Result<TcpListener> {
         ),
         Err(error) => Err(error).with_context(|| format!("cannot listen on {url}")),
     }
+}
+
+/// Listens with SO_REUSEADDR, as every Go program does, and with SO_REUSEPORT if the port is shared.
+async fn listen(host: &str, port: u16, shares_port: bool) -> io::Result<TcpListener> {
+    if !shares_port {
+        return TcpListener::bind((host, port)).await;
+    }
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the host has no address");
+    for address in tokio::net::lookup_host((host, port)).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.set_reuseport(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Who answers what comes in.
@@ -131,5 +161,19 @@ fn answer(fronts: &Fronts, serves: Serves, request: Request) -> BoxFuture<'stati
         Serves::Both if is_grpc(&request) => fronts.grpc.call(request),
         Serves::Both | Serves::Http => Box::pin(async move { http.client(request).await }),
         Serves::Metrics => Box::pin(async move { http.metrics(request).await }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_is_shared_only_by_those_who_say_so() {
+        let first = listen("127.0.0.1", 0, true).await.unwrap();
+        let port = first.local_addr().unwrap().port();
+        let second = listen("localhost", port, true).await.unwrap();
+        assert_eq!(second.local_addr().unwrap().port(), port);
+        assert_eq!(listen("127.0.0.1", port, false).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 }

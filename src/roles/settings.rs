@@ -1,6 +1,6 @@
 //! From what the operator said to what the roles are told.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use forebay_edge::{
     http::{Options, Origins},
@@ -11,7 +11,7 @@ use forebay_server::GRPC_OVERHEAD_BYTES;
 
 use crate::flags::{
     gateway::GatewayConfig,
-    server_config::{ClusterState, ServerConfig},
+    server_config::{AutoCompaction, ClusterState, Gate, GrpcKeepalive, ServerConfig},
     url::Url,
 };
 
@@ -60,6 +60,20 @@ pub(super) fn member(config: &ServerConfig) -> anyhow::Result<forebay_server::Co
         backend_batch_limit: size(config.backend_batch_limit),
         compaction_batch_limit: size(config.compaction_batch_limit),
         compaction_sleep_interval: config.compaction_sleep_interval,
+        auto_compaction: config.auto_compaction.map(|wanted| match wanted {
+            AutoCompaction::Periodic(period) => forebay_server::AutoCompaction::Periodic(period),
+            AutoCompaction::Revision(keep) => forebay_server::AutoCompaction::Revision(keep),
+        }),
+        bootstrap_defrag_threshold_bytes: match config.bootstrap_defrag_threshold_megabytes {
+            0 => None,
+            megabytes => Some(megabytes.saturating_mul(1 << 20)),
+        },
+        warning_apply_duration: config.warning_apply_duration,
+        warning_unary_request_duration: config.warning_unary_request_duration,
+        stop_grpc_service_on_defrag: config.feature_gates.stop_grpc_service_on_defrag,
+        features: (config.gates.iter())
+            .map(|&Gate { name, stage, enabled }| forebay_server::Feature { name, stage, enabled })
+            .collect(),
         watch_progress_notify_interval: config.watch_progress_notify_interval,
         unsafe_no_fsync: config.unsafe_no_fsync,
     })
@@ -67,12 +81,12 @@ pub(super) fn member(config: &ServerConfig) -> anyhow::Result<forebay_server::Co
 
 /// What the connections of a member may use.
 pub(super) fn member_limits(config: &ServerConfig) -> Limits {
-    let nonzero = |duration: Duration| (!duration.is_zero()).then_some(duration);
-    let defaults = Limits::default();
-    Limits {
-        keepalive_interval: nonzero(config.grpc_keepalive.interval).unwrap_or(defaults.keepalive_interval),
-        keepalive_timeout: nonzero(config.grpc_keepalive.timeout).unwrap_or(defaults.keepalive_timeout),
-        ..limits(config.max_concurrent_streams)
+    let limits = limits(config.max_concurrent_streams);
+    let GrpcKeepalive { interval, timeout, .. } = config.grpc_keepalive;
+    // As in etcd one without the other is as good as neither, and neither leaves its library's defaults.
+    match interval.is_zero() || timeout.is_zero() {
+        true => limits,
+        false => Limits { keepalive_interval: interval, keepalive_timeout: timeout, ..limits },
     }
 }
 

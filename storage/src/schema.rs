@@ -16,7 +16,7 @@ use crate::{
     snap::{MemberRecord, Membership, member_from_json, member_json},
 };
 
-pub use auth::{Auth, auth_enabled, auth_revision, read_auth, role, user};
+pub use auth::{Auth, auth_enabled, auth_revision, read_auth, read_auth_revision, role, user};
 pub use status::{Status, read_status};
 
 /// Versions of keys by revision.

@@ -5,6 +5,7 @@ mod clients;
 mod crash;
 mod etcdctl;
 mod http;
+mod metrics;
 mod programs;
 mod swap;
 mod watches;

@@ -14,7 +14,7 @@ use forebay_storage::{schema, snap::Membership};
 use parking_lot::Mutex;
 use prost::Message as _;
 
-use super::{Applied, Outcome, txn_cost};
+use super::{Applied, Outcome, Tally, txn_cost};
 use crate::{
     alarms::Alarms,
     backend::{Backend, Op},
@@ -22,6 +22,7 @@ use crate::{
     compactor::Compactor,
     lease::Lessor,
     membership::Change,
+    metrics::ApplyMetrics,
 };
 
 /// The replicated state of a member, with what reads of it share.
@@ -33,6 +34,7 @@ pub struct Machine {
     compactor: Compactor,
     alarms: Alarms,
     membership: Membership,
+    metrics: ApplyMetrics,
     /// Changes of the db file since they were last taken.
     ops: Vec<Op>,
 }
@@ -52,9 +54,9 @@ pub struct Restored {
 
 impl Machine {
     /// Goes on from what was restored.
-    pub fn new(restored: Restored, cluster: Arc<Cluster>, compactor: Compactor) -> Machine {
+    pub fn new(restored: Restored, cluster: Arc<Cluster>, compactor: Compactor, metrics: ApplyMetrics) -> Machine {
         let Restored { keyspace, lessor, alarms, membership } = restored;
-        let machine = Machine { keyspace, lessor, cluster, compactor, alarms, membership, ops: Vec::new() };
+        let machine = Machine { keyspace, lessor, cluster, compactor, alarms, membership, metrics, ops: Vec::new() };
         machine.show();
         machine
     }
@@ -168,6 +170,7 @@ impl Machine {
         let mut txn = keyspace.write();
         let result = eval::put(&mut txn, &|id| lessor.exists(id), request)?;
         txn.changes().iter().for_each(|change| lessor.observe(change));
+        Tally::put(request).count(&self.metrics);
         Ok(Outcome::Put(result))
     }
 
@@ -177,6 +180,7 @@ impl Machine {
         let mut txn = keyspace.write();
         let result = eval::delete_range(&mut txn, request);
         txn.changes().iter().for_each(|change| lessor.observe(change));
+        Tally::deletion(request.prev_kv).count(&self.metrics);
         Ok(Outcome::DeleteRange(result))
     }
 
@@ -186,6 +190,7 @@ impl Machine {
         let mut txn = keyspace.write();
         let result = eval::txn(&mut txn, &|id| lessor.exists(id), request)?;
         txn.changes().iter().for_each(|change| lessor.observe(change));
+        Tally::txn(request, &result).count(&self.metrics);
         Ok(Outcome::Txn(result))
     }
 
@@ -197,6 +202,8 @@ impl Machine {
 
     fn grant(&mut self, request: &LeaseGrantRequest, now: Instant) -> Applied {
         let granted = self.lessor.lock().grant(request.id, request.ttl, now)?;
+        self.metrics.leases_granted.inc();
+        self.metrics.lease_ttl.observe(granted.ttl as f64);
         let lease = leasepb::Lease { id: granted.id, ttl: granted.ttl, remaining_ttl: 0 };
         self.ops.push(Op::Put(schema::lease(&lease)));
         Ok(Outcome::LeaseGrant(granted))
@@ -204,6 +211,7 @@ impl Machine {
 
     fn revoke(&mut self, id: i64) -> Applied {
         let keys = self.lessor.lock().revoke(id)?;
+        self.metrics.leases_revoked.inc();
         let mut keyspace = self.keyspace.lock();
         let mut txn = keyspace.write();
         for key in keys {

@@ -5,9 +5,11 @@
 //! lease of this member's table runs out, which is not part of the replicated state.
 
 mod cost;
+pub mod describe;
 mod entry;
 mod machine;
 mod replica;
+mod tally;
 
 use forebay_keyspace::eval::{DeleteRangeResult, PutResult, TxnResult};
 use forebay_proto::{Error, etcdserverpb::AlarmMember};
@@ -16,6 +18,7 @@ use tokio::sync::oneshot;
 pub use cost::{LEASE_COST, put as put_cost, txn as txn_cost};
 pub use machine::{Machine, Restored};
 pub use replica::Replica;
+pub use tally::Tally;
 
 use crate::lease::Grant;
 

@@ -11,11 +11,12 @@ use forebay_proto::{
 use forebay_storage::snap::Membership;
 use parking_lot::Mutex;
 
-use super::{Applied, Machine, Outcome, entry};
+use super::{Applied, Machine, Outcome, describe, entry};
 use crate::{
     backend::Backend,
     lease::Lessor,
     membership::{self, Change},
+    metrics::{ApplyMetrics, Kind},
     proposals::Waiters,
     raft::{self, BoxError, Dropped, Leadership, SnapshotData, StateMachine},
 };
@@ -34,6 +35,10 @@ pub struct Replica {
     pub lessor: Arc<Mutex<Lessor>>,
     /// Added to every lease when this member becomes leader.
     pub lease_extension: std::time::Duration,
+    /// Where it is counted.
+    pub metrics: ApplyMetrics,
+    /// Entries are logged that take longer.
+    pub warning_apply_duration: std::time::Duration,
     /// How far the db file was when it was opened.
     pub restored: raft::Applied,
 }
@@ -57,7 +62,8 @@ impl StateMachine for Replica {
 
     fn apply(&mut self, entries: &[Entry]) -> Result<(), BoxError> {
         let Some(last) = entries.last() else { return Ok(()) };
-        let now = Instant::now();
+        // The end of one entry is the beginning of the next.
+        let mut now = Instant::now();
         let mut outcomes = Vec::with_capacity(entries.len());
         for entry in entries {
             let Some(data) = entry.data.as_ref().filter(|data| !data.is_empty()) else { continue };
@@ -66,6 +72,20 @@ impl StateMachine for Replica {
             let id = request.header.as_ref().map_or(request.id, |header| header.id);
             let applied = self.machine.apply(&request, now);
             let outcome = applied.ok_or_else(|| refused(&"this version does not carry out requests of its kind"))?;
+            let took = now.elapsed();
+            now += took;
+            self.metrics.seconds.observe(Kind::of(&request), outcome.is_ok(), took);
+            if took > self.warning_apply_duration {
+                self.metrics.slow.inc();
+                tracing::warn!(
+                    ?took,
+                    "expected-duration" = ?self.warning_apply_duration,
+                    prefix = "",
+                    request = %describe::Entry(&request),
+                    error = outcome.as_ref().err().map(tracing::field::display),
+                    "apply request took too long"
+                );
+            }
             outcomes.push((id, outcome));
         }
         self.finish(last, outcomes);

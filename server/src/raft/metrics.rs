@@ -11,8 +11,6 @@ pub struct RaftMetrics {
     pub leader_changes_seen: IntCounter,
     pub proposals_committed: IntGauge,
     pub proposals_applied: IntGauge,
-    /// Kept by whoever waits for proposals; raft only knows when they were lost.
-    pub proposals_pending: IntGauge,
     pub proposals_failed: IntCounter,
     pub wal_fsync_seconds: Histogram,
     pub wal_write_seconds: Histogram,
@@ -54,7 +52,6 @@ impl RaftMetrics {
                 "The index of the last committed entry.",
             )?,
             proposals_applied: gauge("etcd_server_proposals_applied_total", "The index of the last applied entry.")?,
-            proposals_pending: gauge("etcd_server_proposals_pending", "Proposals that wait for their outcome.")?,
             proposals_failed: counter("etcd_server_proposals_failed_total", "Proposals that were lost.")?,
             wal_fsync_seconds: seconds("etcd_disk_wal_fsync_duration_seconds", "How long syncs of the WAL take.")?,
             wal_write_seconds: seconds("etcd_disk_wal_write_duration_seconds", "How long writes to the WAL take.")?,

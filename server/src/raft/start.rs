@@ -14,7 +14,7 @@ use forebay_proto::{
     raftpb::{ConfChange, ConfChangeType, ConfState, Entry, HardState},
 };
 use forebay_storage::{
-    disk::Disk,
+    disk::{Disk, create_dir_all_durably},
     snap::{MemberRecord, Snapshots, member_json},
     wal::{self, Recovered, Wal},
 };
@@ -61,7 +61,7 @@ impl Opened {
             Wal::open(disk, &config.wal_dir, config.wal, None)?
         } else {
             if let Some(parent) = config.wal_dir.parent() {
-                disk.create_dir_all(parent)
+                create_dir_all_durably(&*disk, parent)
                     .map_err(|error| RaftError::Library(format!("cannot create {}: {error}", parent.display())))?;
             }
             let metadata = Metadata { node_id: Some(bootstrap.member_id), cluster_id: Some(bootstrap.cluster_id) };

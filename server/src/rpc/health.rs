@@ -30,16 +30,31 @@ pub(super) async fn check(member: Member, request: Request) -> Result<Response, 
     if !check.service.is_empty() {
         return Err(Status::not_found("unknown service"));
     }
-    Ok(grpc::reply_message(&SERVING))
+    Ok(grpc::reply_message(&state(*member.serving().borrow())))
 }
 
-/// Tells the state, and once more when the member begins to stop.
+fn state(serves: bool) -> HealthCheckResponse {
+    if serves { SERVING } else { NOT_SERVING }
+}
+
+/// Tells the state, and again when it changes, until the member begins to stop.
 pub(super) async fn watch(member: Member, request: Request) -> Result<Response, Status> {
     let (_, check) = grpc::unary::<HealthCheckRequest>(request, member.config().max_message_bytes()).await?;
-    let first = if check.service.is_empty() { SERVING } else { SERVICE_UNKNOWN };
-    let ending = stream::once(async move { member.draining().await })
-        .map(move |()| if check.service.is_empty() { NOT_SERVING } else { SERVICE_UNKNOWN });
-    let states: Pin<Box<dyn Stream<Item = HealthCheckResponse> + Send>> =
-        Box::pin(stream::once(std::future::ready(first)).chain(ending));
+    let mut serving = member.serving();
+    serving.mark_changed();
+    let states = stream::unfold(Some((member, serving)), move |watched| {
+        let is_known = check.service.is_empty();
+        async move {
+            let (member, mut serving) = watched?;
+            let goes_on = tokio::select! {
+                changed = serving.changed() => changed.is_ok(),
+                () = member.draining() => false,
+            };
+            let serves = goes_on && *serving.borrow_and_update();
+            let now = if is_known { state(serves) } else { SERVICE_UNKNOWN };
+            Some((now, goes_on.then_some((member, serving))))
+        }
+    });
+    let states: Pin<Box<dyn Stream<Item = HealthCheckResponse> + Send>> = Box::pin(states);
     Ok(grpc::respond(Body::grpc_stream(states.map(|state| Ok(grpc::encode(&state))))))
 }

@@ -1,5 +1,7 @@
 //! The KV service.
 
+use std::{fmt::Display, sync::Arc, time::Instant};
+
 use bytes::Bytes;
 use forebay_edge::{Request, Response, grpc, range};
 use forebay_keyspace::{
@@ -10,27 +12,79 @@ use forebay_proto::{Error, NestingError, decode_txn, etcdserverpb::*};
 use tonic::Status;
 
 use crate::{
-    apply::{self, Outcome},
+    apply::{self, Outcome, Tally, describe},
     member::{Deadline, Member},
+    metrics::Kind,
 };
 
 pub(super) async fn range(member: Member, request: Request) -> Result<Response, Status> {
     let (parts, range) = grpc::unary::<RangeRequest>(request, member.config().max_message_bytes()).await?;
     check::range(&range)?;
+    let read = Read::begin(&member, Kind::Range);
     if !range.serializable {
         member.linearize(member.deadline(&parts.headers)?).await?;
     }
+    let range = Arc::new(range);
     let is_quick = range::is_quick(&range, |counting| Some(evaluate(&member, counting).ok()?.count));
     let result = if is_quick {
-        evaluate(&member, &range)?
+        measure(&member, &range)?
     } else {
-        member.blocking(move |member| Ok(evaluate(member, &range)?)).await?
+        let range = range.clone();
+        member.blocking(move |member| Ok(measure(member, &range)?)).await?
     };
+    let response = format_args!("range_response_count:{}", result.kvs.len());
+    read.end("read-only range ", &describe::Range(&range), &response);
     Ok(range::respond(result, &member.header()))
 }
 
 fn evaluate(member: &Member, range: &RangeRequest) -> Result<RangeResult, Error> {
     member.reader().evaluate(|snapshot| eval::range(snapshot, range))
+}
+
+/// As [`evaluate`], for a client.
+fn measure(member: &Member, range: &RangeRequest) -> Result<RangeResult, Error> {
+    let start = Instant::now();
+    let result = evaluate(member, range);
+    member.metrics().range_seconds.observe(result.is_ok(), start.elapsed());
+    Tally::range().count(&member.metrics().apply);
+    result
+}
+
+/// A request that only reads, from its arrival on.
+struct Read<'m> {
+    member: &'m Member,
+    kind: Kind,
+    start: Instant,
+    succeeded: bool,
+}
+
+impl Read<'_> {
+    fn begin(member: &Member, kind: Kind) -> Read<'_> {
+        Read { member, kind, start: Instant::now(), succeeded: false }
+    }
+
+    /// It is answered.
+    fn end(mut self, prefix: &str, request: &dyn Display, response: &dyn Display) {
+        self.succeeded = true;
+        let (took, expected) = (self.start.elapsed(), self.member.config().warning_apply_duration);
+        if took > expected {
+            self.member.metrics().apply.slow.inc();
+            tracing::warn!(
+                ?took,
+                "expected-duration" = ?expected,
+                prefix,
+                %request,
+                %response,
+                "apply request took too long"
+            );
+        }
+    }
+}
+
+impl Drop for Read<'_> {
+    fn drop(&mut self) {
+        self.member.metrics().request_seconds.observe(self.kind, self.succeeded, self.start.elapsed());
+    }
 }
 
 /// A framed response, unless it is larger than etcd sends.
@@ -98,16 +152,22 @@ pub(super) async fn txn(member: Member, request: Request) -> Result<Response, St
 }
 
 async fn read(member: Member, txn: TxnRequest, deadline: Deadline) -> Result<Response, Status> {
+    let read = Read::begin(&member, Kind::ReadonlyTxn);
     if !eval::is_serializable(&txn) {
         member.linearize(deadline).await?;
     }
-    let result = member
+    let txn = Arc::new(txn);
+    let asked = txn.clone();
+    let answer = member
         .blocking(move |member| {
-            let result = member.reader().evaluate(|snapshot| eval::txn_read(snapshot, &txn))?;
+            let result = member.reader().evaluate(|snapshot| eval::txn_read(snapshot, &asked))?;
+            Tally::txn(&asked, &result).count(&member.metrics().apply);
             encode(member, &result)
         })
         .await?;
-    Ok(grpc::reply(result))
+    let size = format_args!("size:{}", answer.len() - grpc::PREFIX);
+    read.end("read-only txn ", &describe::Txn(&txn), &size);
+    Ok(grpc::reply(answer))
 }
 
 pub(super) async fn compact(member: Member, request: Request) -> Result<Response, Status> {

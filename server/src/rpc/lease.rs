@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use forebay_edge::{Body, Request, Response, grpc};
 use forebay_proto::{Error, etcdserverpb::*};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{apply::Outcome, lease::Renewal, member::Member};
 
@@ -77,7 +77,13 @@ pub(super) fn keep_alive(member: Member, request: Request) -> Response {
                 Ok(answer) => Some((Ok(grpc::encode(&answer)), Some((member, messages)))),
                 Err(status) => Some((Err(status), None)),
             },
-            Err(status) => Some((Err(status), None)),
+            Err(status) => {
+                // A client that went away is no failure.
+                if status.code() != Code::Cancelled && !member.is_draining() {
+                    member.metrics().stream_failures.with_label_values(&["receive", "lease-keepalive"]).inc();
+                }
+                Some((Err(status), None))
+            }
         }
     });
     grpc::respond(Body::grpc_stream(answers))
@@ -91,7 +97,10 @@ async fn renew(member: &Member, id: i64) -> Result<LeaseKeepAliveResponse, Statu
     loop {
         let renewal = member.lessor().renew(id, Instant::now());
         match renewal {
-            Renewal::Renewed { ttl } => return Ok(LeaseKeepAliveResponse { header, id, ttl }),
+            Renewal::Renewed { ttl } => {
+                member.metrics().leases_renewed.inc();
+                return Ok(LeaseKeepAliveResponse { header, id, ttl });
+            }
             Renewal::NotFound => return Ok(LeaseKeepAliveResponse { header, id, ttl: 0 }),
             Renewal::Expiring if Instant::now() < deadline => tokio::time::sleep(REVOKE_POLL).await,
             Renewal::Expiring => return Err(Error::Timeout.into()),

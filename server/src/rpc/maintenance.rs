@@ -1,10 +1,11 @@
 //! The Maintenance service. MoveLeader and Downgrade come with the cluster.
 
-use std::io::Read;
+use std::{io::Read, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use forebay_edge::{Body, Request, Response, grpc};
 use forebay_proto::{Error, etcdserverpb::*};
+use futures::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 use tonic::Status;
 
@@ -14,6 +15,11 @@ use crate::{apply::Outcome, member::Member, version};
 const SNAPSHOT_CHUNK: usize = 32 << 10;
 /// Snapshot messages that are read ahead of a slow client.
 const SNAPSHOT_AHEAD: usize = 16;
+/// The rate in bytes per second that a client must read a snapshot at in the long run.
+const SNAPSHOT_RATE_MIN: u64 = 256 << 10;
+/// How far it may fall behind that.
+const SNAPSHOT_GRACE: Duration = Duration::from_secs(30);
+const TOO_SLOW: &str = "the snapshot is read too slowly; others wait for the place";
 
 pub(super) async fn status(member: Member, request: Request) -> Result<Response, Status> {
     grpc::unary::<StatusRequest>(request, member.config().max_message_bytes()).await?;
@@ -61,7 +67,7 @@ pub(super) async fn alarm(member: Member, request: Request) -> Result<Response, 
 
 pub(super) async fn defragment(member: Member, request: Request) -> Result<Response, Status> {
     grpc::unary::<DefragmentRequest>(request, member.config().max_message_bytes()).await?;
-    member.maintaining(|member| member.backend().defragment()).await?;
+    member.maintaining(Member::defragment).await?;
     Ok(grpc::reply_message(&DefragmentResponse { header: None }))
 }
 
@@ -85,23 +91,61 @@ pub(super) async fn hash_kv(member: Member, request: Request) -> Result<Response
 pub(super) async fn snapshot(member: Member, request: Request) -> Result<Response, Status> {
     grpc::unary::<SnapshotRequest>(request, member.config().max_message_bytes()).await?;
     let permit = member.snapshot_permit()?;
-    let (sender, receiver) = tokio::sync::mpsc::channel(SNAPSHOT_AHEAD);
-    let reading = member.clone();
+    let (sender, messages) = tokio::sync::mpsc::channel(SNAPSHOT_AHEAD);
+    let (failed, failure) = tokio::sync::oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        let failed = match reading.backend().snapshot() {
-            Ok((size, db)) => send_snapshot(size, db, |frame| sender.blocking_send(Ok(frame)).is_ok()),
-            Err(status) => Err(status),
-        };
-        if let Err(status) = failed {
-            let _ = sender.blocking_send(Err(status));
+        let _timer = member.metrics().backend.snapshot_seconds.start_timer();
+        let mut pace = Pace::new(tokio::time::Instant::now());
+        let sent = member.backend().snapshot().and_then(|(size, db)| {
+            send_snapshot(size, db, |frame| {
+                let deadline = pace.deadline(frame.len());
+                runtime.block_on(async {
+                    tokio::select! {
+                        sent = sender.send(frame) => sent.map_err(|_| Status::cancelled("context canceled")),
+                        () = tokio::time::sleep_until(deadline) => Err(Status::unavailable(TOO_SLOW)),
+                        () = member.draining() => Err(Error::Stopped.into()),
+                    }
+                })
+            })
+        });
+        if let Err(status) = sent {
+            // A client that went away does not need to know.
+            let _ = failed.send(status);
         }
     });
-    Ok(grpc::respond(Body::grpc_stream(tokio_stream::wrappers::ReceiverStream::new(receiver))))
+    let failure = stream::once(failure).filter_map(async |failed| failed.ok().map(Err));
+    let messages = tokio_stream::wrappers::ReceiverStream::new(messages).map(Ok).chain(failure);
+    Ok(grpc::respond(Body::grpc_stream(messages)))
 }
 
-/// The db file in pieces, then its SHA-256. Ends early when `send` says that nobody listens.
-fn send_snapshot(size: u64, mut db: impl Read, mut send: impl FnMut(Bytes) -> bool) -> Result<(), Status> {
+/// How slowly a client may read a snapshot. Each keeps a thread and pages of the file.
+struct Pace {
+    start: tokio::time::Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(start: tokio::time::Instant) -> Pace {
+        Pace { start, bytes: 0 }
+    }
+
+    /// Until when the next `len` bytes must be taken: what was taken so far may have taken as long as it takes at the
+    /// lowest rate, and some time more.
+    fn deadline(&mut self, len: usize) -> tokio::time::Instant {
+        let deadline = self.start + SNAPSHOT_GRACE + Duration::from_secs(self.bytes / SNAPSHOT_RATE_MIN);
+        self.bytes += len as u64;
+        deadline
+    }
+}
+
+/// The db file in pieces, then its SHA-256. Ends with the first error of `send`.
+fn send_snapshot(
+    size: u64,
+    mut db: impl Read,
+    mut send: impl FnMut(Bytes) -> Result<(), Status>,
+) -> Result<(), Status> {
     let message = |remaining: u64, blob: Bytes| {
         grpc::encode(&SnapshotResponse {
             header: None,
@@ -117,12 +161,9 @@ fn send_snapshot(size: u64, mut db: impl Read, mut send: impl FnMut(Bytes) -> bo
         db.read_exact(&mut chunk).map_err(|error| Status::unknown(format!("snapshot: {error}")))?;
         hash.update(&chunk);
         remaining -= chunk.len() as u64;
-        if !send(message(remaining, chunk.freeze())) {
-            return Ok(());
-        }
+        send(message(remaining, chunk.freeze()))?;
     }
-    send(message(0, Bytes::copy_from_slice(&hash.finalize())));
-    Ok(())
+    send(message(0, Bytes::copy_from_slice(&hash.finalize())))
 }
 
 #[cfg(test)]
@@ -136,7 +177,7 @@ mod tests {
         let mut messages = Vec::new();
         send_snapshot(db.len() as u64, &db[..], |frame| {
             messages.push(SnapshotResponse::decode(frame.slice(grpc::PREFIX..)).unwrap());
-            true
+            Ok(())
         })
         .unwrap();
         let (hash, parts) = messages.split_last().unwrap();

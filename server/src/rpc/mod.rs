@@ -8,7 +8,12 @@ mod lease;
 mod maintenance;
 mod watch;
 
-use forebay_edge::{Request, Response, Service, grpc};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use forebay_edge::{Request, Response, Service, grpc, listener::Peer};
 use forebay_proto::Error;
 use futures::{
     FutureExt as _,
@@ -43,30 +48,34 @@ fn reflection() -> Routes {
 impl Service for Rpc {
     fn call(&self, request: Request) -> BoxFuture<'static, Response> {
         let member = self.member.clone();
-        if let Err(error) = check_metadata(&member, request.headers()) {
-            return ready(grpc::refuse(error.into())).boxed();
-        }
+        let version = match check_metadata(&member, request.headers()) {
+            Ok(version) => version,
+            Err(error) => return ready(grpc::refuse(error.into())).boxed(),
+        };
+        let is_stream = STREAMS.contains(&request.uri().path());
+        member.metrics().client_requests.count(is_stream, version);
+        let call = Call::begin(&member, &request);
         match request.uri().path() {
-            "/etcdserverpb.KV/Range" => answer(kv::range(member, request)),
+            "/etcdserverpb.KV/Range" => call.answer(kv::range(member, request)),
             "/etcdserverpb.KV/RangeStream" => answer(kv::range_stream(member, request)),
-            "/etcdserverpb.KV/Put" => answer(kv::put(member, request)),
-            "/etcdserverpb.KV/DeleteRange" => answer(kv::delete_range(member, request)),
-            "/etcdserverpb.KV/Txn" => answer(kv::txn(member, request)),
-            "/etcdserverpb.KV/Compact" => answer(kv::compact(member, request)),
+            "/etcdserverpb.KV/Put" => call.answer(kv::put(member, request)),
+            "/etcdserverpb.KV/DeleteRange" => call.answer(kv::delete_range(member, request)),
+            "/etcdserverpb.KV/Txn" => call.answer(kv::txn(member, request)),
+            "/etcdserverpb.KV/Compact" => call.answer(kv::compact(member, request)),
             "/etcdserverpb.Watch/Watch" => ready(watch::watch(member, request)).boxed(),
-            "/etcdserverpb.Lease/LeaseGrant" => answer(lease::grant(member, request)),
-            "/etcdserverpb.Lease/LeaseRevoke" => answer(lease::revoke(member, request)),
+            "/etcdserverpb.Lease/LeaseGrant" => call.answer(lease::grant(member, request)),
+            "/etcdserverpb.Lease/LeaseRevoke" => call.answer(lease::revoke(member, request)),
             "/etcdserverpb.Lease/LeaseKeepAlive" => ready(lease::keep_alive(member, request)).boxed(),
-            "/etcdserverpb.Lease/LeaseTimeToLive" => answer(lease::time_to_live(member, request)),
-            "/etcdserverpb.Lease/LeaseLeases" => answer(lease::leases(member, request)),
-            "/etcdserverpb.Cluster/MemberList" => answer(cluster::list(member, request)),
-            "/etcdserverpb.Maintenance/Alarm" => answer(maintenance::alarm(member, request)),
-            "/etcdserverpb.Maintenance/Status" => answer(maintenance::status(member, request)),
-            "/etcdserverpb.Maintenance/Defragment" => answer(maintenance::defragment(member, request)),
-            "/etcdserverpb.Maintenance/Hash" => answer(maintenance::hash(member, request)),
-            "/etcdserverpb.Maintenance/HashKV" => answer(maintenance::hash_kv(member, request)),
+            "/etcdserverpb.Lease/LeaseTimeToLive" => call.answer(lease::time_to_live(member, request)),
+            "/etcdserverpb.Lease/LeaseLeases" => call.answer(lease::leases(member, request)),
+            "/etcdserverpb.Cluster/MemberList" => call.answer(cluster::list(member, request)),
+            "/etcdserverpb.Maintenance/Alarm" => call.answer(maintenance::alarm(member, request)),
+            "/etcdserverpb.Maintenance/Status" => call.answer(maintenance::status(member, request)),
+            "/etcdserverpb.Maintenance/Defragment" => call.answer(maintenance::defragment(member, request)),
+            "/etcdserverpb.Maintenance/Hash" => call.answer(maintenance::hash(member, request)),
+            "/etcdserverpb.Maintenance/HashKV" => call.answer(maintenance::hash_kv(member, request)),
             "/etcdserverpb.Maintenance/Snapshot" => answer(maintenance::snapshot(member, request)),
-            "/grpc.health.v1.Health/Check" => answer(health::check(member, request)),
+            "/grpc.health.v1.Health/Check" => call.answer(health::check(member, request)),
             "/grpc.health.v1.Health/Watch" => answer(health::watch(member, request)),
             path if path.starts_with("/grpc.reflection.") => self.reflect(request),
             path if LATER.contains(&path) => {
@@ -91,20 +100,71 @@ impl Rpc {
     }
 }
 
-/// What etcd looks at in front of every call.
-fn check_metadata(member: &Member, headers: &HeaderMap) -> Result<(), Error> {
-    if headers.get("client-api-version").is_some_and(|version| std::str::from_utf8(version.as_bytes()).is_err()) {
-        return Err(Error::InvalidClientApiVersion);
-    }
+/// What etcd looks at in front of every call; returns the version that the client says it has.
+fn check_metadata<'h>(member: &Member, headers: &'h HeaderMap) -> Result<Option<&'h str>, Error> {
+    let version = match headers.get("client-api-version").map(|version| std::str::from_utf8(version.as_bytes())) {
+        Some(Err(_)) => return Err(Error::InvalidClientApiVersion),
+        Some(Ok(version)) => Some(version),
+        None => None,
+    };
     if headers.get("hasleader").is_some_and(|value| value == "true") {
         member.check_leader()?;
     }
-    Ok(())
+    Ok(version)
+}
+
+/// A unary call, from its arrival on.
+struct Call {
+    start: Instant,
+    expected: Duration,
+    uri: http::Uri,
+    remote: Option<SocketAddr>,
+}
+
+impl Call {
+    fn begin(member: &Member, request: &Request) -> Call {
+        Call {
+            start: Instant::now(),
+            expected: member.config().warning_unary_request_duration,
+            uri: request.uri().clone(),
+            remote: request.extensions().get::<Peer>().map(|peer| peer.address),
+        }
+    }
+
+    /// Answers it, and says in the log if that took long.
+    fn answer(
+        self,
+        handler: impl Future<Output = Result<Response, Status>> + Send + 'static,
+    ) -> BoxFuture<'static, Response> {
+        async move {
+            let response = handler.await.unwrap_or_else(grpc::refuse);
+            let took = self.start.elapsed();
+            if took > self.expected {
+                tracing::warn!(
+                    "time spent" = ?took,
+                    remote = self.remote.map(tracing::field::display),
+                    "response type" = self.uri.path(),
+                    "request stats"
+                );
+            }
+            response
+        }
+        .boxed()
+    }
 }
 
 fn answer(handler: impl Future<Output = Result<Response, Status>> + Send + 'static) -> BoxFuture<'static, Response> {
     handler.map(|result| result.unwrap_or_else(grpc::refuse)).boxed()
 }
+
+/// Methods with more than one message in a direction.
+const STREAMS: [&str; 5] = [
+    "/etcdserverpb.KV/RangeStream",
+    "/etcdserverpb.Watch/Watch",
+    "/etcdserverpb.Lease/LeaseKeepAlive",
+    "/etcdserverpb.Maintenance/Snapshot",
+    "/grpc.health.v1.Health/Watch",
+];
 
 /// Methods of etcd's API that are refused by name.
 const LATER: [&str; 30] = [

@@ -8,7 +8,7 @@ use forebay_storage::{
 use sha2::{Digest as _, Sha256};
 use tonic::Code;
 
-use crate::support::{Node, compaction, delete, grant, leased, put};
+use crate::support::{Node, compaction, delete, get, grant, leased, put};
 
 async fn snapshot(node: &Node) -> Vec<SnapshotResponse> {
     let call = node.open("/etcdserverpb.Maintenance/Snapshot").await;
@@ -110,4 +110,52 @@ async fn a_defragmentation_gives_back_what_a_compaction_freed() {
     let defragmented = node.status(StatusRequest {}).await.unwrap();
     assert!(defragmented.db_size < compacted.db_size / 2, "{defragmented:?}");
     assert_eq!(node.everything().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_snapshot_loses_its_place() {
+    let node = Node::start().await;
+    for n in 0..200 {
+        node.put(put(&format!("k{n}"), &"v".repeat(10_000))).await.unwrap();
+    }
+    let mut idle = Vec::new();
+    for _ in 0..16 {
+        let call = node.open("/etcdserverpb.Maintenance/Snapshot").await;
+        call.send(&SnapshotRequest {});
+        idle.push(call);
+    }
+    // Every place is taken once each of them has begun.
+    for call in &mut idle {
+        call.next::<SnapshotResponse>().await.unwrap();
+    }
+    let mut late = node.open("/etcdserverpb.Maintenance/Snapshot").await;
+    late.send(&SnapshotRequest {});
+    assert_eq!(late.next::<SnapshotResponse>().await.unwrap_err().message(), "etcdserver: too many requests");
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(60)).await;
+    tokio::time::resume();
+    for call in idle {
+        let (_, status) = call.rest::<SnapshotResponse>().await;
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    }
+    assert!(snapshot(&node).await.len() > 1);
+}
+
+#[tokio::test]
+async fn requests_that_take_longer_than_they_should_are_counted() {
+    let node = Node::with(|config| config.warning_apply_duration = std::time::Duration::ZERO).await;
+    let before = node.metric("etcd_server_slow_apply_total");
+    node.put(put("a", "1")).await.unwrap();
+    node.range(get("a")).await.unwrap();
+    assert_eq!(node.metric("etcd_server_slow_apply_total"), before + 2.0);
+    let node = Node::start().await;
+    let count = |name: &str| node.metric(name);
+    let (puts, ranges, txns) =
+        (count("etcd_mvcc_put_total"), count("etcd_mvcc_range_total"), count("etcd_mvcc_txn_total"));
+    node.put(PutRequest { prev_kv: true, ..put("a", "1") }).await.unwrap();
+    node.range(get("a")).await.unwrap();
+    assert_eq!(count("etcd_mvcc_put_total"), puts + 1.0);
+    assert_eq!(count("etcd_mvcc_range_total"), ranges + 2.0);
+    assert_eq!(count("etcd_mvcc_txn_total"), txns + 1.0, "a put that looks first is two operations");
+    assert_eq!(count("etcd_debugging_mvcc_total_put_size_in_bytes"), 2.0);
 }

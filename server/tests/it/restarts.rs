@@ -410,3 +410,48 @@ async fn a_directory_is_used_by_one_member_at_a_time() {
     assert!(error.contains("locked"), "{error}");
     node.put(put("a", "1")).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_member_that_was_stopped_gives_its_files_back_whoever_still_knows_it() {
+    let node = Node::start().await;
+    node.put(put("a", "1")).await.unwrap();
+    let still_known = node.member.clone();
+    let node = node.restart().await;
+    node.put(put("a", "2")).await.unwrap();
+    drop(still_known);
+    assert_eq!(node.restart().await.everything().await[0].version, 2);
+}
+
+#[tokio::test]
+async fn a_member_that_cannot_make_itself_known_leaves_nothing_behind() {
+    let node = Node::start().await;
+    node.put(put("a", "1")).await.unwrap();
+    let dir = node.path().to_owned();
+    node.member.stop().await;
+    let config = Config { data_dir: dir.clone(), max_request_bytes: 10, ..Config::default() };
+    let error = forebay_server::start(config.clone(), &prometheus::Registry::new()).await.err().expect("too small");
+    assert!(error.to_string().contains("publish"), "{error}");
+    // The threads are gone and with them the locks.
+    let config = Config { max_request_bytes: 1 << 20, ..config };
+    let member = forebay_server::start(config, &prometheus::Registry::new()).await.unwrap();
+    member.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_has_become_hollow_is_defragmented_at_start_if_that_is_asked_for() {
+    let node = Node::start().await;
+    for n in 0..100 {
+        node.put(put(&format!("k{n}"), &"v".repeat(10_000))).await.unwrap();
+    }
+    // Hashing the file waits for it.
+    node.hash(HashRequest {}).await.unwrap();
+    let everything = DeleteRangeRequest { key: zero(), range_end: zero(), prev_kv: false };
+    node.call::<DeleteRangeResponse>("/etcdserverpb.KV/DeleteRange", &everything).await.unwrap();
+    node.compact(compaction(102)).await.unwrap();
+    let size = async |node: &Node| node.status(StatusRequest {}).await.unwrap().db_size;
+    let hollow = size(&node).await;
+    let node = node.restart_with(|config| config.bootstrap_defrag_threshold_bytes = Some(1 << 30)).await;
+    assert!(size(&node).await >= hollow, "not worth it");
+    let node = node.restart_with(|config| config.bootstrap_defrag_threshold_bytes = Some(1 << 19)).await;
+    assert!(size(&node).await < hollow / 4, "{hollow}");
+}

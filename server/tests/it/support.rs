@@ -10,8 +10,7 @@ use std::{
 use bytes::{Buf as _, Bytes, BytesMut};
 use forebay_edge::{Api, Body, Request, grpc};
 use forebay_proto::{etcdserverpb::*, mvccpb::KeyValue};
-use forebay_server::{Config, Member, StartError, start};
-use forebay_storage::db;
+use forebay_server::{Config, Member, start};
 use futures::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use http_body::Frame;
@@ -30,6 +29,8 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 /// A running member and the directory it lives in.
 pub struct Node {
     pub member: Member,
+    /// Where its metrics are.
+    pub registry: Registry,
     api: Api,
     dir: Arc<TempDir>,
 }
@@ -55,18 +56,10 @@ impl Node {
             ..Config::default()
         };
         change(&mut config);
-        let deadline = Instant::now() + LIMIT;
-        let member = loop {
-            match start(config.clone(), &Registry::new()).await {
-                Ok(member) => break member,
-                // The tasks of the member before this one end soon, and the lock goes with the last of them.
-                Err(StartError::Db(db::Error::Locked { .. })) if Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-                Err(error) => panic!("the member does not start: {error}"),
-            }
-        };
-        Node { api: member.api(), member, dir }
+        let registry = Registry::new();
+        let member = start(config, &registry).await;
+        let member = member.unwrap_or_else(|error| panic!("the member does not start: {error}"));
+        Node { api: member.api(), member, registry, dir }
     }
 
     /// Stops the member and starts it again on its directory.
@@ -103,6 +96,18 @@ impl Node {
             std::fs::remove_dir_all(copy.path().join("member")).unwrap();
         }
         Node::on(Arc::new(copy), change).await
+    }
+
+    /// The sum of a counter or gauge over all its labels, or the count of a histogram.
+    pub fn metric(&self, name: &str) -> f64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name);
+        let metrics = family.unwrap_or_else(|| panic!("{name} is not on the page")).get_metric();
+        let value = |metric: &prometheus::proto::Metric| {
+            let counted = metric.get_histogram().get_sample_count() as f64;
+            metric.get_counter().get_value() + metric.get_gauge().get_value() + counted
+        };
+        metrics.iter().map(value).sum()
     }
 
     /// The member's directory.

@@ -150,6 +150,7 @@ pub fn validate(mut said: Said) -> Verdict {
         auth_token: s.auth_token,
         auth_token_ttl: std::time::Duration::from_secs(if s.auth_token_ttl == 0 { 300 } else { s.auth_token_ttl }),
         bcrypt_cost: u32::try_from(s.bcrypt_cost).ok().filter(|cost| (4..=31).contains(cost)).unwrap_or(10),
+        gates: s.feature_gates.all(),
         feature_gates: s.feature_gates.resolve(),
         memory_mlock: s.memory_mlock,
         log,

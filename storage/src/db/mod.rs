@@ -126,6 +126,17 @@ impl Db {
         Ok(())
     }
 
+    /// Writes nothing more and lets another process open the file. What is read from here on may be of that process, so
+    /// only a reader that is about to end may still be there.
+    pub fn close(&self) {
+        let writer = self.shared.writer.lock();
+        writer.store.poison();
+        if let Err(error) = writer.store.file.unlock() {
+            // The lock goes with the last handle then.
+            tracing::warn!(%error, path = %self.shared.path.display(), "cannot unlock the db file");
+        }
+    }
+
     /// The size of the database as etcd reports it (`dbSize`): the bytes its pages reach to, free ones included. The
     /// file itself is up to 16 MiB longer.
     #[must_use]

@@ -64,6 +64,23 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     fn try_lock(&self) -> io::Result<bool>;
     /// Takes a lock that others may share, or says `false` when another opener holds an exclusive one.
     fn try_lock_shared(&self) -> io::Result<bool>;
+    /// Gives a lock up while the file stays open.
+    fn unlock(&self) -> io::Result<()>;
+}
+
+/// Creates a directory and its parents, and makes the names of those that are new durable.
+pub fn create_dir_all_durably(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let parents = parents_of_missing(path, |path| disk.exists(path));
+    disk.create_dir_all(path)?;
+    parents.iter().try_for_each(|parent| disk.sync_dir(parent))
+}
+
+/// The directories that get a new name when `path` is created, the innermost first.
+fn parents_of_missing(path: &Path, exists: impl Fn(&Path) -> bool) -> Vec<&Path> {
+    let named = path.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty());
+    let missing = named.take_while(|ancestor| !exists(ancestor));
+    let parents = missing.filter_map(Path::parent);
+    parents.map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }).collect()
 }
 
 /// The file system of the operating system.
@@ -182,5 +199,35 @@ impl DiskFile for OsFile {
 
     fn try_lock_shared(&self) -> io::Result<bool> {
         self.flock(rustix::fs::FlockOperation::NonBlockingLockShared)
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        self.flock(rustix::fs::FlockOperation::Unlock).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_directory_that_gets_a_name_is_synced() {
+        let parents = |path: &'static str, there: &'static [&str]| {
+            parents_of_missing(Path::new(path), |path| there.iter().any(|there| path == Path::new(there)))
+        };
+        let paths = |names: &'static [&str]| names.iter().map(Path::new).collect::<Vec<_>>();
+        assert_eq!(parents("/a/b/c", &["/", "/a"]), paths(&["/a/b", "/a"]));
+        assert_eq!(parents("/a", &["/", "/a"]), paths(&[]));
+        assert_eq!(parents("default.etcd", &[]), paths(&["."]));
+        assert_eq!(parents("x/y", &["x"]), paths(&["x"]));
+    }
+
+    #[test]
+    fn directories_are_made_where_they_are_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        create_dir_all_durably(&OsDisk, &path).unwrap();
+        create_dir_all_durably(&OsDisk, &path).unwrap();
+        assert!(path.is_dir());
     }
 }

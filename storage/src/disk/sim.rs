@@ -313,6 +313,13 @@ impl DiskFile for SimFile {
     fn try_lock_shared(&self) -> io::Result<bool> {
         self.try_lock()
     }
+
+    fn unlock(&self) -> io::Result<()> {
+        if self.holds.swap(false, Ordering::Relaxed) {
+            self.inode.lock().locked.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
 }
 
 impl Drop for SimFile {

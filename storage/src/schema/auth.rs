@@ -39,18 +39,18 @@ pub fn role(role: &authpb::Role) -> Value {
     Value::new(AUTH_ROLES, &role.name[..], role.encode_to_vec())
 }
 
+/// The count of changes; 0 in a file that has none.
+pub fn read_auth_revision(txn: &ReadTxn) -> Result<u64, Error> {
+    let Some(value) = get(txn, AUTH, AUTH_REVISION)? else { return Ok(0) };
+    let bytes = <[u8; 8]>::try_from(&value[..]).map_err(|_| malformed(AUTH, AUTH_REVISION, "8 bytes"))?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
 /// Everything about auth.
 pub fn read_auth(txn: &ReadTxn) -> Result<Auth, Error> {
-    let revision = match get(txn, AUTH, AUTH_REVISION)? {
-        None => 0,
-        Some(value) => {
-            let bytes = <[u8; 8]>::try_from(&value[..]).map_err(|_| malformed(AUTH, AUTH_REVISION, "8 bytes"))?;
-            u64::from_be_bytes(bytes)
-        }
-    };
     Ok(Auth {
         enabled: super::read_auth_enabled(txn)?,
-        revision,
+        revision: read_auth_revision(txn)?,
         users: values(txn, AUTH_USERS, "a user", |_, value| authpb::User::decode(value).ok())?,
         roles: values(txn, AUTH_ROLES, "a role", |_, value| authpb::Role::decode(value).ok())?,
     })

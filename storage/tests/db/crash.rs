@@ -230,6 +230,9 @@ mod full {
         fn try_lock_shared(&self) -> io::Result<bool> {
             self.0.try_lock_shared()
         }
+        fn unlock(&self) -> io::Result<()> {
+            self.0.unlock()
+        }
     }
 }
 
