@@ -9,3 +9,4 @@ mod lifecycle;
 mod mirror;
 mod peers;
 mod real;
+mod restarts;
