@@ -14,6 +14,7 @@ use crate::{
     flags::{Asked, Environment, Failure, FailureKind, Problem, etcd, gateway, go::quote, server, syntax, up},
     help,
     logging::{Level, LogConfig, Logger},
+    observe,
     roles::{self, Ended},
     signals, suggest, version,
 };
@@ -24,12 +25,15 @@ pub enum Command<'a> {
     Up(&'a [String]),
     Server(&'a [String]),
     Gateway(&'a [String]),
+    Top(&'a [String]),
+    Quota(&'a [String]),
+    Tap(&'a [String]),
     Version,
     Help(Option<&'a str>),
 }
 
 /// Every word that a command line may start with.
-pub const COMMANDS: [&str; 5] = ["up", "server", "gateway", "version", "help"];
+pub const COMMANDS: [&str; 8] = ["up", "server", "gateway", "top", "quota", "tap", "version", "help"];
 
 impl Command<'_> {
     /// Reads the first words. `arguments` begin with the program's name, which decides too.
@@ -51,6 +55,9 @@ impl Command<'_> {
             "up" => Ok(Command::Up(after)),
             "server" => Ok(Command::Server(after)),
             "gateway" => Ok(Command::Gateway(after)),
+            "top" => Ok(Command::Top(after)),
+            "quota" => Ok(Command::Quota(after)),
+            "tap" => Ok(Command::Tap(after)),
             "version" | "--version" | "-version" | "-V" => Ok(Command::Version),
             "help" => Ok(Command::Help(after.first().map(String::as_str))),
             "--help" | "-help" | "-h" => Ok(Command::Help(None)),
@@ -74,6 +81,9 @@ pub fn run(arguments: &[String], env: &Environment) -> ExitCode {
             start(&SERVER, etcd::load(args, env, server::default_host()), |c| &c.log, roles::server)
         }
         Ok(Command::Gateway(args)) => start(&GATEWAY, gateway::load(args, env), |c| &c.log, roles::gateway),
+        Ok(Command::Top(args)) => ask("top", observe::top(args)),
+        Ok(Command::Quota(args)) => ask("quota", observe::quota(args)),
+        Ok(Command::Tap(args)) => ask("tap", observe::tap(args)),
         Ok(Command::Version) => print(&version::page()),
         Ok(Command::Help(None)) => print(&help::overview()),
         Ok(Command::Help(Some(topic))) => match help::topic(topic) {
@@ -158,6 +168,14 @@ fn start<C, F: Future<Output = anyhow::Result<Ended>>>(
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ends a command that asked a gateway something.
+fn ask(name: &str, answered: Result<ExitCode, Problem>) -> ExitCode {
+    answered.unwrap_or_else(|problem| {
+        complain(name, &[problem]);
+        ExitCode::FAILURE
+    })
 }
 
 /// Says why a role does not run.

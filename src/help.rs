@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use crate::flags::{gates, gateway as gateway_flags, server as server_flags, table::Flag, up as up_flags};
 
 /// What `forebay help` can be asked about.
-pub const TOPICS: [&str; 7] = ["up", "server", "gateway", "version", "environment", "config-file", "exit-status"];
+pub const TOPICS: [&str; 10] =
+    ["up", "server", "gateway", "top", "quota", "tap", "version", "environment", "config-file", "exit-status"];
 
 /// The page of a topic.
 pub fn topic(name: &str) -> Option<String> {
@@ -13,6 +14,7 @@ pub fn topic(name: &str) -> Option<String> {
         "up" => Some(up()),
         "server" => Some(server()),
         "gateway" => Some(gateway()),
+        "top" | "quota" | "tap" => Some(OBSERVE.to_owned()),
         "version" => Some(VERSION.to_owned()),
         "environment" => Some(ENVIRONMENT.to_owned()),
         "config-file" => Some(CONFIG_FILE.to_owned()),
@@ -30,6 +32,9 @@ Usage:
   forebay [up] [flags]         a server and the gateway in one process, clients at 127.0.0.1:2379
   forebay server [flags]       the server alone, with etcd's flags, variables and configuration file
   forebay gateway [flags]      the gateway alone, in front of any etcd 3.4 to 3.7
+  forebay top                  who does how much through a gateway of this machine, live
+  forebay quota                the quotas that a gateway keeps, and how much of them is used
+  forebay tap                  every request of a gateway, as it ends
   forebay version              which etcd we are compatible with, and our own version
   forebay help [topic]         more on {topics}
 
@@ -70,6 +75,19 @@ configuration file; ETCDCTL_ENDPOINTS and etcdctl's timeouts are understood too.
 ";
     page(usage, &gateway_flags::flags(), gateway_flags::Settings::default())
 }
+
+const OBSERVE: &str = "Usage: forebay top   [--by client,prefix,rpc] [--sort load|req|obj|size|p99] [--once]
+       forebay quota
+       forebay tap   [--client NAME] [--prefix KEY] [--rpc NAME] [--slower DURATION]
+
+  --endpoint 127.0.0.1:2379   a gateway of this machine: its client or metrics port, without TLS
+  -o table|json|csv
+
+top shows the requests of the last 10 seconds by client, prefix and method, with the factors of their
+load: requests per second, objects per request, bytes per object. On a terminal it is drawn again every
+2 seconds. quota shows budgets that were counted since the gateway began. tap prints a line for each
+request when it ends; one that reads too slowly is told how many it missed.
+";
 
 const VERSION: &str = "Usage: forebay version
 

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod flags;
 pub mod help;
 pub mod logging;
+pub mod observe;
 pub mod roles;
 pub mod signals;
 pub use forebay_policies::suggest;

@@ -19,9 +19,10 @@ use forebay_edge::{
     tls::Acceptor,
 };
 use forebay_gateway::{
-    Config, Gateway, GatewayProbes, Metrics, PoolConfig, Upstream,
+    Admission, AdmissionConfig, Config, Gateway, GatewayProbes, Metrics, PolicyFile, PoolConfig, Upstream,
     upstream::{Address, Pool},
 };
+use forebay_policies::Policy;
 use forebay_server::{Member, MemberProbes};
 use prometheus::{Registry, process_collector::ProcessCollector};
 
@@ -59,11 +60,16 @@ pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
         ..Config::default()
     };
     let gateway = Gateway::new(&told, Upstream::Local(member.api()), Metrics::new(&registry)?);
+    let admission = gateway.admission().clone();
+    tokio::spawn(async move { admission.run(None).await });
     let probes = Arc::new(MemberProbes::new(member.clone(), registry.clone()));
     let ports = serve(
         bound,
         tls,
-        measured(gateway.api(), &registry, config.metrics)?,
+        Served {
+            grpc: measured(gateway.api(), &registry, config.metrics)?,
+            admission: Some(gateway.admission().clone()),
+        },
         probes,
         &registry,
         settings::member_http(&config),
@@ -87,7 +93,7 @@ pub async fn server(config: ServerConfig) -> anyhow::Result<Ended> {
     let ports = serve(
         bound,
         tls,
-        measured(member.api(), &registry, config.metrics)?,
+        Served { grpc: measured(member.api(), &registry, config.metrics)?, admission: None },
         probes,
         &registry,
         settings::member_http(&config),
@@ -106,10 +112,16 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
     let bound = Bound::new(&config.listen_client_urls, &[], &config.listen_metrics_urls, false).await?;
     let registry = registry()?;
     let metrics = Metrics::new(&registry)?;
+    let file = config.policy.clone().map(|path| PolicyFile::new(path, config.shadow));
     let told = Config {
         advertise_client_urls: config.advertise_client_urls.iter().map(|url| url.as_str().to_owned()).collect(),
         max_message_bytes: config.max_request_bytes + forebay_server::GRPC_OVERHEAD_BYTES,
         mirror: settings::mirror(&config),
+        admission: AdmissionConfig {
+            policy: file.as_ref().map_or_else(|| Ok(Policy::builtin()), PolicyFile::load)?,
+            memory_bytes: config.memory_limit,
+            slow_request: config.slow_request,
+        },
         ..Config::default()
     };
     let pool = PoolConfig {
@@ -122,11 +134,16 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
     let addresses = Address::list(&config.endpoints.join(","))?;
     let upstream = Upstream::Remote(Pool::connect(&told, pool, addresses, tls::upstream(&config)?, metrics.clone()));
     let gateway = Gateway::new(&told, upstream, metrics);
+    let admission = gateway.admission().clone();
+    tokio::spawn(async move { admission.run(file).await });
     let probes = GatewayProbes::new(&gateway, registry.clone()).expect("the upstream is a pool");
     let limits = settings::gateway_limits(&config);
     let tls = tls::gateway_clients(&config)?;
-    let api = measured(gateway.api(), &registry, MetricsDetail::Extensive)?;
-    let ports = serve(bound, tls, api, Arc::new(probes), &registry, settings::gateway_http(&config), &limits)?;
+    let served = Served {
+        grpc: measured(gateway.api(), &registry, MetricsDetail::Extensive)?,
+        admission: Some(gateway.admission().clone()),
+    };
+    let ports = serve(bound, tls, served, Arc::new(probes), &registry, settings::gateway_http(&config), &limits)?;
     ready(&config.listen_client_urls);
     let stop = signals::stop().await?;
     tokio::join!(gateway.drain(GRACE), ports.close());
@@ -160,19 +177,26 @@ fn measured(api: Api, registry: &Registry, detail: MetricsDetail) -> anyhow::Res
     Ok(Api::new(Measured::new(api, registry, detail == MetricsDetail::Extensive)?))
 }
 
+/// What ports serve.
+struct Served {
+    grpc: Api,
+    /// What operators may ask about; a member alone has none.
+    admission: Option<Admission>,
+}
+
 /// Serves an API on the bound ports, as gRPC and as JSON. JSON requests become calls of it, so they are counted like
 /// those of gRPC clients.
 fn serve(
     bound: Bound,
     tls: Option<Acceptor>,
-    grpc: Api,
+    Served { grpc, admission }: Served,
     probes: Arc<dyn Probes>,
     registry: &Registry,
     options: Options,
     limits: &Limits,
 ) -> anyhow::Result<Ports> {
     let http = Front::new(grpc.clone(), probes, options, registry)?;
-    Ok(Ports::serve(bound, tls.as_ref(), &Fronts { grpc, http }, limits, GRACE))
+    Ok(Ports::serve(bound, tls.as_ref(), &Fronts { grpc, http, admission }, limits, GRACE))
 }
 
 /// Waits for a signal, or for the member to say that it cannot go on.

@@ -61,6 +61,20 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// The same for another caller who waited for the same.
+    pub(crate) fn again(&self) -> Failure {
+        match self {
+            Failure::Refused(status) => Failure::Refused(status.clone()),
+            Failure::Unreachable => Failure::Unreachable,
+            Failure::Broken(error) => Failure::Broken(error.to_string().into()),
+            Failure::DeadlineExceeded => Failure::DeadlineExceeded,
+            Failure::Draining => Failure::Draining,
+            Failure::Stopped => Failure::Stopped,
+        }
+    }
+}
+
 impl From<Status> for Failure {
     fn from(status: Status) -> Failure {
         Failure::Refused(status)

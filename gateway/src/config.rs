@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use forebay_policies::Policy;
 use rand::Rng as _;
 
 use crate::mirror::MirrorConfig;
@@ -22,6 +23,26 @@ pub struct Config {
     pub id: GatewayId,
     /// What of the upstream is mirrored; nothing without it.
     pub mirror: Option<MirrorConfig>,
+    /// Who may do how much, and how much is held for all.
+    pub admission: AdmissionConfig,
+}
+
+/// What admission begins with.
+#[derive(Clone, Debug)]
+pub struct AdmissionConfig {
+    /// The policy until another is loaded.
+    pub policy: Policy,
+    /// Bytes of requests and answers that are held at the same time. Too small a number makes large
+    /// lists and many slow clients wait for each other; the process needs some more than it.
+    pub memory_bytes: usize,
+    /// From how long on the log tells of a request.
+    pub slow_request: Duration,
+}
+
+impl Default for AdmissionConfig {
+    fn default() -> AdmissionConfig {
+        AdmissionConfig { policy: Policy::builtin(), memory_bytes: 1 << 30, slow_request: Duration::from_secs(1) }
+    }
 }
 
 impl Default for Config {
@@ -32,6 +53,7 @@ impl Default for Config {
             max_hops: 4,
             id: GatewayId::random(),
             mirror: None,
+            admission: AdmissionConfig::default(),
         }
     }
 }

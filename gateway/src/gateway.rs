@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use forebay_edge::Api;
 
-use crate::{config::Config, layers::Draining, metrics::Metrics, stack, upstream::Upstream};
+use crate::{admission::Admission, config::Config, layers::Draining, metrics::Metrics, stack, upstream::Upstream};
 
 /// A gateway in front of an upstream.
 #[derive(Clone)]
@@ -12,6 +12,7 @@ pub struct Gateway {
     api: Api,
     upstream: Upstream,
     draining: Draining,
+    admission: Admission,
 }
 
 impl Gateway {
@@ -19,8 +20,9 @@ impl Gateway {
     /// both speak of the same gateway.
     pub fn new(config: &Config, upstream: Upstream, metrics: Metrics) -> Gateway {
         let draining = Draining::default();
-        let api = stack::build(config, upstream.clone(), metrics, draining.clone());
-        Gateway { api, upstream, draining }
+        let admission = Admission::new(config.admission.clone(), metrics.admission.clone());
+        let api = stack::build(config, upstream.clone(), &admission, metrics, draining.clone());
+        Gateway { api, upstream, draining, admission }
     }
 
     /// What a listener serves.
@@ -31,6 +33,11 @@ impl Gateway {
     /// What the gateway forwards to.
     pub fn upstream(&self) -> &Upstream {
         &self.upstream
+    }
+
+    /// Who may do how much.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     /// Takes no new calls, ends streams, and lets unary calls finish for at most `bound`; returns

@@ -4,6 +4,7 @@
 //! named in [`stack`](crate::Gateway). Start reading at `stack.rs`, which shows the whole way of a
 //! request on one screen.
 
+mod admission;
 mod call;
 mod config;
 mod gateway;
@@ -17,7 +18,8 @@ mod rescue;
 mod stack;
 pub mod upstream;
 
-pub use config::{Config, GatewayId, KEEPALIVE_MIN, MAX_MESSAGE_BYTES, PoolConfig};
+pub use admission::{ADMIN, Admission, PolicyError, PolicyFile};
+pub use config::{AdmissionConfig, Config, GatewayId, KEEPALIVE_MIN, MAX_MESSAGE_BYTES, PoolConfig};
 pub use gateway::Gateway;
 pub use metrics::Metrics;
 pub use probes::GatewayProbes;

@@ -81,6 +81,8 @@ impl Method {
     }
 }
 
+/// The stream of watches.
+pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
 /// The stream that keeps leases alive.
 pub const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 /// The answer of which names the members' client URLs.
@@ -111,7 +113,7 @@ pub static METHODS: &[Method] = &[
     row("/etcdserverpb.KV/DeleteRange", Mutation, Unary, Cluster, Ordinary),
     row("/etcdserverpb.KV/Txn", Mutation, Unary, Cluster, Ordinary),
     row("/etcdserverpb.KV/Compact", Mutation, Unary, Cluster, Reserved),
-    row("/etcdserverpb.Watch/Watch", Stream, Duplex, Cluster, Ordinary),
+    row(WATCH, Stream, Duplex, Cluster, Ordinary),
     row("/etcdserverpb.Lease/LeaseGrant", Mutation, Unary, Cluster, Ordinary),
     row("/etcdserverpb.Lease/LeaseRevoke", Mutation, Unary, Cluster, Reserved),
     row(LEASE_KEEP_ALIVE, Stream, Duplex, Cluster, Reserved),

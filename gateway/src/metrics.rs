@@ -8,7 +8,7 @@ use prometheus::{
 };
 use tonic::Code;
 
-use crate::{methods::Method, mirror::MirrorMetrics};
+use crate::{admission, methods::Method, mirror::MirrorMetrics};
 
 /// Handles to every metric; clones share them.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct Metrics {
     upstream_connections: IntGaugeVec,
     upstream_retries: IntCounterVec,
     pub(crate) mirror: MirrorMetrics,
+    /// Those of admission.
+    pub(crate) admission: admission::Metrics,
 }
 
 impl Metrics {
@@ -76,6 +78,7 @@ impl Metrics {
                 &["reason"],
             )?,
             mirror: MirrorMetrics::new(registry)?,
+            admission: admission::Metrics::new(registry)?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.request_seconds.clone()))?;

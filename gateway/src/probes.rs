@@ -12,7 +12,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use prometheus::{Registry, proto::MetricFamily};
 use tonic::{Code, Status};
 
-use crate::{Gateway, Upstream, replies, upstream::Pool};
+use crate::{Gateway, Upstream, admission::OwnCall, replies, upstream::Pool};
 
 /// The pages of a gateway in front of a remote cluster.
 pub struct GatewayProbes {
@@ -66,6 +66,7 @@ impl Probes for GatewayProbes {
             let mut request = http::Request::post("/etcdserverpb.KV/Range")
                 .body(Body::full(grpc::encode(&range)))
                 .expect("a method's path is a URI");
+            request.extensions_mut().insert(OwnCall);
             let content_type = http::HeaderValue::from_static("application/grpc");
             request.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
             request.headers_mut().insert("grpc-timeout", http::HeaderValue::from_static("5S"));

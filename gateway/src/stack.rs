@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use tower::{ServiceBuilder, layer::layer_fn};
 
 use crate::{
+    admission::{Admission, Admit, Queue},
     call::Handler,
     config::Config,
     layers::{Deadline, Drain, Draining, Hops, KeepAlive, Members, Observe, route},
@@ -18,18 +19,28 @@ use crate::{
 };
 
 /// Builds the stack over an upstream.
-pub(crate) fn build(config: &Config, upstream: Upstream, metrics: Metrics, draining: Draining) -> Api {
+pub(crate) fn build(
+    config: &Config,
+    upstream: Upstream,
+    admission: &Admission,
+    metrics: Metrics,
+    draining: Draining,
+) -> Api {
     let stack = ServiceBuilder::new()
         .layer(layer_fn(|inner| Observe::new(inner, metrics.clone()))) // counts what clients are told, at the real end of each call
         .layer(layer_fn(|inner| Rescue::new(inner, metrics.clone()))) // from here on failures; above, statuses that clients can bear
         .layer(layer_fn(|inner| Drain::new(inner, draining.clone()))) // shutting down: no new calls, unary ones finish, streams end
         .layer(layer_fn(|inner| Hops::new(inner, config.id, config.max_hops))) // no circles of gateways
         .layer(layer_fn(Deadline::new)) // ends a call itself, so that the rescue decides what a cut-off write is told
+        .layer(layer_fn(|inner| Admit::new(inner, admission.clone(), config.max_message_bytes))) // who asks for what: limits and quotas, settled when the answer has passed
+        .layer(layer_fn(|inner| admission.quotas(inner))) // no more objects under a prefix than it may have
         .layer(layer_fn(|inner| Members::new(inner, config.advertise_client_urls.clone()))) // clients that follow the member list stay here
         .layer(layer_fn(KeepAlive::new)) // keep-alive streams outlive the upstream's
         .layer(layer_fn(|inner| {
             Mirror::new(inner, config.mirror.as_ref(), &upstream, config.max_message_bytes, &metrics.mirror)
         })) // ranges and watches from here, if the upstream vouches for the caller
+        .layer(layer_fn(|inner| admission.lists(inner))) // large lists in pages, and one for all who ask the same
+        .layer(layer_fn(|inner| Queue::new(inner, admission.clone()))) // a seat of the upstream for every call, in fair order
         .service(upstream.clone()); // sizes, retries that cannot repeat a write, balancing; bytes both ways
     Api::new(Stack(Arc::new(stack)))
 }

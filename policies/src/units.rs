@@ -1,7 +1,7 @@
 //! The units of policy files: Kubernetes' quantities (`20k`, `256MiB`), rates (`5/s`, `50MiB/s`), Go's durations
 //! (`1m30s`) and percentages.
 
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -28,6 +28,14 @@ pub struct GoDuration(pub Duration);
 /// A share of a hundred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Percent(pub u8);
+
+impl FromStr for Quantity {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Quantity, String> {
+        Quantity::parse(text)
+    }
+}
 
 /// The longest suffixes come first, so that the first that fits is the one that was meant.
 const SUFFIXES: [(&str, u64); 13] = [

@@ -3,7 +3,9 @@
 mod mirror;
 mod tls;
 
-use std::{collections::BTreeSet, time};
+use std::{collections::BTreeSet, path::PathBuf, time};
+
+use forebay_policies::units::Quantity;
 
 pub use self::mirror::MirrorFlags;
 use self::tls::{BORROWED, TlsSettings};
@@ -45,6 +47,14 @@ pub struct GatewayConfig {
     pub tls: GatewayTls,
     /// Absent if every call is passed on.
     pub mirror: Option<MirrorFlags>,
+    /// The policy file; without one, the built-in policy holds.
+    pub policy: Option<PathBuf>,
+    /// Whether the rules and quotas of the file only count.
+    pub shadow: bool,
+    /// Bytes of requests and answers held at the same time.
+    pub memory_limit: usize,
+    /// From how long on the log tells of a request.
+    pub slow_request: time::Duration,
     pub log: LogConfig,
 }
 
@@ -76,6 +86,10 @@ pub struct Settings {
     watch_progress_notify_interval: Duration,
     upstream_user: String,
     upstream_password_file: String,
+    policy: String,
+    shadow: bool,
+    memory_limit: String,
+    slow_request: Duration,
     log_level: String,
     log_format: String,
     log_outputs: BTreeSet<String>,
@@ -110,6 +124,10 @@ impl Default for Settings {
             watch_progress_notify_interval: Duration::from_secs(600),
             upstream_user: String::new(),
             upstream_password_file: String::new(),
+            policy: String::new(),
+            shadow: false,
+            memory_limit: "1GiB".to_owned(),
+            slow_request: Duration::from_secs(1),
             log_level: "info".to_owned(),
             log_format: "json".to_owned(),
             log_outputs: BTreeSet::from(["default".to_owned()]),
@@ -120,6 +138,7 @@ impl Default for Settings {
 const UPSTREAM: &str = "Upstream";
 const CLIENTS: &str = "Clients";
 const MIRROR: &str = "Mirror";
+const ADMISSION: &str = "Admission";
 const LOGGING: &str = "Logging";
 const SELF: &str = "Configuration";
 
@@ -168,6 +187,10 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag(MIRROR, "watch-progress-notify-interval", Slot::Duration(|s| &mut s.watch_progress_notify_interval), "How often watches that ask for it are told the revision; as the upstream has it."),
         flag(MIRROR, "upstream-user", Text(|s| &mut s.upstream_user), "The upstream's user that fills the mirror; it needs to read what is mirrored. Without one there is no mirror while the upstream has auth enabled."),
         flag(MIRROR, "upstream-password-file", Text(|s| &mut s.upstream_password_file), "The file that user's password stands in."),
+        flag(ADMISSION, "policy", Text(|s| &mut s.policy), "Policy file: who may do how much. It is read again when it changes; `forebay policy` checks one."),
+        flag(ADMISSION, "shadow", Bool(|s| &mut s.shadow), "Only count what the rules and quotas of the policy file would refuse."),
+        flag(ADMISSION, "memory-limit", Text(|s| &mut s.memory_limit), "Bytes of requests and answers held at the same time, as 512MiB or 2GiB; what does not fit waits, then is refused."),
+        flag(ADMISSION, "slow-request", Slot::Duration(|s| &mut s.slow_request), "From how long on the log tells of a request, with what it waited for."),
         flag(LOGGING, "log-level", Text(|s| &mut s.log_level), "debug, info, warn, error, panic or fatal."),
         flag(LOGGING, "log-format", Text(|s| &mut s.log_format), "json or console."),
         flag(LOGGING, "log-outputs", Set(|s| &mut s.log_outputs), "stderr, stdout or files, with commas; default is stderr."),
@@ -240,9 +263,12 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
             .hint("write --keepalive-time=6s or more"),
         );
     }
-    for (flag, duration) in
-        [("dial-timeout", s.dial_timeout), ("keepalive-timeout", s.keepalive_timeout), ("idle-timeout", s.idle_timeout)]
-    {
+    for (flag, duration) in [
+        ("dial-timeout", s.dial_timeout),
+        ("keepalive-timeout", s.keepalive_timeout),
+        ("idle-timeout", s.idle_timeout),
+        ("slow-request", s.slow_request),
+    ] {
         if duration <= Duration(0) {
             problems.push(Problem::new(format!("--{flag} must be more than nothing (set to {duration})")));
         }
@@ -260,6 +286,15 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
                 .hint("the default of etcd is 1572864"),
         );
     }
+    let memory_limit = memory_limit(&s.memory_limit);
+    if let Err(problem) = &memory_limit {
+        problems.push(problem.clone());
+    }
+    if s.shadow && s.policy.is_empty() {
+        problems.push(
+            Problem::new("--shadow without --policy has nothing to count").hint("name a policy file, or leave it out"),
+        );
+    }
     let level = Level::parse(&s.log_level);
     if level.is_none() {
         problems.push(
@@ -274,8 +309,8 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
                 .hint("--log-format takes json or console"),
         );
     }
-    let (true, Some(level), Some(format), Some(max_request_bytes), Ok(mirror)) =
-        (problems.is_empty(), level, format, max_request_bytes, mirror)
+    let (true, Some(level), Some(format), Some(max_request_bytes), Ok(mirror), Ok(memory_limit)) =
+        (problems.is_empty(), level, format, max_request_bytes, mirror, memory_limit)
     else {
         return Err(problems);
     };
@@ -297,6 +332,10 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
         host_whitelist: s.host_whitelist,
         tls,
         mirror,
+        policy: (!s.policy.is_empty()).then(|| PathBuf::from(&s.policy)),
+        shadow: s.shadow,
+        memory_limit,
+        slow_request: s.slow_request.to_std(),
         log: LogConfig {
             level,
             format,
@@ -307,6 +346,17 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
 
 fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// Less could not hold a few of the largest requests.
+const MEMORY_MIN: u64 = 64 << 20;
+
+fn memory_limit(text: &str) -> Result<usize, Problem> {
+    let bytes = text.parse::<Quantity>().map_err(|error| Problem::new(format!("--memory-limit: {error}")))?.0;
+    let enough = usize::try_from(bytes).ok().filter(|_| bytes >= MEMORY_MIN);
+    enough.ok_or_else(|| {
+        Problem::new(format!("--memory-limit of {text} is too little")).hint("64MiB is the least, 1GiB the default")
+    })
 }
 
 /// A message may not pass gRPC's own bound by much; beyond it lies a mistake in units.

@@ -10,6 +10,7 @@ use forebay_edge::{
     listener::{self, Drain, Limits, Port, is_grpc},
     tls::Acceptor,
 };
+use forebay_gateway::{ADMIN, Admission};
 use futures::future::BoxFuture;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -117,6 +118,8 @@ pub(super) struct Fronts {
     pub(super) grpc: Api,
     /// Everything else, on client ports and on those for metrics.
     pub(super) http: Front,
+    /// What operators ask of a gateway.
+    pub(super) admission: Option<Admission>,
 }
 
 /// Ports that are served.
@@ -156,6 +159,12 @@ impl Ports {
 
 fn answer(fronts: &Fronts, serves: Serves, request: Request) -> BoxFuture<'static, Response> {
     let http = fronts.http.clone();
+    if let Some(admission) = &fronts.admission
+        && serves != Serves::Grpc
+        && request.uri().path().starts_with(ADMIN)
+    {
+        return Box::pin(std::future::ready(admission.admin(&request)));
+    }
     match serves {
         Serves::Grpc => fronts.grpc.call(request),
         Serves::Both if is_grpc(&request) => fronts.grpc.call(request),

@@ -2,7 +2,7 @@
 
 use ::http::{
     HeaderName, HeaderValue, StatusCode,
-    header::{CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
+    header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
 };
 use tonic::{Code, Status};
 
@@ -57,6 +57,7 @@ impl ErrorShape {
             ErrorShape::Legacy => format!(r#"{{"error":{message},"code":{code},"message":{message}}}"#),
         };
         let mut response = with_type(http_status(status.code()), "application/json", body);
+        set_retry_after(&mut response, status);
         if self == ErrorShape::Current && status.code() == Code::Unauthenticated {
             set(&mut response, WWW_AUTHENTICATE, status.message());
         }
@@ -80,7 +81,9 @@ impl ErrorShape {
 
     /// The response of a stream that failed before its first message.
     pub(super) fn stream(self, status: &Status) -> Response {
-        with_type(http_status(status.code()), "application/json", self.line(status))
+        let mut response = with_type(http_status(status.code()), "application/json", self.line(status));
+        set_retry_after(&mut response, status);
+        response
     }
 
     /// A path under `/v3/` without a method behind it.
@@ -97,6 +100,14 @@ impl ErrorShape {
             ErrorShape::Current => self.unary(&Status::unimplemented("Method Not Allowed")),
             ErrorShape::Legacy => plain_error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
         }
+    }
+}
+
+/// Says in HTTP's way when to try again, if the status does in gRPC's.
+fn set_retry_after(response: &mut Response, status: &Status) {
+    let pushback = status.metadata().get("grpc-retry-pushback-ms").and_then(|value| value.to_str().ok());
+    if let Some(milliseconds) = pushback.and_then(|value| value.parse::<u64>().ok()) {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(milliseconds.div_ceil(1000)));
     }
 }
 
@@ -129,4 +140,19 @@ fn http_status(code: Code) -> StatusCode {
         Code::Unknown | Code::Internal | Code::DataLoss => 500,
     };
     StatusCode::from_u16(number).expect("the table holds HTTP statuses")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_when_to_try_again_in_whole_seconds() {
+        let mut status = Status::resource_exhausted("etcdserver: too many requests");
+        assert!(!ErrorShape::Current.unary(&status).headers().contains_key(RETRY_AFTER));
+        status.metadata_mut().insert("grpc-retry-pushback-ms", "1201".parse().expect("metadata"));
+        for response in [ErrorShape::Current.unary(&status), ErrorShape::Legacy.stream(&status)] {
+            assert_eq!((response.status(), &response.headers()[RETRY_AFTER]), (StatusCode::TOO_MANY_REQUESTS, "2"));
+        }
+    }
 }

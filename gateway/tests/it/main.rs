@@ -1,5 +1,6 @@
 //! The gateway in front of upstreams that misbehave on purpose, and of real etcd.
 
+mod admission;
 mod client;
 mod failures;
 mod fake;

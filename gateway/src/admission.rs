@@ -1,0 +1,289 @@
+//! Admission: who may do how much to the upstream.
+//!
+//! Three layers share one [`Admission`]. [`Admit`] stands on top: it reads who asks for what, holds it
+//! to the limits of its rule, and settles what it cost when its answer has passed. [`Lists`] and
+//! [`Queue`] stand right before the upstream, below whatever can answer without it: large lists are
+//! read in pages and shared, and everything takes a seat in fair order.
+//!
+//! The decisions are made in `forebay-policies`; here are the bytes, the clock and the tasks that
+//! wait. In reading order: `scan` reads a request, `identity` its sender, `admit` is the layer,
+//! `answers` what is said to who is not let in, `settle` the end of a call; then `queue` with `seats`,
+//! and `lists` with `memory`.
+
+mod admin;
+mod admit;
+mod answers;
+mod identity;
+mod intake;
+mod lists;
+mod loaded;
+mod memory;
+mod metrics;
+mod namespace;
+mod queue;
+mod quotas;
+mod recent;
+mod reload;
+mod responses;
+mod scan;
+mod seats;
+mod settle;
+mod tally;
+mod watches;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use forebay_policies::{
+    Accounts, Class, Client, Cost, Expected, Policy, Request, Rpc, Sizes,
+    bucket::{Bucket, Pace},
+    heavy::{Accounting, Sums},
+    prefix,
+    units::Rate,
+};
+use forebay_proto::KeyRange;
+use parking_lot::Mutex;
+use rand::Rng as _;
+use tokio::{sync::broadcast, time::Instant};
+use tonic::Code;
+
+pub use self::admin::ADMIN;
+pub use self::reload::{PolicyError, PolicyFile};
+pub(crate) use self::{admit::Admit, identity::OwnCall, lists::Lists, metrics::Metrics, queue::Queue, quotas::Quotas};
+use self::{
+    answers::Refusal,
+    identity::{Identities, TokenId},
+    loaded::Loaded,
+    memory::Memory,
+    quotas::Budgets,
+    scan::Asked,
+};
+use crate::{call::Handler, config::AdmissionConfig};
+
+/// The longest a request waits to be let in. etcd's clients give up after five seconds, and their
+/// next attempt costs more than this one's wait.
+const WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Rows of the accounts of who does what.
+const ROWS: usize = 4096;
+/// How long what is shown of them was collected.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Prefixes of which counts and sizes are remembered.
+const SIZES: usize = 20_000;
+/// Requests that a slow onlooker may be behind.
+const TAPPED: usize = 1024;
+/// How deep a prefix is accounted: `/registry/pods/default/`.
+const ACCOUNT_DEPTH: u8 = 4;
+/// Lines of the log that tell of slow requests.
+fn slow_lines() -> Pace {
+    Pace { rate: Rate::per_second(10), burst: 50 }
+}
+
+/// What the layers share. Cheap to clone.
+#[derive(Clone)]
+pub struct Admission(Arc<Shared>);
+
+struct Shared {
+    /// The policy in force.
+    loaded: ArcSwap<Loaded>,
+    /// What every flow has used; outlives policies.
+    accounts: Mutex<Accounts>,
+    identities: Identities,
+    sizes: Mutex<Sizes>,
+    memory: Memory,
+    budgets: Budgets,
+    /// Who does what.
+    accounting: Mutex<Accounting>,
+    /// Every request, for those who look on.
+    tap: broadcast::Sender<Arc<serde_json::Value>>,
+    /// From here on a request is slow.
+    slow: Duration,
+    slow_lines: Mutex<Bucket>,
+    metrics: Metrics,
+}
+
+/// What is known of a request that was let in; travels with it as an extension.
+pub(crate) struct Admitted {
+    pub(crate) client: Client,
+    /// The token it came with.
+    token: Option<TokenId>,
+    pub(crate) rpc: Rpc,
+    /// What was read of it; `None` if it could not be read.
+    pub(crate) asked: Option<Asked>,
+    /// Its message without the prefix.
+    pub(crate) message: Bytes,
+    pub(crate) class: Class,
+    /// What it waited for.
+    waits: Waits,
+    /// What is known of the objects it names.
+    pub(crate) expected: Option<Expected>,
+    /// What it was predicted to cost.
+    pub(crate) cost: Cost,
+    /// The policy that let it in.
+    pub(crate) policy: Arc<Loaded>,
+}
+
+impl Admitted {
+    /// The key that names the request.
+    fn key(&self) -> &[u8] {
+        self.asked.as_ref().and_then(|asked| asked.keys.first()).map_or(&[], KeyRange::start)
+    }
+}
+
+/// How long a request waited before it was forwarded.
+#[derive(Debug, Default)]
+pub(crate) struct Waits {
+    /// For its rate.
+    rate: Duration,
+    /// For a seat, in microseconds; for a list, those of all its pages.
+    seat: AtomicU64,
+}
+
+impl Waits {
+    fn new(rate: Duration) -> Waits {
+        Waits { rate, seat: AtomicU64::new(0) }
+    }
+
+    fn seat(&self, waited: Duration) {
+        self.seat.fetch_add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn total(&self) -> Duration {
+        self.rate + self.seat_waited()
+    }
+
+    fn seat_waited(&self) -> Duration {
+        Duration::from_micros(self.seat.load(Ordering::Relaxed))
+    }
+}
+
+impl Admission {
+    pub(crate) fn new(config: AdmissionConfig, metrics: Metrics) -> Admission {
+        let memory = Memory::new(config.memory_bytes);
+        metrics.memory_limit.set(i64::try_from(memory.total()).unwrap_or(i64::MAX));
+        Admission(Arc::new(Shared {
+            loaded: ArcSwap::from_pointee(Loaded::new(config.policy, &metrics, None)),
+            accounts: Mutex::new(Accounts::new()),
+            identities: Identities::new(),
+            sizes: Mutex::new(Sizes::new(SIZES)),
+            memory,
+            budgets: Budgets::default(),
+            accounting: Mutex::new(Accounting::new(ROWS, rand::rng().random())),
+            tap: broadcast::Sender::new(TAPPED),
+            slow: config.slow_request,
+            slow_lines: Mutex::new(Bucket::new(seats::now())),
+            metrics,
+        }))
+    }
+
+    /// Puts another policy in force, for every request from now on.
+    pub fn set_policy(&self, policy: Policy) {
+        let previous = self.0.loaded.load();
+        self.0.loaded.store(Arc::new(Loaded::new(policy, &self.0.metrics, Some(&previous))));
+    }
+
+    /// The layer that reads large lists in pages.
+    pub(crate) fn lists<S: Handler>(&self, inner: S) -> Lists<S> {
+        Lists::new(inner, self.0.memory.clone())
+    }
+
+    /// The layer that keeps quotas.
+    pub(crate) fn quotas<S>(&self, inner: S) -> Quotas<S> {
+        Quotas::new(inner, self.clone())
+    }
+}
+
+impl Shared {
+    /// Brings the gauges up to date.
+    fn observe(&self) {
+        let loaded = self.loaded.load();
+        self.metrics.memory_held.set(i64::try_from(self.memory.held()).unwrap_or(i64::MAX));
+        self.metrics.set_seats("read", loaded.reads.seats());
+        self.metrics.set_seats("write", loaded.writes.seats());
+    }
+
+    /// A request was refused before it was let in.
+    fn refused(&self, policy: &Policy, request: &Request<'_>, refusal: &Refusal) {
+        self.metrics.refused.with_label_values(&[&*refusal.rule, refusal.reason]).inc();
+        let did = Sums { requests: 1, bytes: request.bytes, refused: 1, ..Sums::default() };
+        self.count(policy, request, did, None);
+    }
+
+    /// Accounts for what a request did.
+    fn count(&self, policy: &Policy, request: &Request<'_>, did: Sums, lasted: Option<Duration>) {
+        let name = request.client.name(&policy.identity);
+        let folder = prefix::folder(request.key(), ACCOUNT_DEPTH);
+        self.accounting.lock().record(name, folder, request.rpc, did, lasted);
+    }
+
+    /// Shows a request to whoever taps.
+    fn show(&self, admitted: &Admitted, did: Sums, lasted: Duration, code: Code) {
+        if self.tap.receiver_count() == 0 {
+            return;
+        }
+        let policy = &admitted.policy.policy;
+        let micros = |duration: Duration| duration.as_micros() as u64;
+        let event = serde_json::json!({
+            "client": admitted.client.name(&policy.identity).to_string(),
+            "rpc": admitted.rpc.name(),
+            "key": admitted.key().escape_ascii().to_string(),
+            "rule": policy.rule(admitted.class.rule).name,
+            "level": policy.level(admitted.class.level).name,
+            "bytes": did.bytes,
+            "objects": did.objects,
+            "tookMicros": micros(lasted),
+            "rateWaitMicros": micros(admitted.waits.rate),
+            "seatWaitMicros": micros(admitted.waits.seat_waited()),
+            "code": format!("{code:?}"),
+        });
+        // Nobody listens any more: then nobody misses it.
+        let _ = self.tap.send(Arc::new(event));
+    }
+
+    /// Tells the log of a request that took long. Under overload all do, so only some are told.
+    fn say_slow(&self, admitted: &Admitted, did: Sums, lasted: Duration, code: Code) {
+        {
+            let (mut told, now) = (self.slow_lines.lock(), seats::now());
+            if !told.wait(now, slow_lines(), 1).is_zero() {
+                return;
+            }
+            told.take(now, slow_lines(), 1);
+        }
+        let policy = &admitted.policy.policy;
+        let milliseconds = |duration: Duration| duration.as_millis();
+        tracing::warn!(
+            client = %admitted.client.name(&policy.identity),
+            rpc = %admitted.rpc,
+            prefix = %prefix::folder(admitted.key(), ACCOUNT_DEPTH).escape_ascii(),
+            rule = policy.rule(admitted.class.rule).name,
+            took_ms = milliseconds(lasted),
+            rate_wait_ms = milliseconds(admitted.waits.rate),
+            seat_wait_ms = milliseconds(admitted.waits.seat_waited()),
+            bytes = did.bytes,
+            objects = did.objects,
+            code = ?code,
+            "slow request"
+        );
+    }
+
+    /// A rule in Shadow mode would have refused.
+    fn count_shadow(&self, policy: &Policy, refusal: Option<forebay_policies::Refusal>) {
+        if let Some(refusal) = refusal {
+            let rule = &policy.rule(refusal.rule).name;
+            self.metrics.shadow_refused.with_label_values(&[rule, refusal.limit.name()]).inc();
+        }
+    }
+}
+
+/// How long a request may wait to be let in.
+fn patience(deadline: Option<Instant>) -> Duration {
+    let quarter = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()) / 4);
+    quarter.map_or(WAIT_MAX, |quarter| quarter.min(WAIT_MAX))
+}

@@ -1,0 +1,199 @@
+//! What an operator sees of admission, as JSON over HTTP: `/forebay/v1/top`, `/policy`, `/quota` and
+//! `/tap`.
+//!
+//! Keys and names of clients are shown, so only this machine is answered, and only under a name that
+//! is this machine's: a web page can make a name of its own point here (DNS rebinding). Nothing can be
+//! changed this way.
+
+use std::{net::IpAddr, sync::Arc};
+
+use bytes::Bytes;
+use forebay_edge::{Body, Request, Response, listener::Peer};
+use forebay_policies::{LevelId, Mode, RuleId};
+use futures::stream;
+use http::{
+    HeaderValue, Method, StatusCode,
+    header::{CONTENT_TYPE, HOST},
+};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use serde_json::{Value, json};
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use super::{Admission, Shared, WINDOW};
+
+/// How the paths begin.
+pub const ADMIN: &str = "/forebay/v1/";
+
+impl Admission {
+    /// Answers a request whose path begins with [`ADMIN`].
+    pub fn admin(&self, request: &Request) -> Response {
+        if !is_local(request) {
+            return text(StatusCode::FORBIDDEN, "only this machine is told, under its address or as localhost");
+        }
+        if request.method() != Method::GET {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "nothing can be changed here");
+        }
+        match request.uri().path().strip_prefix(ADMIN) {
+            Some("top") => json(&self.0.top()),
+            Some("policy") => json(&self.0.policy_status()),
+            Some("quota") => json(&self.0.quota_status()),
+            Some("tap") => tap(self.0.tap.subscribe()),
+            _ => text(StatusCode::NOT_FOUND, "there is top, policy, quota and tap"),
+        }
+    }
+}
+
+/// Whether a request comes from this machine and is meant for it.
+fn is_local(request: &Request) -> bool {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.address.ip().to_canonical());
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let host = request.uri().authority().map(|authority| authority.as_str()).or(host).unwrap_or_default();
+    let name = host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(name, _)| name);
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    peer.is_some_and(|peer| peer.is_loopback()) && (name == "localhost" || name.parse::<IpAddr>().is_ok())
+}
+
+impl Shared {
+    /// Who did what in the window before this one.
+    fn top(&self) -> Value {
+        let seconds = WINDOW.as_secs_f64();
+        let accounting = self.accounting.lock();
+        let sums = |sums: forebay_policies::heavy::Sums| {
+            json!({
+                "requests": sums.requests,
+                "objects": sums.objects,
+                "bytes": sums.bytes,
+                "queued": sums.queued,
+                "refused": sums.refused,
+                "requestsPerSecond": sums.requests as f64 / seconds,
+                "loadBytesPerSecond": sums.bytes as f64 / seconds,
+            })
+        };
+        let rows = accounting.rows().iter().filter(|row| row.last.requests > 0).map(|row| {
+            let micros = |share| row.latency.quantile(share).map(|latency| latency.as_micros() as u64);
+            let mut shown = sums(row.last);
+            shown["client"] = row.client.as_str().into();
+            shown["prefix"] = row.prefix.escape_ascii().to_string().into();
+            shown["rpc"] = row.rpc.name().into();
+            shown["p50Micros"] = micros(0.5).into();
+            shown["p99Micros"] = micros(0.99).into();
+            shown
+        });
+        let rows: Vec<Value> = rows.collect();
+        let loaded = self.loaded.load();
+        let seats = |(limit, taken): (u32, u32)| json!({"limit": limit, "taken": taken});
+        json!({
+            "windowSeconds": seconds,
+            "rows": rows,
+            "other": sums(accounting.other().last),
+            "all": sums(accounting.all().last),
+            "total": sums(accounting.all().total),
+            "seats": {"read": seats(loaded.reads.seats()), "write": seats(loaded.writes.seats())},
+            "memory": {"held": self.memory.held(), "limit": self.memory.total()},
+        })
+    }
+
+    /// The policy in force and what its rules and levels do.
+    fn policy_status(&self) -> Value {
+        let loaded = self.loaded.load();
+        let policy = &loaded.policy;
+        let rules = policy.rules.iter().enumerate().map(|(at, rule)| {
+            json!({
+                "name": rule.name,
+                "mode": match rule.mode { Mode::Enforce => "Enforce", Mode::Shadow => "Shadow" },
+                "level": policy.level(rule.level).name,
+                "admitted": loaded.admitted(RuleId(at)),
+                "refused": self.metrics.refused_by(&rule.name),
+                "shadowRefused": self.metrics.shadow_refused_by(&rule.name),
+            })
+        });
+        let rules: Vec<Value> = rules.collect();
+        let levels = policy.levels.iter().enumerate().map(|(at, level)| {
+            let (reads, writes) = (loaded.reads.occupancy(LevelId(at)), loaded.writes.occupancy(LevelId(at)));
+            json!({
+                "name": level.name,
+                "exempt": level.exempt,
+                "seats": reads.seats + writes.seats,
+                "nominalSeats": reads.nominal + writes.nominal,
+                "waiting": reads.waiting + writes.waiting,
+                "overloadedQueues": reads.overloaded + writes.overloaded,
+            })
+        });
+        let levels: Vec<Value> = levels.collect();
+        json!({
+            "name": policy.name,
+            "current": self.metrics.policy_is_current.get() == 1,
+            "rules": rules,
+            "levels": levels,
+        })
+    }
+
+    fn quota_status(&self) -> Value {
+        let loaded = self.loaded.load();
+        let quotas = loaded.policy.quotas.iter().map(|quota| {
+            json!({
+                "quota": quota.name,
+                "prefix": quota.prefix.escape_ascii().to_string(),
+                "mode": match quota.mode { Mode::Enforce => "Enforce", Mode::Shadow => "Shadow" },
+                "warnAtPercent": quota.warn_at.0,
+                "hardObjects": quota.hard.objects,
+                "hardObjectBytes": quota.hard.object_bytes,
+            })
+        });
+        let quotas: Vec<Value> = quotas.collect();
+        json!({"quotas": quotas, "budgets": self.budgets.usage()})
+    }
+}
+
+/// Every request from now on, a line each, for as long as the client reads. Who reads too slowly
+/// misses some and is told how many.
+fn tap(taps: broadcast::Receiver<Arc<Value>>) -> Response {
+    let lines = stream::unfold(taps, |mut taps| async move {
+        let line = match taps.recv().await {
+            Ok(event) => event.to_string(),
+            Err(RecvError::Lagged(missed)) => json!({"missed": missed}).to_string(),
+            Err(RecvError::Closed) => return None,
+        };
+        let frame = Frame::data(Bytes::from(line + "\n"));
+        Some((Ok::<_, std::convert::Infallible>(frame), taps))
+    });
+    with_type("application/x-ndjson", Body::new(StreamBody::new(lines)))
+}
+
+fn json(value: &Value) -> Response {
+    with_type("application/json", Body::full(format!("{value}\n")))
+}
+
+fn with_type(content_type: &'static str, body: Body) -> Response {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn text(status: StatusCode, text: &'static str) -> Response {
+    let mut response = with_type("text/plain; charset=utf-8", Body::full(format!("{text}\n")));
+    *response.status_mut() = status;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_under_its_own_name_is_answered() {
+        let asked = |peer: &str, host: &str| {
+            let mut request = Request::new(Body::empty());
+            request.headers_mut().insert(HOST, host.parse().unwrap());
+            request.extensions_mut().insert(Peer { address: peer.parse().unwrap() });
+            is_local(&request)
+        };
+        for host in ["127.0.0.1:2379", "localhost:2379", "localhost", "[::1]:2379", "10.0.0.1:80"] {
+            assert!(asked("127.0.0.1:9", host), "{host}");
+            assert!(asked("[::1]:9", host), "{host}");
+            assert!(!asked("10.0.0.2:9", host), "{host}");
+        }
+        assert!(!asked("127.0.0.1:9", "evil.example:2379"), "a rebound name");
+    }
+}
