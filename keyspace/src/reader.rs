@@ -29,6 +29,12 @@ use crate::{
 /// How many changes a count at a past revision undoes at most; the history is locked while they are collected.
 const COUNT_BACK_MAX: usize = 1 << 16;
 
+/// How many keys, and how many changes, are collected by key rather than from the history.
+const NARROW_MAX: usize = 256;
+
+/// Looking at a key costs as much as looking at this many revisions of the history.
+const KEY_IN_REVISIONS: usize = 8;
+
 /// One published state.
 #[derive(Clone, Debug)]
 pub(crate) struct Published {
@@ -161,6 +167,24 @@ impl Reader {
         })
     }
 
+    /// As [`Reader::history`] of the keys of a range alone, through the current revision, in one batch. `None` if walking
+    /// the history is quicker: the range has many keys, or `from` is not long ago.
+    pub fn history_of(&self, range: &KeyRange, from: i64) -> Option<Vec<Arc<Batch>>> {
+        let published = self.shared.published.load();
+        let count = published.tree.count(range, published.revision);
+        let revisions = usize::try_from(published.revision.saturating_sub(from)).ok()?;
+        if count > NARROW_MAX || revisions < count.saturating_mul(KEY_IN_REVISIONS) {
+            return None;
+        }
+        let mut changes = published.tree.changes(range, from, published.revision, NARROW_MAX)?;
+        if from <= self.shared.compacted() {
+            // Versions may be missing that the history still has.
+            return None;
+        }
+        changes.sort_unstable_by_key(|change| change.version.revision());
+        Some((!changes.is_empty()).then(|| Arc::new(Batch::new(changes))).into_iter().collect())
+    }
+
     /// HashKV of the store up to `revision`, or to the current one if that is 0; also the current revision.
     pub fn hash(&self, revision: i64) -> Result<(RevisionHash, i64), Error> {
         if let Some(kept) = self.shared.hashes.lock().iter().find(|hash| hash.revision == revision) {
@@ -199,6 +223,10 @@ impl History for Reader {
 
     fn changes(&self, from: i64, max_revisions: usize) -> Vec<Arc<Batch>> {
         self.history(from, max_revisions)
+    }
+
+    fn changes_of(&self, range: &KeyRange, from: i64) -> Option<Vec<Arc<Batch>>> {
+        self.history_of(range, from)
     }
 }
 

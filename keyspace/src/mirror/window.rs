@@ -68,6 +68,10 @@ impl History for Window {
     fn changes(&self, from: i64, max_revisions: usize) -> Vec<Arc<Batch>> {
         self.reader.history(from, max_revisions)
     }
+
+    fn changes_of(&self, range: &KeyRange, from: i64) -> Option<Vec<Arc<Batch>>> {
+        self.reader.history_of(range, from)
+    }
 }
 
 /// Why the mirror does not answer a read.

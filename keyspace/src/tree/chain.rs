@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::record::{Revision, Version};
+use crate::record::{Change, Revision, Version};
 
 /// The versions of one key, never none: the newest at hand, older ones until they are compacted.
 #[derive(Clone, Debug)]
@@ -62,6 +62,28 @@ impl Chain {
     /// What a reader at main revision `at` sees of the key.
     pub(crate) fn live_at(&self, at: i64) -> Option<&Version> {
         self.at(at).filter(|version| !version.is_tombstone())
+    }
+
+    /// Adds what changed at main revisions `from..=upto`, unless that may be more than `max` changes. Returns whether it did.
+    pub(super) fn changes(&self, from: i64, upto: i64, max: usize, changes: &mut Vec<Change>) -> bool {
+        if self.newest.mod_revision() < from {
+            return true;
+        }
+        let skipped = |older: &VecDeque<Version>| older.partition_point(|version| version.mod_revision() < from);
+        if self.older.as_ref().is_some_and(|older| older.len() - skipped(older) >= max) {
+            return false;
+        }
+        // One more than is asked for is what the first change replaced.
+        let mut prev: Option<&Version> = None;
+        let older = self.older.iter().flat_map(|older| older.range(skipped(older).saturating_sub(1)..));
+        for version in older.chain([&self.newest]) {
+            if (from..=upto).contains(&version.mod_revision()) {
+                let prev = prev.filter(|prev| !prev.is_tombstone()).cloned();
+                changes.push(Change { version: version.clone(), prev });
+            }
+            prev = Some(version);
+        }
+        true
     }
 
     /// Adds the newest version.

@@ -36,7 +36,7 @@ use self::{
     chain::Taken,
     leaf::Updated,
 };
-use crate::record::{Revision, Version};
+use crate::record::{Change, Revision, Version};
 
 /// Keys in a leaf and children of an inner node, at most. More makes a tree flatter and a split or a copy dearer.
 const NODE_LEN: usize = 64;
@@ -134,6 +134,26 @@ impl Tree {
             _ if range.is_empty() => 0,
             _ => count(&self.root, bounds(range), at),
         }
+    }
+
+    /// What changed in a range at main revisions `from..=upto`, by key, unless that takes looking at more than `max` keys
+    /// or may be more than `max` changes of one. Leaves are locked meanwhile, one at a time.
+    pub(crate) fn changes(&self, range: &KeyRange, from: i64, upto: i64, max: usize) -> Option<Vec<Change>> {
+        let (mut keys, mut changes) = (0, Vec::new());
+        let mut visit = |chain: &Chain| {
+            keys += 1;
+            let fits = keys <= max && changes.len() <= max && chain.changes(from, upto, max, &mut changes);
+            if fits { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let walked = match range {
+            KeyRange::Key(key) => {
+                let end = [key, &b"\0"[..]].concat();
+                walk(&self.root, Bounds { lower: Some(key), upper: Some(&end) }, &mut visit)
+            }
+            _ if range.is_empty() => ControlFlow::Continue(()),
+            _ => walk(&self.root, bounds(range), &mut visit),
+        };
+        walked.is_continue().then_some(changes)
     }
 
     /// Shows every key with all its versions, in the order of keys. A leaf is locked during `visit`.
@@ -271,6 +291,22 @@ fn count(node: &Branch, bounds: Bounds<'_>, at: i64) -> usize {
             }
         })
         .sum()
+}
+
+/// Shows the chains within bounds, ascending, until `visit` breaks.
+fn walk(node: &Branch, bounds: Bounds<'_>, visit: &mut dyn FnMut(&Chain) -> ControlFlow<()>) -> ControlFlow<()> {
+    let (first, last) = bounds.children(node);
+    for index in first..=last {
+        let bounds = bounds.below(index, first, last);
+        match &node.children {
+            Children::Branches(branches) => walk(&branches[index], bounds, visit)?,
+            Children::Leaves(leaves) => {
+                let entries = leaves[index].read();
+                entries.between(bounds.lower, bounds.upper).iter().try_for_each(&mut *visit)?;
+            }
+        }
+    }
+    ControlFlow::Continue(())
 }
 
 fn for_each(node: &Branch, visit: &mut dyn FnMut(&Chain)) {

@@ -55,7 +55,10 @@ pub(super) fn read(history: &dyn History, next: i64, span: &Span, wants: u8, rea
     // Before the changes: if there are none, that much is known to be read. What became visible in between is left for
     // the next slice, so that a header is never older than its events.
     let current = history.revision();
-    let batches = if next <= current { history.changes(next, SLICE_REVISIONS_MAX) } else { Vec::new() };
+    let batches = match next <= current {
+        true => history.changes_of(&span.range(), next).unwrap_or_else(|| history.changes(next, SLICE_REVISIONS_MAX)),
+        false => Vec::new(),
+    };
     // After the changes: what was taken out by then has raised these before.
     let compacted = history.compacted();
     if next < compacted {

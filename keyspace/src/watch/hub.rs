@@ -46,6 +46,12 @@ pub trait History: Send + Sync + 'static {
     /// such change. It stops after the batch that completes `max_revisions`, so the first batch may begin below `from`
     /// and the last may go beyond.
     fn changes(&self, from: i64, max_revisions: usize) -> Vec<Arc<Batch>>;
+
+    /// Every change of the keys of a range from revision `from` through the current one, if that is found quicker than by
+    /// walking [`History::changes`]. It may hold a change of no other key.
+    fn changes_of(&self, _range: &KeyRange, _from: i64) -> Option<Vec<Arc<Batch>>> {
+        None
+    }
 }
 
 /// What a watcher wants to see, and what a change is.

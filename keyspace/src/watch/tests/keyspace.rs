@@ -1,6 +1,7 @@
 //! The hub over the real keyspace: resuming across compaction, restart and a snapshot.
 
 use forebay_proto::KeyRange;
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::*;
 use crate::{CompactStep, Keyspace, Restore};
@@ -84,4 +85,50 @@ fn a_snapshot_that_is_compacted_beyond_a_watcher_ends_it() {
     follower.replace(restored_at_a_deletion());
     hub.resync();
     assert_eq!(client.shown(), ["0@1 created", "0@2 a=1@2", "0@0 canceled compacted=4"]);
+}
+
+#[test]
+fn changes_found_by_key_are_those_that_the_history_has() {
+    let seed = 7;
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut keyspace = Keyspace::new();
+    for _ in 0..400 {
+        let mut txn = keyspace.write();
+        for _ in 0..rng.random_range(1..3) {
+            let key = *model::choose(&mut rng, &["a", "a/b", "b", "c", "d"]);
+            match rng.random_bool(0.7) {
+                true => drop(txn.put(key.as_bytes(), b"value", 0)),
+                false => drop(txn.delete_range(&KeyRange::Key(key.into()))),
+            }
+        }
+        txn.end();
+        if rng.random_bool(0.5) {
+            keyspace.publish();
+        }
+    }
+    let reader = keyspace.reader();
+    compact(&mut keyspace, 100);
+    // What is not published is not seen by key either.
+    keyspace.write().put(b"a", b"unpublished", 0);
+    let shown = |changes: &mut dyn Iterator<Item = &Change>| {
+        changes.map(|change| format!("{:?} {:?}", change.version, change.prev)).collect::<Vec<_>>()
+    };
+    let (mut by_key, mut by_history) = (0, 0);
+    for (start, end) in [("a", ""), ("a/b", ""), ("a", "b"), ("c", "\0"), ("", "\0"), ("x", ""), ("b", "a")] {
+        let range = KeyRange::new(start.into(), end.into());
+        for from in 90..=reader.revision() + 1 {
+            let Some(found) = reader.history_of(&range, from) else {
+                by_history += 1;
+                continue;
+            };
+            assert!(from > 100, "at the compaction only the history knows");
+            let history = reader.history(from, usize::MAX);
+            let of_range = |change: &&Change| range.contains(change.version.key());
+            let expected = shown(&mut history.iter().flat_map(|batch| batch.since(from)).filter(of_range));
+            assert_eq!(shown(&mut found.iter().flat_map(|batch| &batch.changes)), expected, "{range:?} from {from}");
+            by_key += 1;
+        }
+    }
+    assert!(by_key > 500 && by_history > 50, "{by_key} {by_history}");
 }
