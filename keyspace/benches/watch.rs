@@ -205,7 +205,7 @@ fn memory() {
 }
 
 /// How many revisions the window of the mirror in [`scale`] has.
-const WINDOW: i64 = 10_000;
+const WINDOW: i64 = 100_000;
 
 /// What one request of a thousand streams starts at: now, in the window, or before it.
 fn start_revision(rng: &mut StdRng, revision: i64) -> i64 {
@@ -234,10 +234,10 @@ fn settle(stream: &mut WatchStream, floor: i64, out: &mut BytesMut) -> usize {
     }
 }
 
-/// A mirror of 100,000 keys whose window is full, and watches on random overlapping ranges from mixed revisions.
+/// A mirror of 200,000 keys whose window is full, and watches on random overlapping ranges from mixed revisions.
 fn scale(count: u64) {
     let mut rng = StdRng::seed_from_u64(4);
-    let keys: Vec<Vec<u8>> = (0..100_000).map(|_| pod(rng.random())).collect();
+    let keys: Vec<Vec<u8>> = (0..200_000).map(|_| pod(rng.random())).collect();
     let mut load = Load::new(Ranges::all(), 1);
     for key in &keys {
         load.add(&KeyValue { key: key.clone().into(), ..record(1, 1) }).expect("it is a record");
@@ -272,7 +272,7 @@ fn scale(count: u64) {
     let puts = 2_000;
     let start = cpu_ns();
     for at in 0..puts {
-        change(&mut mirror, 50_000 + at);
+        change(&mut mirror, WINDOW as usize + at);
     }
     let (apply, start) = ((cpu_ns() - start) as f64 / puts as f64, cpu_ns());
     let events: usize = streams.iter_mut().map(|stream| settle(stream, 0, &mut out)).sum();
