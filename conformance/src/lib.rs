@@ -35,3 +35,4 @@ pub mod http;
 
 pub mod crash;
 pub mod metrics;
+pub mod flaps;

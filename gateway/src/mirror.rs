@@ -65,6 +65,9 @@ const RANGE: &str = "/etcdserverpb.KV/Range";
 const RANGE_STREAM: &str = "/etcdserverpb.KV/RangeStream";
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
+/// How long a watch stream waits for a mirror that is being filled. All clients come at once when a gateway starts.
+const FILL_MAX: Duration = Duration::from_secs(5);
+
 /// The layer. Without a mirror it passes everything.
 pub(crate) struct Mirror<S> {
     inner: S,
@@ -115,7 +118,7 @@ impl<S: Handler> Handler for Mirror<S> {
                 Outcome::Answered(response) => return Ok(response),
                 Outcome::Pass(call, _) => call,
             },
-            WATCH => match active.watch(call)? {
+            WATCH => match active.watch(call).await? {
                 Ok(response) => return Ok(response),
                 Err(call) => call,
             },
@@ -160,13 +163,14 @@ impl Active {
     }
 
     /// Answers a watch stream; gives the call back if there is no mirror for it.
-    fn watch(&self, call: Call) -> Result<Result<Response, Call>, Failure> {
-        let serving = match self.state.serving() {
-            Some(serving) if !is_odd(call.request.headers()) => serving,
-            _ => {
-                self.state.metrics.served(Served::Absent);
-                return Ok(Err(call));
-            }
+    async fn watch(&self, call: Call) -> Result<Result<Response, Call>, Failure> {
+        if is_odd(call.request.headers()) {
+            self.state.metrics.served(Served::Uncovered);
+            return Ok(Err(call));
+        }
+        let Some(serving) = self.state.soon_serving(FILL_MAX).await else {
+            self.state.metrics.served(Served::Absent);
+            return Ok(Err(call));
         };
         let requires_leader = call.request.headers().get("hasleader").is_some_and(|value| value == "true");
         let leaderless = self.state.leaderless();

@@ -4,6 +4,7 @@ mod cases;
 mod clients;
 mod crash;
 mod etcdctl;
+mod flaps;
 mod http;
 mod metrics;
 mod programs;

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use forebay_proto::etcdserverpb::{AuthenticateRequest, AuthenticateResponse};
+use forebay_proto::{
+    Error,
+    etcdserverpb::{AuthenticateRequest, AuthenticateResponse},
+};
 use http::HeaderValue;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{caller::Caller, identity::Identity};
 
@@ -52,7 +55,9 @@ impl Own {
         let asked = caller.unary::<AuthenticateResponse>(AUTHENTICATE, &request, &nobody, TIMEOUT).await;
         let token = match asked {
             Ok(response) => response.token,
-            Err(status) if status.message() == forebay_proto::Error::AuthNotEnabled.message() => return Ok(()),
+            // Auth is disabled, or the upstream knows no auth.
+            Err(status) if status.message() == Error::AuthNotEnabled.message() => return Ok(()),
+            Err(status) if status.code() == Code::Unimplemented => return Ok(()),
             Err(status) => return Err(status),
         };
         let mut token = HeaderValue::try_from(token).map_err(|_| Status::internal("the token is no metadata value"))?;

@@ -160,11 +160,13 @@ impl Feed {
                 }
                 End::Unauthorised(_) | End::TooOld => {
                     self.drop_mirror();
+                    self.state.despair();
                     time::sleep(PAUSE_HOPELESS).await;
                     continue;
                 }
                 End::TooLarge => {
                     self.drop_mirror();
+                    self.state.despair();
                     time::sleep(PAUSE_TOO_LARGE).await;
                     continue;
                 }

@@ -47,6 +47,8 @@ pub(super) struct State {
     /// The last contradiction, for the feed.
     setback: watch::Sender<Option<Setback>>,
     leaderless: watch::Sender<bool>,
+    /// Whether it is of use to wait for a mirror.
+    prospect: watch::Sender<Prospect>,
     /// Counts how often the streams that ride the mirror were sent away.
     dismissals: watch::Sender<u64>,
     /// Asks the feed for a progress notice.
@@ -55,6 +57,16 @@ pub(super) struct State {
     acknowledged: AtomicI64,
     /// When the last quorum round began that was answered, and its revision.
     last_round: Mutex<Option<(Instant, i64)>>,
+}
+
+/// What a stream that comes now can expect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Prospect {
+    /// There is a mirror, or will soon be one.
+    Filling,
+    Serving,
+    /// There will be none until somebody decides otherwise.
+    None,
 }
 
 /// A mirror that may be answered from.
@@ -82,6 +94,7 @@ impl State {
                 serving: ArcSwapOption::empty(),
                 setback: watch::Sender::new(None),
                 leaderless: watch::Sender::new(false),
+                prospect: watch::Sender::new(Prospect::Filling),
                 dismissals: watch::Sender::new(0),
                 progress_wanted: Notify::new(),
                 acknowledged: AtomicI64::new(0),
@@ -107,6 +120,7 @@ impl State {
             if setback.is_none() {
                 self.serving.store(Some(Arc::clone(serving)));
                 self.metrics.set_serving(true);
+                self.prospect.send_replace(Prospect::Serving);
             }
             false
         });
@@ -116,6 +130,21 @@ impl State {
     pub(super) fn suspend(&self) {
         self.serving.store(None);
         self.metrics.set_serving(false);
+        self.prospect.send_replace(Prospect::Filling);
+    }
+
+    /// There is no mirror, and there will be none for a while.
+    pub(super) fn despair(&self) {
+        self.prospect.send_replace(Prospect::None);
+    }
+
+    /// Waits for a mirror while there is a prospect of one, for so long at most. A stream that is passed on stays with
+    /// the upstream for as long as it lives, so it is worth a wait.
+    pub(super) async fn soon_serving(&self, at_most: Duration) -> Option<Arc<Serving>> {
+        let mut prospect = self.prospect.subscribe();
+        let decided = prospect.wait_for(|prospect| *prospect != Prospect::Filling);
+        let _ = tokio::time::timeout(at_most, decided).await;
+        self.serving()
     }
 
     /// What the upstream showed contradicts what it showed before.
