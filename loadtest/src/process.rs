@@ -77,16 +77,23 @@ pub fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-/// etcd's flags for a single member that listens on these addresses.
-pub fn etcd_flags(data_dir: &Path, client: SocketAddr, peer: SocketAddr) -> Vec<String> {
+/// etcd's flags for a single member that listens on these addresses; with `https`, under a certificate that it makes
+/// itself, which is then in [`own_certificate`].
+pub fn etcd_flags(data_dir: &Path, scheme: &str, client: SocketAddr, peer: SocketAddr) -> Vec<String> {
     vec![
         format!("--data-dir={}", data_dir.display()),
-        format!("--listen-client-urls=http://{client}"),
-        format!("--advertise-client-urls=http://{client}"),
+        format!("--listen-client-urls={scheme}://{client}"),
+        format!("--advertise-client-urls={scheme}://{client}"),
+        format!("--auto-tls={}", scheme == "https"),
         format!("--listen-peer-urls=http://{peer}"),
         format!("--initial-advertise-peer-urls=http://{peer}"),
         format!("--initial-cluster=default=http://{peer}"),
         "--quota-backend-bytes=8589934592".into(),
         "--log-level=error".into(),
     ]
+}
+
+/// Where a member has the certificate that it made.
+pub fn own_certificate(data_dir: &Path) -> PathBuf {
+    data_dir.join("fixtures").join("client").join("cert.pem")
 }

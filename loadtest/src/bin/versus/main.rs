@@ -1,5 +1,6 @@
 //! Compares servers in turns in one run: etcd, ours, and an empty gRPC server of the same stack; and the front tiers
-//! before them: etcd's `grpc-proxy`, our gateway as a process of its own, and ours with the server in one process.
+//! before them: etcd's `grpc-proxy`, our gateway as a process of its own, and ours with the server in one process; and
+//! our server under TLS.
 //!
 //! ```text
 //! cargo run --release -p forebay-loadtest --bin versus -- --etcd PATH --forebay target/release/forebay
@@ -79,8 +80,8 @@ enum Load {
 
 /// The rows, and who takes part in each.
 const ROWS: [(&str, Load, &[Kind]); 7] = [
-    ("put", Load::Unary(Work::Put, CLIENTS), &[Kind::Server, Kind::Front, Kind::Empty]),
-    ("get", Load::Unary(Work::Get, CLIENTS), &[Kind::Server, Kind::Front, Kind::Empty]),
+    ("put", Load::Unary(Work::Put, CLIENTS), &[Kind::Server, Kind::Tls, Kind::Front, Kind::Empty]),
+    ("get", Load::Unary(Work::Get, CLIENTS), &[Kind::Server, Kind::Tls, Kind::Front, Kind::Empty]),
     ("list", Load::Unary(Work::List, LIST_CLIENTS), &[Kind::Server, Kind::Front, Kind::Empty]),
     ("cas", Load::Unary(Work::CompareAndSet, CLIENTS), &[Kind::Server]),
     ("put-1-client", Load::Unary(Work::Put, 1), &[Kind::Server, Kind::Front]),

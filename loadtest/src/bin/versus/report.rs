@@ -47,7 +47,7 @@ pub fn print(work: &str, targets: &[Target], rounds: &[Vec<Option<Figures>>]) {
     for (index, target) in targets.iter().enumerate() {
         let all = |of: fn(&Figures) -> f64| median(rounds.iter().filter_map(|round| round[index].as_ref().map(of)));
         let (Some(rate), Some(own)) = (all(|f| f.rate), all(|f| f.own_us)) else { continue };
-        print!("{work:<14} {:<10} {rate:>11.0} /s {own:>9.2} us CPU", target.name);
+        print!("{work:<14} {:<11} {rate:>11.0} /s {own:>9.2} us CPU", target.name);
         if let Some(upstream) = all(|f| f.upstream_us).filter(|upstream| *upstream > 0.0) {
             print!(" + {upstream:.2} upstream");
         }

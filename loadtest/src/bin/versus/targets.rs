@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use forebay_loadtest::{
     client::connect,
-    process::{Process, etcd_flags, free_address},
+    process::{Process, etcd_flags, free_address, own_certificate},
 };
 use tonic::transport::Channel;
 
@@ -18,6 +18,8 @@ pub enum Kind {
     Server,
     /// Another one's answers: a proxy, or a store together with the gateway.
     Front,
+    /// Our store under TLS. etcd's own making of certificates is of a kind that Rust's library does not believe.
+    Tls,
     /// Answers that mean nothing.
     Empty,
 }
@@ -62,10 +64,11 @@ pub async fn start(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Targ
             format!("--data-dir={}", scratch.join("grpc-proxy").display()),
         ];
         let proxy = starter.process("grpc-proxy", etcd, &args, address)?;
-        starter.add("grpc-proxy", Kind::Front, &["etcd"], proxy, Some(process)).await?;
+        starter.add("grpc-proxy", Kind::Front, &["etcd"], proxy, Some(process), None).await?;
     }
     if let Some(forebay) = &options.forebay {
         let process = starter.server("forebay", forebay, &["server"], Kind::Server, &["etcd", "empty"]).await?;
+        starter.server("forebay-tls", forebay, &["server"], Kind::Tls, &["forebay"]).await?;
         let address = free_address()?;
         let args = vec![
             "gateway".to_owned(),
@@ -74,13 +77,13 @@ pub async fn start(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Targ
             "--log-level=error".to_owned(),
         ];
         let gateway = starter.process("gateway", forebay, &args, address)?;
-        starter.add("gateway", Kind::Front, &["forebay"], gateway, Some(process)).await?;
+        starter.add("gateway", Kind::Front, &["forebay"], gateway, Some(process), None).await?;
         starter.server("up", forebay, &["up"], Kind::Front, &["forebay"]).await?;
     }
     let address = free_address()?;
     let args = ["empty-server".to_owned(), address.to_string()];
     let empty = starter.process("empty", &std::env::current_exe()?, &args, address)?;
-    starter.add("empty", Kind::Empty, &[], empty, None).await?;
+    starter.add("empty", Kind::Empty, &[], empty, None, None).await?;
     Ok(starter.targets)
 }
 
@@ -100,10 +103,12 @@ impl Starter<'_> {
         bases: &'static [&'static str],
     ) -> anyhow::Result<Arc<Process>> {
         let (client, peer) = (free_address()?, free_address()?);
+        let (scheme, data_dir) = (if kind == Kind::Tls { "https" } else { "http" }, self.scratch.join(name));
         let mut args: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
-        args.extend(etcd_flags(&self.scratch.join(name), client, peer));
+        args.extend(etcd_flags(&data_dir, scheme, client, peer));
         let process = self.process(name, program, &args, client)?;
-        self.add(name, kind, bases, process.clone(), None).await?;
+        let trusted = (kind == Kind::Tls).then(|| own_certificate(&data_dir));
+        self.add(name, kind, bases, process.clone(), None, trusted.as_deref()).await?;
         let channels = &self.targets.last().expect("added above").channels;
         KEYS.load(channels, "key/").await.with_context(|| format!("loading {name}"))?;
         Ok(process)
@@ -127,8 +132,9 @@ impl Starter<'_> {
         bases: &'static [&'static str],
         process: Arc<Process>,
         upstream: Option<Arc<Process>>,
+        trusted: Option<&Path>,
     ) -> anyhow::Result<()> {
-        let channels = connect(process.address, CONNECTIONS).await?;
+        let channels = connect(process.address, CONNECTIONS, trusted).await?;
         self.targets.push(Target { name, kind, bases, channels, process, upstream });
         Ok(())
     }
