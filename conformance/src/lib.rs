@@ -34,5 +34,5 @@ pub mod etcdctl;
 pub mod http;
 
 pub mod crash;
-pub mod metrics;
 pub mod flaps;
+pub mod metrics;

@@ -152,7 +152,8 @@ mod tests {
         assert!(!ErrorShape::Current.unary(&status).headers().contains_key(RETRY_AFTER));
         status.metadata_mut().insert("grpc-retry-pushback-ms", "1201".parse().expect("metadata"));
         for response in [ErrorShape::Current.unary(&status), ErrorShape::Legacy.stream(&status)] {
-            assert_eq!((response.status(), &response.headers()[RETRY_AFTER]), (StatusCode::TOO_MANY_REQUESTS, "2"));
+            assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(response.headers()[RETRY_AFTER], "2");
         }
     }
 }

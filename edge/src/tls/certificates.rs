@@ -17,7 +17,8 @@ fn unusable(path: &Path, what: &'static str, reason: impl ToString) -> Error {
     Error::Unusable { path: path.to_owned(), what, reason: reason.to_string() }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+/// The certificates of a file.
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
     match read {
         Ok(found) if found.is_empty() => Err(Error::Missing { path: path.to_owned(), what: "certificate in PEM" }),

@@ -14,7 +14,7 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{Error, KeyPair, Protocol, certificates, reload::Reloading};
+use super::{Error, KeyPair, Protocol, certificates, identity, reload::Reloading};
 
 /// How the other side is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,12 +59,13 @@ impl ClientOptions {
         let verifier: Arc<dyn ServerCertVerifier> = match &self.verify {
             Verify::InsecureSkip => Arc::new(Anyone(provider)),
             verify => {
-                let roots = match verify {
-                    Verify::Authorities(path) => certificates::authorities(path)?,
-                    _ => certificates::system_authorities()?,
+                let (roots, trusted) = match verify {
+                    Verify::Authorities(path) => (certificates::authorities(path)?, certificates::certificates(path)?),
+                    _ => (certificates::system_authorities()?, Vec::new()),
                 };
                 let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
-                verifier.map_err(|error| rustls::Error::General(error.to_string()))?
+                let signed = verifier.map_err(|error| rustls::Error::General(error.to_string()))?;
+                Arc::new(SignedOrTrusted { signed, trusted })
             }
         };
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
@@ -116,6 +117,56 @@ fn server_name(host: &str) -> Result<ServerName<'static>, Error> {
     // An IPv6 address stands in brackets where a port may follow.
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     ServerName::try_from(bare.to_owned()).map_err(|_| Error::ServerName(host.to_owned()))
+}
+
+/// Believes whom an authority signed, and a certificate that is itself among those to trust. The library refuses an
+/// authority's own certificate as a server's; Go does not, and what `--auto-tls` makes in etcd is one.
+#[derive(Debug)]
+struct SignedOrTrusted {
+    signed: Arc<WebPkiServerVerifier>,
+    trusted: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for SignedOrTrusted {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.signed.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        match verified {
+            Err(error) if identity::is_authority_as_server(&error) && self.trusted.contains(end_entity) => {
+                identity::verify_trusted(end_entity, server_name, now)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signed.supported_verify_schemes()
+    }
 }
 
 /// Believes whoever answers, as the operator asked for.

@@ -76,6 +76,61 @@ fn is_good_for(certificate: &CertificateDer<'_>, name: &str) -> bool {
         .is_ok_and(|certificate| certificate.verify_is_valid_for_subject_name(&name).is_ok())
 }
 
+/// Whether a server was refused for nothing but that its certificate is an authority's.
+pub(super) fn is_authority_as_server(error: &rustls::Error) -> bool {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
+            matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+        }
+        _ => false,
+    }
+}
+
+/// Verifies what is left to verify of a certificate that is trusted itself: its name and its time.
+pub(super) fn verify_trusted(
+    certificate: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<(), rustls::Error> {
+    let parsed = EndEntityCert::try_from(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    parsed.verify_is_valid_for_subject_name(name).map_err(|_| CertificateError::NotValidForName)?;
+    let (begin, end) = validity(certificate).ok_or(CertificateError::BadEncoding)?;
+    match now.as_secs() {
+        now if now < begin => Err(CertificateError::NotValidYet.into()),
+        now if now > end => Err(CertificateError::Expired.into()),
+        _ => Ok(()),
+    }
+}
+
+/// When a certificate is good, in seconds of Unix time.
+fn validity(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
+    let mut fields = Elements(Elements(Elements(certificate).next()?).next()?);
+    // Version, serial number, signature algorithm and issuer come first.
+    let mut times = Elements(fields.nth(4)?);
+    Some((unix_time(times.next()?)?, unix_time(times.next()?)?))
+}
+
+/// Reads `YYMMDDhhmmssZ` or, from 2050 on, `YYYYMMDDhhmmssZ`.
+fn unix_time(text: &[u8]) -> Option<u64> {
+    let digits = text.strip_suffix(b"Z")?;
+    let (year, rest) = digits.split_at_checked(digits.len().checked_sub(10)?)?;
+    let number = |digits: &[u8]| str::from_utf8(digits).ok()?.parse::<u8>().ok();
+    let year = match year {
+        [_, _] => match i32::from(number(year)?) {
+            year @ 50.. => 1900 + year,
+            year => 2000 + year,
+        },
+        [_, _, _, _] => 100 * i32::from(number(&year[..2])?) + i32::from(number(&year[2..])?),
+        _ => return None,
+    };
+    let mut parts = rest.chunks(2).map(number);
+    let mut part = || parts.next().flatten();
+    let (month, day, hour, minute, second) = (part()?, part()?, part()?, part()?, part()?);
+    let date = time::Date::from_calendar_date(year, time::Month::try_from(month).ok()?, day).ok()?;
+    let time = date.with_hms(hour, minute, second).ok()?.assume_utc();
+    u64::try_from(time.unix_timestamp()).ok()
+}
+
 /// Whether a certificate that names hosts or addresses names this one, by the rule that etcd's members follow among
 /// themselves; a certificate without names is anyone's.
 pub(super) async fn is_good_for_address(certificate: &CertificateDer<'_>, address: IpAddr) -> bool {

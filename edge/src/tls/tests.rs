@@ -238,6 +238,37 @@ async fn a_server_is_verified_by_authority_and_name_unless_that_is_switched_off_
 }
 
 #[tokio::test]
+async fn an_authority_that_serves_itself_is_believed_where_it_is_trusted_by_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let make = |name: &str, years: (i32, i32)| {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = date_time_ymd(years.0, 1, 1);
+        params.not_after = date_time_ymd(years.1, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let path = |kind: &str| dir.path().join(format!("{name}.{kind}"));
+        let pair = KeyPair { certificate: path("pem"), key: path("key") };
+        fs::write(&pair.certificate, params.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(&pair.key, key.serialize_pem()).unwrap();
+        pair
+    };
+    let (good, long) = (make("good", (2001, 2049)), make("long", (2001, 2120)));
+    let (late, other) = (make("late", (2001, 2002)), make("other", (2001, 2049)));
+    for (what, serves, trusts, host, is_believed) in [
+        ("a good one", &good, &good, "localhost", true),
+        ("one that is good for long", &long, &long, "localhost", true),
+        ("one for another name", &good, &good, "other", false),
+        ("an expired one", &late, &late, "localhost", false),
+        ("one that nobody trusts", &other, &good, "localhost", false),
+    ] {
+        let acceptor = acceptor(ServerOptions::new(serves.clone()));
+        let connector = connector(client(Verify::Authorities(trusts.certificate.clone()), None));
+        let found = handshake_from("127.0.0.1:1", &acceptor, &connector, host).await;
+        assert_eq!(found.is_ok(), is_believed, "{what}: {found:?}");
+    }
+}
+
+#[tokio::test]
 async fn versions_and_suites_are_those_of_the_flags() {
     let ours = Authority::new("ours");
     let identity = ours.sign("server", &Wanted::server(&["localhost"]));
