@@ -191,7 +191,7 @@ impl Admission {
 
     /// The layer that reads large lists in pages.
     pub(crate) fn lists<S: Handler>(&self, inner: S) -> Lists<S> {
-        Lists::new(inner, self.0.memory.clone())
+        Lists::new(inner, self.0.memory.clone(), self.0.metrics.twins.clone())
     }
 
     /// The layer that keeps quotas.
@@ -257,7 +257,7 @@ impl Shared {
             told.take(now, slow_lines(), 1);
         }
         let policy = &admitted.policy.policy;
-        let milliseconds = |duration: Duration| duration.as_millis();
+        let milliseconds = |duration: Duration| duration.as_millis() as u64;
         tracing::warn!(
             client = %admitted.client.name(&policy.identity),
             rpc = %admitted.rpc,

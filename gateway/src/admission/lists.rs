@@ -22,6 +22,7 @@ use forebay_edge::{Body, Response};
 use forebay_proto::{Error, KeyRange};
 use futures::FutureExt as _;
 use http::request;
+use prometheus::IntCounter;
 
 use self::{
     assembly::{Assembly, List},
@@ -54,14 +55,16 @@ pub(crate) struct Lists<S> {
     inner: Arc<S>,
     turns: Arc<Turns<Outcome>>,
     memory: Memory,
+    /// How many lists were answered with another's answer.
+    joined: IntCounter,
 }
 
 /// What a list came to; shared by all who asked for it.
 type Outcome = Result<Arc<List>, Arc<Failure>>;
 
 impl<S: Handler> Lists<S> {
-    pub(crate) fn new(inner: S, memory: Memory) -> Lists<S> {
-        Lists { inner: Arc::new(inner), turns: Arc::default(), memory }
+    pub(crate) fn new(inner: S, memory: Memory, joined: IntCounter) -> Lists<S> {
+        Lists { inner: Arc::new(inner), turns: Arc::default(), memory, joined }
     }
 
     /// The objects of the first page, if the call is to be read in pages.
@@ -109,7 +112,8 @@ impl<S: Handler> Handler for Lists<S> {
             page,
             memory: self.memory.clone(),
         };
-        match self.turns.take(keys, twin, reading.read().boxed()).await {
+        let list = self.turns.take(keys, twin, reading.read().boxed(), || self.joined.inc());
+        match list.await {
             Ok(list) => Ok(list.response()),
             Err(failure) => Err(failure.again()),
         }

@@ -231,7 +231,7 @@ impl<S: Handler> Quotas<S> {
             match answer.ok_or_else(|| Failure::Broken("the upstream's answer is no txn's".into()))? {
                 guard::Answer::Written(answer, revision) => {
                     for (demand, line) in near.iter().zip(&mut lines) {
-                        line.written(revision, demand.keys.len());
+                        demand.budget.count(line.written(revision, demand.keys.len()));
                     }
                     let mut frame = grpc::frame(answer.len());
                     frame.extend_from_slice(&answer);

@@ -331,6 +331,7 @@ async fn a_crowd_that_lists_the_same_gets_one_answer_in_pages() {
     let begun = pages.iter().filter(|page| page.revision == 0).count();
     assert!(begun <= 2, "{begun} lists for 200 callers");
     assert_eq!(setup.store.0.running_max.load(Ordering::SeqCst), 1, "lists of the same keys take turns");
+    assert_eq!(setup.metric("forebay_admission_joined_lists_total"), 198.0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -44,12 +44,19 @@ impl<T: Clone> Default for Turns<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> Turns<T> {
-    /// Waits for the turn of these keys and does `work`, or shares what a twin who waits will get.
+    /// Waits for the turn of these keys and does `work`, or shares what a twin who waits will get, and
+    /// says so with `joined`.
     ///
     /// The work is driven by whoever waits for it; when all of them are gone, it ends.
-    pub(super) async fn take(self: &Arc<Self>, keys: KeyRange, twin: Twin, work: BoxFuture<'static, T>) -> T {
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        keys: KeyRange,
+        twin: Twin,
+        work: BoxFuture<'static, T>,
+        joined: impl FnOnce(),
+    ) -> T {
         let _leaving = Leaving { turns: self, keys: &keys };
-        let shared = self.join(&keys, twin, work);
+        let shared = self.join(&keys, twin, work, joined);
         shared.await
     }
 
@@ -58,12 +65,14 @@ impl<T: Clone + Send + Sync + 'static> Turns<T> {
         keys: &KeyRange,
         twin: Twin,
         work: BoxFuture<'static, T>,
+        joined: impl FnOnce(),
     ) -> Shared<BoxFuture<'static, T>> {
         let mut by_keys = self.by_keys.lock();
         let queue = by_keys.entry(keys.clone()).or_insert_with(|| Queue { turn: Arc::default(), waiting: Vec::new() });
         queue.waiting.retain(|(_, waiting)| waiting.upgrade().is_some());
-        let joined = queue.waiting.iter().find(|(other, _)| *other == twin).and_then(|(_, waiting)| waiting.upgrade());
-        if let Some(shared) = joined {
+        let waiting = queue.waiting.iter().find(|(other, _)| *other == twin).and_then(|(_, waiting)| waiting.upgrade());
+        if let Some(shared) = waiting {
+            joined();
             return shared;
         }
         let (turn, turns, own, keys) = (Arc::clone(&queue.turn), Arc::clone(self), twin.clone(), keys.clone());
@@ -142,7 +151,7 @@ mod tests {
                 time::sleep(Duration::from_secs(1)).await;
                 number
             };
-            self.turns.take(keys(), twin, work.boxed()).await
+            self.turns.take(keys(), twin, work.boxed(), || {}).await
         }
     }
 

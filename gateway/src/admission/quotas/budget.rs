@@ -49,10 +49,11 @@ impl Line {
         self.0.is_some_and(|turn| turn.objects + keys as u64 <= limit)
     }
 
-    /// A guarded write of so many keys was carried out.
-    pub(super) fn written(&mut self, revision: i64, keys: usize) {
+    /// A guarded write of so many keys was carried out; how many there are at most.
+    pub(super) fn written(&mut self, revision: i64, keys: usize) -> u64 {
         let objects = self.0.map_or(0, |turn| turn.objects) + keys as u64;
         self.0 = Some(Turn { mod_revision: revision, objects });
+        objects
     }
 }
 
