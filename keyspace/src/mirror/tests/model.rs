@@ -2,7 +2,11 @@
 //! nothing. Reads at random revisions are compared with a replay of everything; watchers at random starts, some fed
 //! privately, with everything that was promised of a watch.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use forebay_proto::etcdserverpb::watch_create_request::FilterType;
 use prost::Message as _;
@@ -148,6 +152,17 @@ impl Rider {
         self.recorder.client.stream.feed(ticket, fed);
         true
     }
+
+    /// Reads all there is, with a mirror that knows all there is.
+    fn finish(&mut self, rng: &mut StdRng, upstream: &Upstream, reached: &mut Reached) {
+        loop {
+            self.recorder.drain();
+            self.carry_out_orders(reached);
+            if !self.deliver(rng, upstream) {
+                return;
+            }
+        }
+    }
 }
 
 /// How often a program came to what is rare.
@@ -281,13 +296,7 @@ fn run(seed: u64, reached: &mut Reached) {
         follow(&mut rng, &upstream, &mut mirror);
     }
     for rider in &mut riders {
-        loop {
-            rider.recorder.drain();
-            rider.carry_out_orders(reached);
-            if !rider.deliver(&mut rng, &upstream) {
-                break;
-            }
-        }
+        rider.finish(&mut rng, &upstream, reached);
         check(&rider.recorder, &upstream.log, upstream.store.compacted(), true);
         for response in &rider.recorder.responses {
             reached.events += response.events.len();
@@ -320,4 +329,37 @@ fn b06_a_mirror_answers_as_its_upstream_would_in_random_programs() {
     assert!(events > 20_000, "{reached:?}");
     assert!([compacted, progress, fed, outside, answered].iter().all(|times| *times > 50), "{reached:?}");
     assert!(rebuilt > 20 && restarted > 5, "{reached:?}");
+}
+
+#[test]
+fn b08_nothing_is_lost_while_the_window_moves_on_under_those_who_read_it() {
+    let upstream = Upstream::new(&mut StdRng::seed_from_u64(5), 3000);
+    let limits = Limits { bytes: 1 << 20, revisions: 300 };
+    let mut mirror = Mirror::new(Load::new(Ranges::all(), 1), limits, 0).unwrap();
+    let (hub, reader, is_done) = (mirror.hub().clone(), mirror.reader(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for revision in upstream.log.0.chunk_by(|a, b| main_of(a) == main_of(b)) {
+                mirror.apply(revision).unwrap();
+                thread::yield_now();
+            }
+            is_done.store(true, Ordering::Release);
+        });
+        for seed in 1..4 {
+            let (hub, reader, upstream, is_done) = (&hub, &reader, &upstream, &is_done);
+            scope.spawn(move || {
+                let (mut rng, mut reached) = (StdRng::seed_from_u64(seed), Reached::default());
+                let recorder = Recorder::new(Client::new(hub));
+                let mut rider = Rider { recorder, feeds: HashMap::new(), eager: 1.0 };
+                while !is_done.load(Ordering::Acquire) {
+                    rider.recorder.step(&mut rng, reader.revision(), &|_| true);
+                    rider.carry_out_orders(&mut reached);
+                    rider.deliver(&mut rng, upstream);
+                    thread::yield_now();
+                }
+                rider.finish(&mut rng, upstream, &mut reached);
+                check(&rider.recorder, &upstream.log, upstream.store.compacted(), true);
+            });
+        }
+    });
 }
