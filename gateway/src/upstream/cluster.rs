@@ -54,7 +54,8 @@ impl Cluster {
 
 /// The cluster of most endpoints that have told; of equally many the present one, or else the earliest in the list.
 fn decide(present: u64, told: &[u64]) -> u64 {
-    let votes = |id: u64| told.iter().filter(|told| **told == id).count();
+    // An endpoint that has not told votes for nobody.
+    let votes = |id: u64| told.iter().filter(|told| **told != 0 && **told == id).count();
     let mut best = present;
     for &id in told.iter().filter(|id| **id != 0) {
         if votes(id) > votes(best) || votes(best) == 0 {
