@@ -179,7 +179,7 @@ impl World {
                 assert_eq!(events, responses.iter().map(|response| response.events.len()).sum::<usize>());
             }
             Polled::Yield | Polled::Idle => assert!(responses.is_empty()),
-            Polled::Overrun => panic!("a keyspace holds every revision that is not compacted"),
+            Polled::Over => panic!("a keyspace does not begin anew"),
         }
         responses.into_iter().for_each(|response| self.client.receive(response, &self.log));
         polled
