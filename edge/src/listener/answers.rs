@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -27,13 +27,14 @@ pub(super) struct Answers {
     /// How long a connection may take nothing of an answer while others want the memory.
     patience: Duration,
     start: Instant,
+    /// Of all that are held; changed under the lock, and read without it by every range.
+    bytes: AtomicUsize,
     held: Mutex<Held>,
 }
 
 #[derive(Default)]
 struct Held {
     next: u64,
-    bytes: usize,
     answers: HashMap<u64, Arc<Answer>>,
 }
 
@@ -46,7 +47,13 @@ struct Answer {
 
 impl Answers {
     pub(super) fn new(budget: usize, patience: Duration) -> Arc<Answers> {
-        Arc::new(Answers { budget, patience, start: Instant::now(), held: Mutex::default() })
+        Arc::new(Answers {
+            budget,
+            patience,
+            start: Instant::now(),
+            bytes: AtomicUsize::new(0),
+            held: Mutex::default(),
+        })
     }
 
     fn now_ms(&self) -> u64 {
@@ -55,9 +62,9 @@ impl Answers {
 
     /// Whether the budget is used up. Then whoever stalls has been asked to leave.
     pub(super) fn are_too_many(&self) -> bool {
-        let held = self.held.lock();
-        let too_many = held.bytes >= self.budget;
+        let too_many = self.bytes.load(Ordering::Relaxed) >= self.budget;
         if too_many {
+            let held = self.held.lock();
             let limit = self.now_ms().saturating_sub(u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX));
             let stalled = |answer: &&Arc<Answer>| answer.moved_ms.load(Ordering::Relaxed) < limit;
             held.answers.values().filter(stalled).for_each(|answer| answer.place.cut());
@@ -72,7 +79,8 @@ impl Answers {
             return Ok(None);
         }
         let mut held = self.held.lock();
-        if held.bytes > 0 && held.bytes + bytes > self.budget {
+        let others = self.bytes.load(Ordering::Relaxed);
+        if others > 0 && others + bytes > self.budget {
             return Err(TooMany);
         }
         Ok(Some(self.insert(&mut held, bytes, place)))
@@ -87,7 +95,7 @@ impl Answers {
         let answer = Arc::new(Answer { place: place.clone(), bytes, moved_ms: AtomicU64::new(self.now_ms()) });
         let id = held.next;
         held.next += 1;
-        held.bytes += bytes;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         held.answers.insert(id, Arc::clone(&answer));
         HeldAnswer { answers: Arc::clone(self), id, answer }
     }
@@ -114,7 +122,7 @@ impl HeldAnswer {
 impl Drop for HeldAnswer {
     fn drop(&mut self) {
         let mut held = self.answers.held.lock();
-        held.bytes -= self.answer.bytes;
+        self.answers.bytes.fetch_sub(self.answer.bytes, Ordering::Relaxed);
         held.answers.remove(&self.id);
     }
 }
