@@ -3,10 +3,10 @@
 //! A short mean of latencies is compared with a long one. While they agree, the limit grows; when requests take longer
 //! than they used to, they wait for each other inside the upstream, and the limit falls until they do not.
 //!
-//! Two changes to the original. Latencies are divided by what a request costs, so that a change from gets to lists is
-//! not taken for overload. And a long mean that rises while the limit is used up may be our own doing: then it rises
-//! ten times slower, so that a long overload does not become what is usual. The limit grows by its square root, as in
-//! the first version of the algorithm, to be back soon after an upstream has recovered.
+//! Three changes to the original. Requests are compared with those of about the same cost, so that a change from gets
+//! to lists is not taken for overload. A long mean that rises while the limit is used up may be our own doing: then it
+//! rises ten times slower, so that a long overload does not become what is usual. And the limit grows by a part of
+//! itself, to be back soon after an upstream has recovered.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ impl Default for Gradient {
             initial: 40,
             min: 20,
             max: 1_000,
-            tolerance: 1.25,
+            tolerance: 1.1,
             smoothing: 0.2,
             window: Duration::from_millis(100),
             long_windows: 600.0,
@@ -57,17 +57,29 @@ pub struct AdaptiveLimit {
     gradient: Gradient,
     /// Invariant: between the gradient's `min` and `max`.
     limit: f64,
-    /// The long mean of latencies for each unit of cost, in nanoseconds; 0 before the first window.
-    long: f64,
+    /// By the binary logarithm of the cost.
+    classes: [CostClass; COST_CLASSES],
     window: Window,
 }
+
+/// Requests of about the same cost.
+#[derive(Clone, Copy, Debug, Default)]
+struct CostClass {
+    /// The long mean of their latencies in nanoseconds; 0 before the first window.
+    long: f64,
+    /// Of this window.
+    samples: u32,
+    nanos: f64,
+}
+
+/// From an eighth of a unit to ten thousands of them.
+const COST_CLASSES: usize = 20;
 
 /// What was measured since the last change.
 #[derive(Debug, Default)]
 struct Window {
     since: Option<Instant>,
     samples: u32,
-    nanos: f64,
     in_flight_max: u32,
     overloaded: bool,
 }
@@ -78,7 +90,12 @@ const SAMPLES_MIN: u32 = 10;
 impl AdaptiveLimit {
     /// Begins with the initial limit and without any experience.
     pub fn new(gradient: Gradient) -> AdaptiveLimit {
-        AdaptiveLimit { gradient, limit: f64::from(gradient.initial), long: 0.0, window: Window::default() }
+        AdaptiveLimit {
+            gradient,
+            limit: f64::from(gradient.initial),
+            classes: Default::default(),
+            window: Window::default(),
+        }
     }
 
     /// The limit now.
@@ -103,8 +120,10 @@ impl AdaptiveLimit {
         match outcome {
             Outcome::Served => {
                 window.samples += 1;
-                // Every request has a part that does not depend on its size.
-                window.nanos += lasted.as_nanos() as f64 / (1.0 + units as f64 / 1_000.0);
+                let class = (units / 64).checked_ilog2().unwrap_or(0) as usize;
+                let class = &mut self.classes[class.min(COST_CLASSES - 1)];
+                class.samples += 1;
+                class.nanos += lasted.as_nanos() as f64;
             }
             Outcome::Overloaded => window.overloaded = true,
         }
@@ -125,25 +144,40 @@ impl AdaptiveLimit {
             self.limit = bounded(self.limit * 0.9);
             return;
         }
-        let short = (window.nanos / f64::from(window.samples)).max(1.0);
+        let used_up = f64::from(window.in_flight_max) >= self.limit / 2.0;
+        // How much longer than usual requests took, each compared with its like.
+        let (mut ratios, mut samples) = (0.0, 0.0);
+        for class in self.classes.iter_mut().filter(|class| class.samples > 0) {
+            let count = f64::from(class.samples);
+            let short = (class.nanos / count).max(1.0);
+            class.turn(short, used_up, long_windows);
+            ratios += count * short / class.long;
+            samples += count;
+        }
+        // A limit that is not used has not been tried.
+        if !used_up {
+            return;
+        }
+        let gradient = (tolerance * samples / ratios).clamp(0.5, 1.0);
+        // Room for a few to wait inside the upstream: without them nobody would learn that it bears more.
+        let next = self.limit * gradient + self.limit / 20.0 + 1.0;
+        self.limit = bounded(self.limit * (1.0 - smoothing) + next * smoothing);
+    }
+}
+
+impl CostClass {
+    /// The window is over, in which requests of the class took `short`.
+    fn turn(&mut self, short: f64, used_up: bool, long_windows: f64) {
+        (self.samples, self.nanos) = (0, 0.0);
         if self.long == 0.0 {
             self.long = short;
         }
-        let used_up = f64::from(window.in_flight_max) >= self.limit / 2.0;
         let weight = if used_up && short > self.long { 0.1 / long_windows } else { 1.0 / long_windows };
         self.long += (short - self.long) * weight;
         if self.long / short > 2.0 {
             // It was slow for long and is not any more: do not take weeks to believe it.
             self.long *= 0.9;
         }
-        // A limit that is not used has not been tried.
-        if !used_up {
-            return;
-        }
-        let gradient = (tolerance * self.long / short).clamp(0.5, 1.0);
-        // Room for a few to wait inside the upstream: without them nobody would learn that it bears more.
-        let next = self.limit * gradient + self.limit.sqrt().max(4.0);
-        self.limit = bounded(self.limit * (1.0 - smoothing) + next * smoothing);
     }
 }
 
@@ -221,7 +255,7 @@ mod tests {
     fn lists_after_gets_are_not_taken_for_overload() {
         let (begin, mut limit) = (start(), AdaptiveLimit::new(Gradient { initial: 100, ..Gradient::default() }));
         let mut now = begin;
-        for (millis, units) in [(2u64, 125u64), (20, 9_125)] {
+        for (millis, units) in [(2u64, 125u64), (300, 9_125)] {
             for _ in 0..20_000 {
                 now += Duration::from_micros(100);
                 limit.record(now, Duration::from_millis(millis), units, 80, Outcome::Served);

@@ -91,3 +91,107 @@ impl Match {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use forebay_proto::KeyRange;
+
+    use super::*;
+    use crate::{Rpc, builtin::ADMIN_RULE, file};
+
+    const FILE: &str = "
+apiVersion: forebay.dev/v1alpha1
+kind: TrafficPolicy
+spec:
+  flowRules:
+    - {name: late, matchingPrecedence: 50, mode: Enforce, match: {rpcs: [Range]}, priorityLevel: catch-all}
+    - {name: elections, matchingPrecedence: 10, mode: Enforce, match: {keys: [/leases/]}, priorityLevel: catch-all}
+    - {name: tried, matchingPrecedence: 5, match: {touching: [/leases/, /jobs/]}, priorityLevel: catch-all}
+    - {name: jobs, matchingPrecedence: 20, mode: Enforce, match: {touching: [/jobs/], minObjects: 10}, priorityLevel: catch-all}
+    - name: greedy
+      matchingPrecedence: 1
+      mode: Enforce
+      match: {}
+      priorityLevel: catch-all
+      distinguishBy: []
+      limits: {requests: 1/h}
+  namespaces:
+    - {name: team, subjects: [user=a*], prefix: /teams/a/}
+";
+
+    fn policy(without: &str) -> Policy {
+        let mut policy = file::load(FILE).unwrap_or_else(|problems| panic!("{problems:?}")).policy;
+        policy.rules.retain(|rule| rule.name != without);
+        policy
+    }
+
+    fn rule<'p>(
+        policy: &'p Policy,
+        client: &Client,
+        rpc: Rpc,
+        keys: &[KeyRange],
+        objects: u64,
+    ) -> (&'p str, Option<&'p str>) {
+        let request = Request { keys, ..Request::new(client, rpc) };
+        let class = policy.classify(&request, &Cost { objects, ..Cost::default() });
+        (&policy.rule(class.rule).name, class.shadow.map(|(rule, _)| policy.rule(rule).name.as_str()))
+    }
+
+    #[test]
+    fn the_first_rule_that_holds_acts_and_shadows_only_watch() {
+        let (policy, client) = (policy("greedy"), Client::default());
+        let key = |key: &'static str| KeyRange::Key(Bytes::from_static(key.as_bytes()));
+        let all = KeyRange::all();
+        for (rpc, keys, objects, wanted) in [
+            (Rpc::Range, vec![key("/leases/a")], 1, ("elections", Some("tried"))),
+            // A key among others buys no way in.
+            (Rpc::Range, vec![key("/leases/a"), key("/b")], 1, ("late", Some("tried"))),
+            (Rpc::Put, vec![key("/b")], 1, ("forebay-catch-all", None)),
+            (Rpc::Range, vec![prefix::range(b"/jobs/")], 10, ("jobs", Some("tried"))),
+            (Rpc::Range, vec![prefix::range(b"/jobs/")], 9, ("late", Some("tried"))),
+            // A wider range does not evade what restricts.
+            (Rpc::Range, vec![all], 10, ("jobs", Some("tried"))),
+            (Rpc::LeaseGrant, vec![], 0, ("forebay-catch-all", None)),
+        ] {
+            assert_eq!(rule(&policy, &client, rpc, &keys, objects), wanted, "{rpc} {keys:?}");
+        }
+    }
+
+    #[test]
+    fn no_file_reaches_the_operator_or_what_keeps_the_cluster_alive() {
+        let (policy, client) = (policy(""), Client::default());
+        let root = Client { user: Some("root".into()), ..Client::default() };
+        for &rpc in Rpc::ALL {
+            assert_eq!(rule(&policy, &root, rpc, &[], 0).0, ADMIN_RULE, "{rpc}");
+            let own = rule(&policy, &client, rpc, &[], 0).0.starts_with("forebay-");
+            assert_eq!(own, rpc.is_reserved(), "{rpc}");
+        }
+    }
+
+    #[test]
+    fn flows_are_what_the_rule_tells_apart() {
+        let policy = Policy { seed: 7, ..policy("greedy") };
+        let flow = |policy: &Policy, user: &str, key: &str| {
+            let client = Client { user: Some(user.into()), ..Client::default() };
+            let keys = [KeyRange::Key(Bytes::copy_from_slice(key.as_bytes()))];
+            policy.classify(&Request { keys: &keys, ..Request::new(&client, Rpc::Range) }, &Cost::default()).flow
+        };
+        assert_eq!(flow(&policy, "a", "/x"), flow(&policy, "a", "/y"));
+        assert_ne!(flow(&policy, "a", "/x"), flow(&policy, "b", "/x"));
+        let mut by_prefix = policy.clone();
+        by_prefix.rules.iter_mut().for_each(|rule| rule.distinguish = vec![Distinguisher::Prefix(2)]);
+        assert_eq!(flow(&by_prefix, "a", "/x/1"), flow(&by_prefix, "b", "/x/2"));
+        assert_ne!(flow(&by_prefix, "a", "/x/1"), flow(&by_prefix, "a", "/y/1"));
+        let other = Policy { seed: 8, ..policy.clone() };
+        assert_ne!(flow(&policy, "a", "/x"), flow(&other, "a", "/x"));
+    }
+
+    #[test]
+    fn a_client_is_confined_to_the_first_namespace_that_is_its() {
+        let policy = policy("");
+        let user = |user: &str| Client { user: Some(user.into()), ..Client::default() };
+        assert_eq!(policy.namespace(&user("alice")).map(|namespace| &namespace.prefix[..]), Some(&b"/teams/a/"[..]));
+        assert_eq!(policy.namespace(&user("bob")), None);
+    }
+}

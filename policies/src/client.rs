@@ -62,6 +62,20 @@ impl Client {
         sources.iter().find_map(|source| self.by(source)).unwrap_or(ClientName::Unknown)
     }
 
+    /// The client with one attribute more, written as in a [`Subject`]: `CN=kube-apiserver` or `ip=10.0.0.1`.
+    pub fn with(mut self, attribute: &str) -> Result<Client, String> {
+        match attribute.parse()? {
+            Subject::CommonName(Text::Exactly(text)) => self.common_name = Some(text.into()),
+            Subject::User(Text::Exactly(text)) => self.user = Some(text.into()),
+            Subject::Metadata(Text::Exactly(text)) => self.metadata = Some(text.into()),
+            Subject::Agent(Text::Exactly(text)) => self.agent = Some(text.into()),
+            Subject::Listener(Text::Exactly(text)) => self.listener = Some(text.into()),
+            Subject::Ip(network) if network.is_one() => self.peer = Some(network.address),
+            _ => return Err(format!("{attribute:?} is more than one client")),
+        }
+        Ok(self)
+    }
+
     fn by<'a>(&'a self, source: &IdentitySource) -> Option<ClientName<'a>> {
         match source {
             IdentitySource::TlsCommonName => self.common_name.as_deref().map(ClientName::CommonName),
@@ -281,6 +295,11 @@ pub struct Network {
 }
 
 impl Network {
+    /// Whether it is one address.
+    pub fn is_one(&self) -> bool {
+        self.bits == if self.address.is_ipv4() { 32 } else { 128 }
+    }
+
     /// Whether every address of its family is one of them.
     pub fn is_everything(&self) -> bool {
         self.bits == 0
@@ -315,8 +334,7 @@ impl FromStr for Network {
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = if self.address.is_ipv4() { 32 } else { 128 };
-        if self.bits == whole { self.address.fmt(f) } else { write!(f, "{}/{}", self.address, self.bits) }
+        if self.is_one() { self.address.fmt(f) } else { write!(f, "{}/{}", self.address, self.bits) }
     }
 }
 
@@ -390,6 +408,15 @@ mod tests {
             let parsed: Subject = subject.parse().unwrap_or_else(|error| panic!("{subject}: {error}"));
             assert_eq!(parsed.matches(&client), matches, "{subject}");
             assert_eq!(parsed.to_string(), subject);
+        }
+    }
+
+    #[test]
+    fn a_client_is_put_together_from_attributes() {
+        let client = Client::default().with("CN=a").and_then(|client| client.with("ip=10.0.0.1")).expect("attributes");
+        assert_eq!((client.common_name.as_deref(), client.peer), (Some("a"), Some(ip("10.0.0.1"))));
+        for several in ["*", "CN=a*", "ip=10.0.0.0/8"] {
+            assert!(Client::default().with(several).is_err(), "{several}");
         }
     }
 

@@ -99,8 +99,8 @@ const RETRY_OCCUPIED: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct Accounts {
     accounts: HashMap<Key, Account>,
-    /// How many accounts there may be before idle ones are looked for.
-    sweep_at: usize,
+    /// Charges since idle accounts were dropped.
+    charges: usize,
 }
 
 /// What a flow has used of its limits.
@@ -142,6 +142,8 @@ impl Accounts {
         cost: &Cost,
         patience: Duration,
     ) -> Charge {
+        // Before anything else: who is refused for want of an account must not be what keeps accounts from being dropped.
+        self.sweep(now);
         let occupies = match (request.rpc, request.rpc.kind()) {
             (Rpc::Watch, _) if !request.keys.is_empty() => Limit::Watches,
             (_, Kind::Stream) => Limit::Streams,
@@ -212,7 +214,6 @@ impl Accounts {
         let total = (!rule.total.is_empty()).then_some((rule.key, TOTAL));
         for (key, limits) in [(own, &rule.limits), (total, &rule.total)] {
             let Some(key) = key else { continue };
-            self.sweep(demand.now);
             let account = self.accounts.entry(key).or_insert_with(|| Account::new(demand.now));
             if let Some(pace) = limits.requests_pace() {
                 account.requests.take(demand.now, pace, 1);
@@ -231,13 +232,13 @@ impl Accounts {
         if has_room && flow > SHARED { flow } else { SHARED }
     }
 
-    /// Drops accounts that a new one would equal, each time their number has doubled.
+    /// Drops accounts that a new one would equal, once in as many charges as there are accounts.
     fn sweep(&mut self, now: Instant) {
-        if self.accounts.len() < self.sweep_at.max(1024) {
-            return;
+        self.charges += 1;
+        if self.charges >= self.accounts.len().max(1024) {
+            self.accounts.retain(|_, account| !account.is_idle(now));
+            self.charges = 0;
         }
-        self.accounts.retain(|_, account| !account.is_idle(now));
-        self.sweep_at = self.accounts.len() * 2;
     }
 }
 
@@ -330,3 +331,6 @@ fn pace(rate: Option<Rate>, burst: Option<Quantity>) -> Option<Pace> {
     let rate = rate?;
     Some(Pace { rate, burst: burst.map_or(rate.amount_per_second(), |burst| burst.0.max(1)) })
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,6 +131,8 @@ pub struct Level {
     pub shares: u32,
     /// How much of its part others may use while it is idle; the rest is kept free for it.
     pub lendable: Percent,
+    /// How much more than its part it may use while others are idle, by its part; none for all there is.
+    pub borrowing: Option<Percent>,
     /// More queues make it less likely that two flows share one.
     pub queues: u32,
     /// How many queues a flow may use. More find an idle one sooner, but let a flow fill more of them.

@@ -14,13 +14,17 @@ use crate::{Codel, policy, units::Percent};
 
 #[derive(Debug)]
 pub(super) struct Level {
+    pub name: String,
     pub exempt: bool,
     pub shares: u32,
     pub lendable: Percent,
+    borrowing: Option<Percent>,
     pub max_wait: Duration,
     queue_length: usize,
     hand_size: u32,
     codel: Codel,
+    /// Flows are dealt the first of these many queues. There are more when there used to be.
+    dealt: u32,
     queues: Vec<Queue>,
     /// The queues in which somebody waits, in no order.
     active: Vec<u32>,
@@ -41,15 +45,18 @@ pub(super) struct Level {
 
 impl Level {
     pub fn new(spec: &policy::Level) -> Level {
-        Level {
-            exempt: spec.exempt,
-            shares: if spec.exempt { 0 } else { spec.shares },
-            lendable: spec.lendable,
-            max_wait: spec.max_wait,
-            queue_length: spec.queue_length as usize,
-            hand_size: spec.hand_size,
+        let mut level = Level {
+            name: String::new(),
+            exempt: false,
+            shares: 0,
+            lendable: Percent(100),
+            borrowing: None,
+            max_wait: Duration::ZERO,
+            queue_length: 0,
+            hand_size: 1,
             codel: spec.codel,
-            queues: (0..spec.queues).map(|_| Queue::default()).collect(),
+            dealt: 1,
+            queues: Vec::new(),
             active: Vec::new(),
             waiting: 0,
             in_use: 0,
@@ -57,18 +64,54 @@ impl Level {
             kept: 0,
             clock: 0,
             estimate: 1_000_000,
-        }
+        };
+        level.reconfigure(spec);
+        level
+    }
+
+    /// Behaves as the policy says from now on; those who wait and run stay.
+    pub fn reconfigure(&mut self, spec: &policy::Level) {
+        self.name.clone_from(&spec.name);
+        self.exempt = spec.exempt;
+        self.shares = if spec.exempt { 0 } else { spec.shares };
+        self.lendable = spec.lendable;
+        self.borrowing = spec.borrowing;
+        self.max_wait = spec.max_wait;
+        self.queue_length = spec.queue_length as usize;
+        self.hand_size = spec.hand_size;
+        self.codel = spec.codel;
+        self.dealt = spec.queues;
+        let queues = self.queues.len().max(spec.queues as usize);
+        self.queues.resize_with(queues, Queue::default);
+    }
+
+    /// No policy has the level any more.
+    pub fn retire(&mut self) {
+        self.name.clear();
+        self.shares = 0;
+    }
+
+    /// Whether no policy has the level and nobody is in it.
+    pub fn is_retired(&self) -> bool {
+        self.name.is_empty() && self.waiting == 0 && self.in_use == 0
     }
 
     /// The queue of a flow's hand with the least work in it. If it was idle, it begins at the virtual time.
     pub fn choose(&mut self, flow: u64) -> u32 {
-        let hand = shuffle::hand(flow, self.queues.len() as u32, self.hand_size);
+        let hand = shuffle::hand(flow, self.dealt, self.hand_size);
         let at = hand.min_by_key(|at| self.queues[*at as usize].work()).expect("invariant: a hand is not empty");
         let queue = &mut self.queues[at as usize];
         if queue.work() == 0 {
             queue.start = queue.start.max(self.clock);
         }
         at
+    }
+
+    /// Whether the level may take so many seats more, as far as it is concerned.
+    pub fn may_take(&self, seats: u32) -> bool {
+        let borrowed = |borrowing: Percent| borrowing.of(u64::from(self.nominal)) as u32;
+        let bound = self.borrowing.map_or(u32::MAX, |borrowing| self.nominal.saturating_add(borrowed(borrowing)));
+        self.in_use == 0 || self.in_use.saturating_add(seats) <= bound
     }
 
     /// Whether the queue takes one more.

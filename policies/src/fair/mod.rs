@@ -17,12 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smallvec::SmallVec;
+
 use crate::{LevelId, policy};
 use level::Level;
 use queue::Waiting;
-
-/// How many levels a policy may have.
-pub const LEVELS_MAX: usize = 64;
 
 /// Stands for a request from [`Scheduler::enqueue`] until [`Scheduler::finish`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,7 +76,10 @@ pub enum Woken {
 /// The seats of one upstream and the queues before them.
 #[derive(Debug)]
 pub struct Scheduler {
+    /// Those of the policy and, behind them or among them, those of an earlier one that are not empty yet.
     levels: Vec<Level>,
+    /// Where the policy's levels are.
+    places: Vec<usize>,
     requests: Vec<Slot>,
     free: Vec<u32>,
     /// The concurrency that the levels share. At least 1.
@@ -120,21 +122,52 @@ pub struct Occupancy {
 }
 
 impl Scheduler {
-    /// No request waits or runs. `limit` is the concurrency to begin with. There are at most [`LEVELS_MAX`] levels.
+    /// No request waits or runs. `limit` is the concurrency to begin with.
     pub fn new(levels: &[policy::Level], limit: u32) -> Scheduler {
-        assert!(levels.len() <= LEVELS_MAX, "invariant: a policy has at most {LEVELS_MAX} levels");
         let mut scheduler = Scheduler {
-            levels: levels.iter().map(Level::new).collect(),
+            levels: Vec::new(),
+            places: Vec::new(),
             requests: Vec::new(),
             free: Vec::new(),
-            limit: 0,
+            limit: limit.max(1),
             in_use: 0,
             deadlines: BinaryHeap::new(),
             waiting: 0,
             evicted: Vec::new(),
         };
-        scheduler.set_limit(limit);
+        scheduler.reconfigure(levels);
         scheduler
+    }
+
+    /// Takes over the levels of another policy. What waits and runs in a level of the same name stays there; a level that
+    /// is gone serves those who wait in it, and takes nobody new. To be followed by [`Scheduler::poll`].
+    pub fn reconfigure(&mut self, levels: &[policy::Level]) {
+        for level in &mut self.levels {
+            if levels.iter().all(|spec| spec.name != level.name) {
+                level.retire();
+            }
+        }
+        let mut places: Vec<usize> = Vec::new();
+        for spec in levels {
+            let same = self.levels.iter().position(|level| level.name == spec.name);
+            let empty = || (0..self.levels.len()).find(|at| self.levels[*at].is_retired() && !places.contains(at));
+            match same.or_else(empty) {
+                Some(at) if same.is_some() => {
+                    self.levels[at].reconfigure(spec);
+                    places.push(at);
+                }
+                Some(at) => {
+                    self.levels[at] = Level::new(spec);
+                    places.push(at);
+                }
+                None => {
+                    self.levels.push(Level::new(spec));
+                    places.push(self.levels.len() - 1);
+                }
+            }
+        }
+        self.places = places;
+        self.set_limit(self.limit);
     }
 
     /// Changes the concurrency. What runs goes on. To be followed by [`Scheduler::poll`].
@@ -149,7 +182,7 @@ impl Scheduler {
 
     /// A request asks for seats. To be followed by [`Scheduler::poll`] when it has to wait.
     pub fn enqueue(&mut self, now: Instant, entry: Entry) -> Enqueued {
-        let at = entry.level.0;
+        let at = self.places[entry.level.0];
         if self.levels[at].exempt {
             return Enqueued::Admitted(self.issue(State::Exempt));
         }
@@ -247,7 +280,7 @@ impl Scheduler {
 
     /// What goes on in a level.
     pub fn occupancy(&self, level: LevelId) -> Occupancy {
-        let level = &self.levels[level.0];
+        let level = &self.levels[self.places[level.0]];
         Occupancy {
             seats: level.in_use,
             nominal: level.nominal,
@@ -261,9 +294,9 @@ impl Scheduler {
     /// That is the level with the least of its share in use. One that has its share lets others pass when its next
     /// request does not fit; one that has not makes them wait, or wide requests would never find their seats.
     fn next(&self) -> Option<(usize, u32)> {
-        let mut passed = 0u64;
+        let mut passed: SmallVec<[usize; 8]> = SmallVec::new();
         loop {
-            let waiting = (0..self.levels.len()).filter(|at| passed & 1 << at == 0 && self.levels[*at].waiting > 0);
+            let waiting = (0..self.levels.len()).filter(|at| self.levels[*at].waiting > 0 && !passed.contains(at));
             let at = waiting.min_by(|a, b| self.levels[*a].compare_use(&self.levels[*b]))?;
             let level = &self.levels[at];
             let (queue, seats) = level.next();
@@ -273,7 +306,7 @@ impl Scheduler {
             if level.in_use < level.nominal {
                 return None;
             }
-            passed |= 1 << at;
+            passed.push(at);
         }
     }
 
@@ -281,7 +314,8 @@ impl Scheduler {
     fn fits(&self, at: usize, seats: u32) -> bool {
         let others = self.levels.iter().enumerate().filter(|(other, _)| *other != at);
         let kept: u32 = others.map(|(_, level)| level.kept.saturating_sub(level.in_use)).sum();
-        self.in_use == 0 || self.in_use.saturating_add(kept).saturating_add(seats) <= self.limit
+        let has_room = self.in_use == 0 || self.in_use.saturating_add(kept).saturating_add(seats) <= self.limit;
+        has_room && self.levels[at].may_take(seats)
     }
 
     fn start(&mut self, at: usize, queue: u32, seats: u32, now: Instant) -> State {

@@ -115,6 +115,17 @@ fn what_a_level_does_not_lend_is_free_when_it_comes() {
 }
 
 #[test]
+fn a_level_borrows_no_more_than_it_may_and_is_never_stuck() {
+    let modest = policy::Level { borrowing: Some(Percent(50)), ..level("modest", 10) };
+    let (now, mut scheduler) = (start(), Scheduler::new(&[modest, level("b", 30)], 40));
+    let taken = (0..100).filter(|_| matches!(scheduler.enqueue(now, entry(0, 1, 1)), Enqueued::Admitted(_))).count();
+    assert_eq!(taken, 15);
+    let modest = policy::Level { borrowing: Some(Percent(0)), ..level("modest", 10) };
+    let mut scheduler = Scheduler::new(&[modest, level("b", 30)], 8);
+    admit(&mut scheduler, now, entry(0, 1, 8));
+}
+
+#[test]
 fn a_wide_request_finds_its_seats_among_narrow_ones() {
     let (mut now, mut scheduler) = (start(), Scheduler::new(&[level("a", 1), level("b", 1)], 10));
     let mut running: Vec<Ticket> = (0..10).map(|_| admit(&mut scheduler, now, entry(1, 1, 1))).collect();
@@ -197,6 +208,29 @@ fn a_full_queue_rejects_and_a_full_overloaded_one_drops_its_oldest() {
     poll(&mut scheduler, now + 500 * MS);
     let overloaded = poll(&mut scheduler, now + 600 * MS);
     assert_eq!(overloaded[0], Woken::Rejected(oldest, Rejected::Overloaded));
+}
+
+#[test]
+fn another_policy_takes_over_and_nobody_is_lost() {
+    let (now, mut scheduler) = (start(), Scheduler::new(&[level("old", 1), level("stays", 1)], 1));
+    let running = admit(&mut scheduler, now, entry(0, 1, 1));
+    let in_old = queue(&mut scheduler, now, entry(0, 2, 1));
+    let in_stays = queue(&mut scheduler, now, entry(1, 3, 1));
+    let fewer = policy::Level { queues: 1, hand_size: 1, ..level("stays", 1) };
+    scheduler.reconfigure(&[fewer, level("new", 5)]);
+    let in_new = queue(&mut scheduler, now, entry(1, 4, 1));
+    let later = queue(&mut scheduler, now, entry(0, 5, 1));
+    let mut left = vec![in_old, in_stays, in_new, later];
+    scheduler.finish(now, running);
+    while !left.is_empty() {
+        let woken = poll(&mut scheduler, now);
+        let [Woken::Admitted(ticket)] = woken[..] else { panic!("{woken:?}, {left:?} wait") };
+        left.retain(|waiting| *waiting != ticket);
+        scheduler.finish(now, ticket);
+    }
+    assert_eq!(scheduler.seats(), (1, 0));
+    scheduler.reconfigure(&[level("a", 1), level("b", 1), level("c", 1)]);
+    assert_eq!(scheduler.levels.len(), 3, "places of levels that are gone are used again");
 }
 
 /// Flows that always have something waiting: each gets as much of the seats' time as the other, whatever its requests

@@ -66,6 +66,8 @@ pub struct LevelSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lendable: Option<Percent>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub borrowing: Option<Percent>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queues: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hand_size: Option<u32>,

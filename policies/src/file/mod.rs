@@ -5,6 +5,7 @@
 //! sense. Every finding has its line and column.
 
 mod check;
+mod diff;
 mod document;
 mod locate;
 mod resolve;
@@ -13,6 +14,7 @@ mod schema;
 use std::fmt;
 
 use crate::Policy;
+pub use diff::{Difference, diff};
 pub use document::{
     Allowed, CodelSpec, Distinguisher, Document, Hard, LevelSpec, Mode, NamespaceSpec, OnLimit, QuotaSpec, RuleSpec,
     Segment, Spec,

@@ -5,18 +5,19 @@ use std::time::Duration;
 use super::{Findings, Place, name, unique};
 use crate::{
     builtin::{CATCH_ALL, EXEMPT},
-    fair::LEVELS_MAX,
     file::{LevelSpec, Spec},
 };
 
 /// Clients of etcd give up after this, unless told otherwise.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Each has its queues, which take memory.
+const LEVELS_MAX: usize = 32;
+
 pub(super) fn check(spec: &Spec, place: &Place, findings: &mut Findings) {
     let levels = &spec.priority_levels;
-    // Two levels exist without being named.
-    if levels.len() > LEVELS_MAX - 2 {
-        findings.error(place, format!("there may be {} levels", LEVELS_MAX - 2));
+    if levels.len() > LEVELS_MAX {
+        findings.error(place, format!("there may be {LEVELS_MAX} levels"));
     }
     unique(levels.iter().map(|level| level.name.as_str()), place, findings);
     for (at, level) in levels.iter().enumerate() {
@@ -43,6 +44,7 @@ fn one(level: &LevelSpec, place: &Place, findings: &mut Findings) {
         let set = [
             ("shares", level.shares.is_some()),
             ("lendable", level.lendable.is_some()),
+            ("borrowing", level.borrowing.is_some()),
             ("queues", level.queues.is_some()),
             ("handSize", level.hand_size.is_some()),
             ("queueLength", level.queue_length.is_some()),
