@@ -15,6 +15,7 @@ use crate::{
     help,
     logging::{Level, LogConfig, Logger},
     observe,
+    policy,
     roles::{self, Ended},
     signals, suggest, version,
 };
@@ -28,12 +29,13 @@ pub enum Command<'a> {
     Top(&'a [String]),
     Quota(&'a [String]),
     Tap(&'a [String]),
+    Policy(&'a [String]),
     Version,
     Help(Option<&'a str>),
 }
 
 /// Every word that a command line may start with.
-pub const COMMANDS: [&str; 8] = ["up", "server", "gateway", "top", "quota", "tap", "version", "help"];
+pub const COMMANDS: [&str; 9] = ["up", "server", "gateway", "top", "quota", "tap", "policy", "version", "help"];
 
 impl Command<'_> {
     /// Reads the first words. `arguments` begin with the program's name, which decides too.
@@ -58,6 +60,7 @@ impl Command<'_> {
             "top" => Ok(Command::Top(after)),
             "quota" => Ok(Command::Quota(after)),
             "tap" => Ok(Command::Tap(after)),
+            "policy" => Ok(Command::Policy(after)),
             "version" | "--version" | "-version" | "-V" => Ok(Command::Version),
             "help" => Ok(Command::Help(after.first().map(String::as_str))),
             "--help" | "-help" | "-h" => Ok(Command::Help(None)),
@@ -84,6 +87,12 @@ pub fn run(arguments: &[String], env: &Environment) -> ExitCode {
         Ok(Command::Top(args)) => ask("top", observe::top(args)),
         Ok(Command::Quota(args)) => ask("quota", observe::quota(args)),
         Ok(Command::Tap(args)) => ask("tap", observe::tap(args)),
+        Ok(Command::Policy(args)) => {
+            let report = policy::run(args);
+            let printed = print(&report.page);
+            complain("policy", &report.problems);
+            if report.status == 0 { printed } else { ExitCode::from(report.status) }
+        }
         Ok(Command::Version) => print(&version::page()),
         Ok(Command::Help(None)) => print(&help::overview()),
         Ok(Command::Help(Some(topic))) => match help::topic(topic) {
@@ -253,6 +262,7 @@ mod tests {
             ("forebay up --name=a", "Up([\"--name=a\"])"),
             ("forebay server --name a", "Server([\"--name\", \"a\"])"),
             ("forebay gateway", "Gateway([])"),
+            ("forebay policy check a.yaml", "Policy([\"check\", \"a.yaml\"])"),
             ("forebay version", "Version"),
             ("forebay --version", "Version"),
             ("forebay -h", "Help(None)"),

@@ -2,11 +2,14 @@
 
 use std::fmt::Write as _;
 
-use crate::flags::{gates, gateway as gateway_flags, server as server_flags, table::Flag, up as up_flags};
+use crate::{
+    flags::{gates, gateway as gateway_flags, server as server_flags, table::Flag, up as up_flags},
+    policy as policy_command,
+};
 
 /// What `forebay help` can be asked about.
-pub const TOPICS: [&str; 10] =
-    ["up", "server", "gateway", "top", "quota", "tap", "version", "environment", "config-file", "exit-status"];
+pub const TOPICS: [&str; 11] =
+    ["up", "server", "gateway", "top", "quota", "tap", "policy", "version", "environment", "config-file", "exit-status"];
 
 /// The page of a topic.
 pub fn topic(name: &str) -> Option<String> {
@@ -15,6 +18,7 @@ pub fn topic(name: &str) -> Option<String> {
         "server" => Some(server()),
         "gateway" => Some(gateway()),
         "top" | "quota" | "tap" => Some(OBSERVE.to_owned()),
+        "policy" => Some(policy()),
         "version" => Some(VERSION.to_owned()),
         "environment" => Some(ENVIRONMENT.to_owned()),
         "config-file" => Some(CONFIG_FILE.to_owned()),
@@ -35,6 +39,7 @@ Usage:
   forebay top                  who does how much through a gateway of this machine, live
   forebay quota                the quotas that a gateway keeps, and how much of them is used
   forebay tap                  every request of a gateway, as it ends
+  forebay policy VERB ...      what a policy file says: check, explain, diff
   forebay version              which etcd we are compatible with, and our own version
   forebay help [topic]         more on {topics}
 
@@ -88,6 +93,22 @@ load: requests per second, objects per request, bytes per object. On a terminal 
 2 seconds. quota shows budgets that were counted since the gateway began. tap prints a line for each
 request when it ends; one that reads too slowly is told how many it missed.
 ";
+
+pub fn policy() -> String {
+    let usage = "Usage: forebay policy check FILE
+       forebay policy explain FILE [flags]
+       forebay policy diff OLD NEW
+       forebay policy default
+       forebay policy schema
+
+Reads policy files; no gateway is needed. `check` finds everything wrong with a file. `explain` says what
+would happen to a request, by which rule, and why. `diff` says what two files say differently. `default`
+prints the policy that holds without a file, to begin an own one with, and `schema` the JSON schema.
+
+Exit status: 0; 1 if a file is wrong, or `diff` found a difference; 2 if the command line cannot be read.
+";
+    page(usage, &policy_command::explain::flags(), policy_command::explain::Settings::default())
+}
 
 const VERSION: &str = "Usage: forebay version
 

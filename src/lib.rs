@@ -8,6 +8,7 @@ pub mod flags;
 pub mod help;
 pub mod logging;
 pub mod observe;
+pub mod policy;
 pub mod roles;
 pub mod signals;
 pub use forebay_policies::suggest;
