@@ -6,6 +6,7 @@ use std::{fs, path::Path, sync::Arc};
 use bytes::Bytes;
 use forebay_edge::grpc;
 use forebay_keyspace::{Put, Revision, Version};
+use forebay_policies::Policy;
 use forebay_proto::{
     etcdserverpb::{
         AlarmMember, Compare, DeleteRangeRequest, InternalRaftRequest, LeaseGrantRequest, Member, MemberListResponse,
@@ -92,6 +93,18 @@ fn texts() {
         "config_file",
         "anchors.yaml",
         "name: &n m1\nwal-dir: *n\nself-signed-cert-validity: 1\nheartbeat-interval: !!str 5\nlog-outputs: [stderr, \"\"]\n",
+    );
+    seed("policy_file", "builtin.yaml", Policy::builtin_text());
+    seed("policy_file", "full.yaml", include_str!("../../../policies/testdata/full.yaml"));
+    seed(
+        "policy_file",
+        "wrong.yaml",
+        "apiVersion: forebay.dev/v1alpha1\nkind: TrafficPolicy\nspec:\n  identity: []\n  admin: ['*']\n  priorityLevels:\n    - {name: a, queues: 2, handSize: 3, shares: 0}\n  flowRules:\n    - {name: b, matchingPrecedence: 1, match: {}, priorityLevel: c, limits: {burst: 5, concurrency: 0}}\n  quotas:\n    - {name: q, prefix: /a/b/, per: segment(3), hard: {}}\n",
+    );
+    seed(
+        "policy_file",
+        "unknown.yaml",
+        "apiVersion: forebay.dev/v1alpha1\nkind: TrafficPolicy\nspec:\n  flowrules: [&a {nam: x}, *a]\n  <<: {}\n",
     );
     for (name, text) in [
         ("http", "http://127.0.0.1:2379,https://[::1%25eth0]:1,http://localhost:"),

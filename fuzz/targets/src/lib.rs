@@ -11,6 +11,7 @@ mod http;
 mod input;
 mod json;
 mod messages;
+mod policies;
 mod ranges;
 mod records;
 mod requests;
@@ -28,6 +29,7 @@ pub use crate::{
     http::http_request,
     json::{json_request, json_response},
     messages::proto_messages,
+    policies::policy_file,
     ranges::key_ranges,
     records::key_records,
     requests::requests,
@@ -68,6 +70,7 @@ targets! {
     json_response: 500,
     key_ranges: 1000,
     key_records: 300,
+    policy_file: 150,
     proto_messages: 1000,
     requests: 300,
     schema_values: 100,

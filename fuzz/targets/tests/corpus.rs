@@ -131,6 +131,7 @@ replayed! {
     json_response,
     key_ranges,
     key_records,
+    policy_file,
     proto_messages,
     requests,
     schema_values,
