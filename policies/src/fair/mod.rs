@@ -291,8 +291,9 @@ impl Scheduler {
 
     /// The level and the queue that the next seats belong to, if the request there fits.
     ///
-    /// That is the level with the least of its share in use. One that has its share lets others pass when its next
-    /// request does not fit; one that has not makes them wait, or wide requests would never find their seats.
+    /// That is the level with the least of its share in use. If its next request does not fit, others wait with it while
+    /// it has not got its share, or wide requests would never find their seats. They pass it when it has, and when it
+    /// waits for seats of its own.
     fn next(&self) -> Option<(usize, u32)> {
         let mut passed: SmallVec<[usize; 8]> = SmallVec::new();
         loop {
@@ -303,7 +304,7 @@ impl Scheduler {
             if self.fits(at, seats) {
                 return Some((at, queue));
             }
-            if level.in_use < level.nominal {
+            if level.in_use < level.nominal && level.may_take(seats) {
                 return None;
             }
             passed.push(at);

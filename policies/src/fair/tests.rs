@@ -3,13 +3,14 @@ use std::{collections::HashMap, time::Duration};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::*;
-use crate::{builtin, testing::start, units::Percent};
+use crate::{Codel, builtin, testing::start, units::Percent};
 
 const MS: Duration = Duration::from_millis(1);
 
 /// A level of these shares, with Kubernetes' queues.
 fn level(name: &str, shares: u32) -> policy::Level {
-    policy::Level { exempt: false, shares, queues: 64, hand_size: 6, ..builtin::level(name) }
+    let codel = Codel { target: 50 * MS, interval: 100 * MS };
+    policy::Level { exempt: false, shares, queues: 64, hand_size: 6, codel, ..builtin::level(name) }
 }
 
 fn entry(level: usize, flow: u64, seats: u32) -> Entry {
@@ -123,6 +124,20 @@ fn a_level_borrows_no_more_than_it_may_and_is_never_stuck() {
     let modest = policy::Level { borrowing: Some(Percent(0)), ..level("modest", 10) };
     let mut scheduler = Scheduler::new(&[modest, level("b", 30)], 8);
     admit(&mut scheduler, now, entry(0, 1, 8));
+}
+
+#[test]
+fn a_level_that_waits_for_seats_of_its_own_holds_nobody_else_up() {
+    let modest = policy::Level { borrowing: Some(Percent(0)), ..level("modest", 10) };
+    let (now, mut scheduler) = (start(), Scheduler::new(&[modest, level("b", 30)], 40));
+    let narrow = admit(&mut scheduler, now, entry(0, 1, 1));
+    let wide = queue(&mut scheduler, now, entry(0, 2, 10));
+    let running: Vec<Ticket> = (0..30).map(|_| admit(&mut scheduler, now, entry(1, 1, 1))).collect();
+    let other = queue(&mut scheduler, now, entry(1, 1, 12));
+    running.into_iter().for_each(|ticket| scheduler.finish(now, ticket));
+    assert_eq!(poll(&mut scheduler, now), [Woken::Admitted(other)]);
+    scheduler.finish(now, narrow);
+    assert_eq!(poll(&mut scheduler, now), [Woken::Admitted(wide)]);
 }
 
 #[test]

@@ -49,6 +49,9 @@ fn default_identity() -> Vec<IdentitySource> {
 /// The hand of a level that does not say: that of Kubernetes.
 const HAND_SIZE: u32 = 6;
 
+/// A wait that a thousand clients who each wait for their answer may cause each other is no overload yet.
+const CODEL: Codel = Codel { target: Duration::from_millis(250), interval: Duration::from_millis(250) };
+
 impl LevelSpec {
     /// A level that says nothing but its name.
     pub(crate) fn named(name: &str) -> LevelSpec {
@@ -79,7 +82,7 @@ impl LevelSpec {
             hand_size: self.hand_size.unwrap_or(HAND_SIZE.min(queues)),
             queue_length: self.queue_length.unwrap_or(50),
             max_wait: self.max_wait.unwrap_or(GoDuration(Duration::from_secs(2))).0,
-            codel: codel.unwrap_or(Codel { target: Duration::from_millis(50), interval: Duration::from_millis(100) }),
+            codel: codel.unwrap_or(CODEL),
         }
     }
 }

@@ -182,6 +182,36 @@ fn while_the_branch_is_unknown_both_count_and_no_delete_does() {
 }
 
 #[test]
+fn creates_and_updates_of_an_api_server_are_told_apart_before_they_are_applied() {
+    use forebay_proto::etcdserverpb::{
+        Compare,
+        compare::{CompareResult, CompareTarget, TargetUnion},
+    };
+    let write = |key: &'static str, mod_revision| TxnRequest {
+        compare: vec![Compare {
+            result: CompareResult::Equal.into(),
+            target: CompareTarget::Mod.into(),
+            key: Bytes::from_static(key.as_bytes()),
+            target_union: Some(TargetUnion::ModRevision(mod_revision)),
+            ..Compare::default()
+        }],
+        ..txn(vec![put(key, 20)])
+    };
+    let quotas = [quota("/e/", None, HardLimits { objects: Some(1), ..HardLimits::default() })];
+    let mut store = Store::default();
+    store.put(&quotas, b"/e/a", 20);
+    let refused = |txn: &TxnRequest| {
+        let writes = Writes::of_txn(txn, &mut |txn| Branch::expected(txn, &store));
+        decide(&quotas, &store.ledger, &store, &writes).refused.is_some()
+    };
+    assert!(refused(&write("/e/b", 0)), "a create");
+    assert!(!refused(&write("/e/a", 0)), "a create of what exists, which fails");
+    assert!(!refused(&write("/e/a", 7)), "an update");
+    assert!(!refused(&write("/e/b", 7)), "an update of what does not exist, which fails");
+    assert!(refused(&txn(vec![put("/e/b", 20)])), "no Kubernetes write");
+}
+
+#[test]
 fn a_quota_in_shadow_mode_only_says_so() {
     let hard = HardLimits { objects: Some(0), ..HardLimits::default() };
     let quotas = [Quota { mode: Mode::Shadow, ..quota("/e/", None, hard) }];

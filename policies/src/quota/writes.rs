@@ -7,6 +7,9 @@ use forebay_proto::{
     etcdserverpb::{PutRequest, RequestOp, TxnRequest, request_op::Request},
 };
 
+use super::Objects;
+use crate::KubernetesWrite;
+
 /// The branch of a txn that is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Branch {
@@ -30,6 +33,19 @@ pub struct Writes<'r> {
 pub(super) struct Put<'r> {
     pub key: &'r [u8],
     pub size: Option<u64>,
+}
+
+impl Branch {
+    /// The branch that a write of a Kubernetes API server takes, as far as the objects tell. For whoever has to decide
+    /// before the txn is applied: a create of what exists and an update of what does not fail, and grow nothing.
+    pub fn expected(txn: &TxnRequest, objects: &impl Objects) -> Branch {
+        let (key, must_exist) = match KubernetesWrite::of(txn) {
+            Some(KubernetesWrite::Create { key, .. }) => (key, false),
+            Some(KubernetesWrite::Update { key, .. } | KubernetesWrite::Delete { key, .. }) => (key, true),
+            None => return Branch::Unknown,
+        };
+        if objects.object(key).is_some() == must_exist { Branch::Success } else { Branch::Failure }
+    }
 }
 
 impl<'r> Writes<'r> {
