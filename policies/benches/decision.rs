@@ -127,6 +127,8 @@ fn main() {
         let name = request.client.name(&policy.identity);
         accounting.record(name, prefix::folder(request.key(), 3), request.rpc, did, Some(Duration::from_millis(1)));
     });
+    // Time has to begin anew with them.
+    let (mut accounts, mut scheduler) = (Accounts::new(), Scheduler::new(&policy.levels, 100));
     cpu("all of it", |step| {
         let (now, request) = (at(step), request(step));
         let cost = Cost::predict(&request, sizes.expected(&request));
