@@ -27,8 +27,8 @@ pub fn policy_file(data: &[u8]) {
 }
 
 fn places(text: &str, problems: &[file::Problem]) {
-    // YAML ends lines with more characters than one.
-    let lines = text.matches(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count() + 1;
+    // YAML ends lines with more characters than one, and the end of the file stands behind the last.
+    let lines = text.matches(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count() + 2;
     for problem in problems {
         assert!(problem.line <= lines && !problem.text.is_empty(), "{problem:?} in {lines} lines");
     }
