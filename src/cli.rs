@@ -14,8 +14,7 @@ use crate::{
     flags::{Asked, Environment, Failure, FailureKind, Problem, etcd, gateway, go::quote, server, syntax, up},
     help,
     logging::{Level, LogConfig, Logger},
-    observe,
-    policy,
+    observe, policy,
     roles::{self, Ended},
     signals, suggest, version,
 };

@@ -8,8 +8,19 @@ use crate::{
 };
 
 /// What `forebay help` can be asked about.
-pub const TOPICS: [&str; 11] =
-    ["up", "server", "gateway", "top", "quota", "tap", "policy", "version", "environment", "config-file", "exit-status"];
+pub const TOPICS: [&str; 11] = [
+    "up",
+    "server",
+    "gateway",
+    "top",
+    "quota",
+    "tap",
+    "policy",
+    "version",
+    "environment",
+    "config-file",
+    "exit-status",
+];
 
 /// The page of a topic.
 pub fn topic(name: &str) -> Option<String> {
