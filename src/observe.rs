@@ -165,25 +165,6 @@ pub fn tap(args: &[String]) -> Result<ExitCode, Problem> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `forebay policy status`: the rules in force and what they do.
-pub fn policy_status(args: &[String]) -> Result<ExitCode, Problem> {
-    let asked = Arguments::read(args)?;
-    let text = request::get(&asked.endpoint, "policy")?;
-    if asked.output == Output::Json {
-        return Ok(print(&text));
-    }
-    let status: Value = read(&text)?;
-    let mut table = Table::new(&["RULE", "MODE", "LEVEL", "ADMITTED", "REFUSED", "WOULD REFUSE"]);
-    for rule in status["rules"].as_array().into_iter().flatten() {
-        table.row(["name", "mode", "level", "admitted", "refused", "shadowRefused"].map(|key| shown(&rule[key])));
-    }
-    if asked.output == Output::Csv {
-        return Ok(print(&table.csv()));
-    }
-    let current = if status["current"].as_bool() == Some(true) { "" } else { ", not what the file says now" };
-    Ok(print(&format!("policy {}{current}\n{table}", shown(&status["name"]))))
-}
-
 fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Problem> {
     serde_json::from_str(text).map_err(|error| {
         Problem::new(format!("the gateway answered what cannot be read: {error}")).hint("is it as new as this command?")

@@ -10,7 +10,7 @@ use crate::{
     suggest,
 };
 
-/// The flags of `top`, `quota`, `tap` and `policy status`.
+/// The flags of `top`, `quota` and `tap`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Arguments {
     /// `host:port` of a gateway's client or metrics URL on this machine.
