@@ -58,6 +58,7 @@ use self::{
 use crate::{
     call::{Call, Failure, Handler},
     methods::{Kind, LEASE_KEEP_ALIVE},
+    rescue,
     upstream::Upstream,
 };
 
@@ -200,6 +201,10 @@ impl Active {
 
     /// A response to a write: reads that follow must not be answered from before it.
     fn acknowledged(&self, response: Response) -> Response {
+        if rescue::code(response.headers()).is_some() {
+            // Refused: nothing was written.
+            return response;
+        }
         let state = Arc::clone(&self.state);
         response.map(|body| body.metered(Acknowledge { state, done: false }))
     }

@@ -21,8 +21,10 @@ const PAGE_BYTES: u64 = 2 << 20;
 /// How many keys the first page has, and how many any page has at most.
 const PAGE_KEYS: i64 = 500;
 const PAGE_KEYS_MAX: i64 = 10_000;
-/// How long a page, or a message of a stream, may take.
+/// How long a page may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a message of a stream may; the first ones are small.
+const STALL_MAX: Duration = Duration::from_secs(5);
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const RANGE_STREAM: &str = "/etcdserverpb.KV/RangeStream";
@@ -77,10 +79,10 @@ impl Lister<'_> {
         let request = RangeRequest { key, range_end, revision: self.load.revision(), ..Default::default() };
         let body = Body::full(grpc::encode(&request));
         let late = |_| Status::unavailable("the upstream's list stalls");
-        let opened = time::timeout(TIMEOUT, self.caller.stream(RANGE_STREAM, body, self.identity)).await;
+        let opened = time::timeout(STALL_MAX, self.caller.stream(RANGE_STREAM, body, self.identity)).await;
         let mut replies = opened.map_err(late)??;
         loop {
-            let reply = time::timeout(TIMEOUT, replies.next()).await.map_err(late)?;
+            let reply = time::timeout(STALL_MAX, replies.next()).await.map_err(late)?;
             match reply.map_err(|failure| Status::unavailable(failure.to_string()))? {
                 Reply::Message(message) => {
                     let chunk = RangeStreamResponse::decode(message).map_err(unreadable)?;
