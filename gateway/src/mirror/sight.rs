@@ -30,6 +30,8 @@ pub(super) struct Seen {
     pub(super) member_id: u64,
     pub(super) term: u64,
     pub(super) revision: i64,
+    /// How often everything before was forgotten.
+    epoch: u64,
 }
 
 impl Sight {
@@ -40,6 +42,10 @@ impl Sight {
 
     /// The header of an answer to a quorum read that began when `before` was all that was known.
     pub(super) fn quorum(&self, header: &ResponseHeader, before: &Seen) -> Result<(), Setback> {
+        if self.now().epoch != before.epoch {
+            // What was known then is void by now, and so is what it says about it. Whoever asked finds the mirror gone.
+            return Ok(());
+        }
         if before.cluster_id != 0 && header.cluster_id != before.cluster_id {
             return Err(Setback::Cluster);
         }
@@ -71,7 +77,8 @@ impl Sight {
 
     /// Believes nothing of what was seen any more.
     pub(super) fn forget(&self) {
-        *self.0.lock() = Seen::default();
+        let mut seen = self.0.lock();
+        *seen = Seen { epoch: seen.epoch + 1, ..Seen::default() };
     }
 
     /// Who answers what comes from the mirror: the member that was seen first, so that clients see one, at the highest
@@ -109,6 +116,16 @@ mod tests {
         sight.quorum(&header(7, 12, 4), &before).unwrap();
         assert_eq!(sight.quorum(&header(7, 11, 3), &before), Ok(()), "it began when 10 was known");
         assert_eq!(sight.now().revision, 12);
+    }
+
+    #[test]
+    fn an_answer_from_before_everything_was_forgotten_proves_nothing() {
+        let sight = Sight::default();
+        sight.quorum(&header(7, 10, 3), &sight.now()).unwrap();
+        let before = sight.now();
+        sight.forget();
+        assert_eq!(sight.quorum(&header(8, 1, 3), &before), Ok(()));
+        assert_eq!(sight.now().revision, 0, "and it is not noted");
     }
 
     #[test]
