@@ -141,7 +141,7 @@ impl Shared {
         self.metrics.round(began.elapsed());
         let header = asked?.header.ok_or_else(|| Status::internal("the upstream's answer has no header"))?;
         let sighted = match kind.serializable {
-            true => self.sight.member(&header),
+            true => self.sight.member(&header, &before),
             false => self.sight.quorum(&header, &before),
         };
         if let Err(setback) = sighted {

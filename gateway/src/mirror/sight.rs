@@ -57,8 +57,11 @@ impl Sight {
     }
 
     /// The header of any other answer, which may be from a member that lags.
-    pub(super) fn member(&self, header: &ResponseHeader) -> Result<(), Setback> {
+    pub(super) fn member(&self, header: &ResponseHeader, before: &Seen) -> Result<(), Setback> {
         let seen = self.now();
+        if seen.epoch != before.epoch {
+            return Ok(());
+        }
         if seen.cluster_id != 0 && header.cluster_id != seen.cluster_id {
             return Err(Setback::Cluster);
         }
@@ -125,6 +128,7 @@ mod tests {
         let before = sight.now();
         sight.forget();
         assert_eq!(sight.quorum(&header(8, 1, 3), &before), Ok(()));
+        assert_eq!(sight.member(&header(7, 10, 3), &before), Ok(()));
         assert_eq!(sight.now().revision, 0, "and it is not noted");
     }
 
@@ -132,16 +136,18 @@ mod tests {
     fn b39_a_member_that_lags_is_no_setback() {
         let sight = Sight::default();
         sight.quorum(&header(7, 10, 3), &sight.now()).unwrap();
-        assert_eq!(sight.member(&header(7, 4, 2)), Ok(()));
-        assert_eq!(sight.member(&header(8, 40, 2)), Err(Setback::Cluster));
+        assert_eq!(sight.member(&header(7, 4, 2), &sight.now()), Ok(()));
+        assert_eq!(sight.member(&header(8, 40, 2), &sight.now()), Err(Setback::Cluster));
         assert_eq!((sight.now().revision, sight.header().raft_term), (10, 3));
     }
 
     #[test]
     fn b03_who_answers_stays_the_same_and_its_term_never_falls() {
         let sight = Sight::default();
-        sight.member(&ResponseHeader { cluster_id: 7, member_id: 1, revision: 5, raft_term: 4 }).unwrap();
-        sight.member(&ResponseHeader { cluster_id: 7, member_id: 2, revision: 6, raft_term: 3 }).unwrap();
+        for (member_id, raft_term) in [(1, 4), (2, 3)] {
+            let header = ResponseHeader { cluster_id: 7, member_id, revision: 5, raft_term };
+            sight.member(&header, &sight.now()).unwrap();
+        }
         assert_eq!(sight.header(), HeaderBase { cluster_id: 7, member_id: 1, raft_term: 4 });
     }
 }
