@@ -52,8 +52,9 @@ pub enum Ended {
 pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
     let bound = bind(&config).await?;
     let tls = tls::member_clients(&config)?;
+    let peer_ports = ports::peers(&config.listen_peer_urls, tls::member_peers(&config)?).await?;
     let registry = registry()?;
-    let member = forebay_server::start(settings::member(&config)?, &registry).await?;
+    let member = forebay_server::start(settings::member(&config)?, peer_ports, &registry).await?;
     let told = Config {
         max_message_bytes: member.config().max_message_bytes(),
         advertise_client_urls: Vec::new(),
@@ -87,8 +88,9 @@ pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
 pub async fn server(config: ServerConfig) -> anyhow::Result<Ended> {
     let bound = bind(&config).await?;
     let tls = tls::member_clients(&config)?;
+    let peer_ports = ports::peers(&config.listen_peer_urls, tls::member_peers(&config)?).await?;
     let registry = registry()?;
-    let member = forebay_server::start(settings::member(&config)?, &registry).await?;
+    let member = forebay_server::start(settings::member(&config)?, peer_ports, &registry).await?;
     let probes = Arc::new(MemberProbes::new(member.clone(), registry.clone()));
     let ports = serve(
         bound,
@@ -203,7 +205,13 @@ fn serve(
 async fn until_told_or_failed(member: &Member) -> anyhow::Result<Ended> {
     tokio::select! {
         stop = signals::stop() => Ok(Ended::Told(stop?)),
-        reason = member.failed() => Err(anyhow::anyhow!(reason)),
+        reason = member.ended() => match reason {
+            forebay_server::Ended::Removed => {
+                tracing::warn!("the member was removed from its cluster, and ends");
+                Ok(Ended::Stopped)
+            }
+            forebay_server::Ended::Failed(reason) => Err(anyhow::anyhow!(reason)),
+        }
     }
 }
 

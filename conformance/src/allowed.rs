@@ -119,10 +119,6 @@ pub const ALLOWED: &[Allowed] = &[
     later("limits::deadlines", "3.*", "the Lock service is refused by name"),
     later("limits::deadlines", "4.*", "the Lock service is refused by name"),
     later("limits::deadlines", "5.*", "the Lock service is refused by name"),
-    later("cluster::member_*", "*", "membership changes are refused by name"),
-    later("cluster::a_learner_joins_on_paper", "*", "membership changes are refused by name"),
-    later("maintenance::move_leader", "*", "MoveLeader is refused by name"),
-    later("maintenance::downgrade*", "*", "Downgrade is refused by name"),
     later("limits::unknown_methods", "4.error.*", "server reflection is served, which etcd does not"),
 ];
 

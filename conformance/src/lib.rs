@@ -9,8 +9,8 @@
 //!
 //! What is recorded comes from [`cases`] (one per fact of the protocol), from seeded random
 //! [`programs`] and [`watches`], from [`http`] requests and from [`etcdctl`] itself. [`crash`] asks
-//! the other question: whether what was acknowledged is still there after a `kill -9`; [`metrics`] reads
-//! what both count.
+//! the other question: whether what was acknowledged is still there after a `kill -9`; [`cluster`] asks it of several
+//! members, of one kind or mixed; [`metrics`] reads what both count.
 //!
 //! **Invariant:** this crate knows `forebay-proto` and processes, and no other crate of the
 //! workspace: nothing that is tested here can be mistaken the same way by its test.
@@ -33,6 +33,7 @@ pub mod watches;
 pub mod etcdctl;
 pub mod http;
 
+pub mod cluster;
 pub mod crash;
 pub mod flaps;
 pub mod metrics;

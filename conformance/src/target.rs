@@ -6,7 +6,7 @@ use std::{
     fs::File,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -202,6 +202,19 @@ impl Target {
 
 /// What runs a member of this kind, all its files in `dir`.
 fn member_command(kind: Kind, dir: &Path, member: SocketAddr, peer: SocketAddr) -> anyhow::Result<Command> {
+    let mut command = named_command(kind, NAME, dir, member, peer)?;
+    command.args(["--initial-cluster", &format!("{NAME}=http://{peer}")]);
+    Ok(command)
+}
+
+/// What runs a member of this name, but for the cluster that it is of.
+pub(crate) fn named_command(
+    kind: Kind,
+    name: &str,
+    dir: &Path,
+    member: SocketAddr,
+    peer: SocketAddr,
+) -> anyhow::Result<Command> {
     let mut command = match kind {
         Kind::Etcd(release) | Kind::GatewayOverEtcd(release) | Kind::PassThroughOverEtcd(release) => {
             Command::new(release.etcd().context(peers::INSTALL)?)
@@ -212,7 +225,7 @@ fn member_command(kind: Kind, dir: &Path, member: SocketAddr, peer: SocketAddr) 
             command
         }
     };
-    command.args(["--name", NAME, "--log-level", "error"]);
+    command.args(["--name", name, "--log-level", "error"]);
     if kind.release() == Some(Release::V3_4) {
         command.args(["--logger", "zap"]);
     }
@@ -223,7 +236,6 @@ fn member_command(kind: Kind, dir: &Path, member: SocketAddr, peer: SocketAddr) 
     for flag in ["--listen-peer-urls", "--initial-advertise-peer-urls"] {
         command.args([flag, &format!("http://{peer}")]);
     }
-    command.args(["--initial-cluster", &format!("{NAME}=http://{peer}")]);
     Ok(command)
 }
 
@@ -238,7 +250,7 @@ pub const NAME: &str = "conformance";
 
 /// A child process, killed and reaped when it goes.
 #[derive(Debug)]
-struct Process {
+pub(crate) struct Process {
     command: Command,
     serves_at: SocketAddr,
     log: PathBuf,
@@ -246,11 +258,40 @@ struct Process {
 }
 
 impl Process {
-    async fn start(mut command: Command, serves_at: SocketAddr, log: PathBuf) -> anyhow::Result<Process> {
-        let child = spawn(&mut command, &log)?;
-        let mut process = Process { command, serves_at, log, child };
+    async fn start(command: Command, serves_at: SocketAddr, log: PathBuf) -> anyhow::Result<Process> {
+        let mut process = Process::spawn(command, serves_at, log)?;
         process.serving().await?;
         Ok(process)
+    }
+
+    /// Starts it and does not wait: the members of a new cluster need each other to serve.
+    pub(crate) fn spawn(mut command: Command, serves_at: SocketAddr, log: PathBuf) -> anyhow::Result<Process> {
+        let child = spawn(&mut command, &log)?;
+        Ok(Process { command, serves_at, log, child })
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(started.elapsed() < START_LIMIT, "{:?} goes on; log:\n{}", self.command, tail(&self.log));
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
+    }
+
+    /// Asks it to end, as an operator does, and waits until it has.
+    pub(crate) async fn terminate(&mut self) -> anyhow::Result<()> {
+        let status = Command::new("kill").arg(self.child.id().to_string()).status()?;
+        ensure!(status.success(), "cannot signal {:?}", self.command);
+        self.ended().await.map(drop)
+    }
+
+    /// The last lines of what it logged.
+    pub(crate) fn log(&self) -> String {
+        tail(&self.log)
     }
 
     async fn restart(&mut self) -> anyhow::Result<()> {
@@ -259,14 +300,14 @@ impl Process {
         self.serving().await
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         // Either fails only for a child that is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
     /// Waits until the cluster version is known and the member can read and write.
-    async fn serving(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn serving(&mut self) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -317,7 +358,7 @@ fn tail(log: &Path) -> String {
 
 /// Addresses that nothing listens at and that no other target of this process was given: between here and
 /// the bind, two targets could otherwise find the same port free.
-fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
+pub(crate) fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut addresses = [SocketAddr::from(([127, 0, 0, 1], 0)); N];
     // All are held until all are known, so that the kernel does not name one again and again.

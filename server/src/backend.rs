@@ -219,6 +219,19 @@ impl Backend {
         Ok((reader.size(), reader))
     }
 
+    /// Goes on with another file, which holds everything up to the entry at `index`. Whoever else hands over changes
+    /// must be kept from it meanwhile.
+    pub fn replace(&self, replacement: db::Replacement, index: u64, term: u64) -> Result<(), Status> {
+        self.flush()?;
+        self.shared.db.replace(replacement).map_err(unknown)?;
+        // A member of another release may not have all buckets.
+        let mut txn = self.shared.db.begin_write().map_err(unknown)?;
+        schema::create(&mut txn).and_then(|()| txn.commit()).map_err(unknown)?;
+        let mut pending = self.shared.pending.lock();
+        (pending.index, pending.term, pending.durable_index) = (index, term, index);
+        Ok(())
+    }
+
     /// Writes what waits, ends the writer, and gives the file up to whoever opens it next.
     pub fn stop(&self) {
         self.shared.pending.lock().stop = true;

@@ -15,8 +15,12 @@ use crate::alarms::Alarms;
 pub struct Shown {
     /// Ascending by id.
     pub members: Vec<MemberRecord>,
+    /// Ids of those that were members, and never will be again.
+    pub removed: Vec<u64>,
     /// Major, minor and a zero, once the leader has decided it.
     pub version: Option<String>,
+    /// The version that the cluster is on its way down to, if it is.
+    pub downgrade: Option<String>,
     /// Every raised alarm.
     pub alarms: Vec<AlarmMember>,
 }
@@ -31,12 +35,18 @@ impl Cluster {
         self.0.load_full()
     }
 
+    /// Whether this was a member.
+    pub(crate) fn is_removed(&self, id: u64) -> bool {
+        self.0.load().removed.contains(&id)
+    }
+
     /// Shows a new state.
-    pub(crate) fn show(&self, membership: &Membership, alarms: &Alarms) {
+    pub(crate) fn show(&self, membership: &Membership, downgrade: Option<&str>, alarms: &Alarms) {
         let mut members = membership.members.clone();
         members.sort_unstable_by_key(|member| member.id);
-        let version = membership.cluster_version.clone();
-        self.0.store(Arc::new(Shown { members, version, alarms: alarms.list(AlarmType::None) }));
+        let (removed, version) = (membership.removed.clone(), membership.cluster_version.clone());
+        let downgrade = downgrade.map(str::to_owned);
+        self.0.store(Arc::new(Shown { members, removed, version, downgrade, alarms: alarms.list(AlarmType::None) }));
     }
 }
 

@@ -5,6 +5,15 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::AutoCompaction;
 
+/// Whether the cluster of a member without a log runs already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitialState {
+    /// All members start with nothing.
+    New,
+    /// This one joins the others.
+    Existing,
+}
+
 /// The configuration of a member. Names and defaults are etcd's.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -18,6 +27,18 @@ pub struct Config {
     pub advertise_client_urls: Vec<String>,
     /// The peer URLs that other members are told; part of the member's identity.
     pub advertise_peer_urls: Vec<String>,
+    /// The members of the cluster by name, with their peer URLs, this one included; looked at only while there is no
+    /// log. Empty for this member alone.
+    pub initial_cluster: Vec<(String, Vec<String>)>,
+    /// Whether that cluster is new or runs already.
+    pub initial_state: InitialState,
+    /// Makes a cluster of this member alone out of its files. The others must be gone for good: what they acknowledged
+    /// and this one lacks is lost.
+    pub force_new_cluster: bool,
+    /// Refuses membership changes after which the members that work would be no quorum.
+    pub strict_reconfig_check: bool,
+    /// Learners that a cluster may have at once. Each costs the leader what a voter costs, and adds no safety.
+    pub max_learners: usize,
     /// Sets clusters apart that otherwise start alike.
     pub initial_cluster_token: String,
     /// The leader's heartbeat. Small values notice a lost leader sooner and cost messages.
@@ -63,6 +84,14 @@ pub struct Config {
     pub features: Vec<Feature>,
     /// How often an idle watcher that asked for it is told the revision.
     pub watch_progress_notify_interval: Duration,
+    /// How often the leader looks whether a downgrade is done; zero for never.
+    pub downgrade_check_time: Duration,
+    /// Whether a member compares its keys with the others' before it serves.
+    pub initial_corrupt_check: bool,
+    /// How often the leader compares the members' keys; zero for never. It hashes all of them on every member.
+    pub corrupt_check_time: Duration,
+    /// How often the leader compares the hashes of compactions; zero for never.
+    pub compact_hash_check_time: Duration,
     /// Skips fsync. Loses acknowledged writes in a power cut; for tests alone.
     pub unsafe_no_fsync: bool,
 }
@@ -92,6 +121,11 @@ impl Config {
         Duration::from_secs(5) + 2 * self.election_timeout
     }
 
+    /// How long a new member asks the others whether the cluster is really new.
+    pub(crate) fn bootstrap_timeout(&self) -> Duration {
+        Duration::from_secs(1) + self.election_timeout
+    }
+
     /// The shortest lease in seconds: it must outlive an election.
     pub fn min_lease_ttl(&self) -> i64 {
         let seconds = (3 * self.election_timeout.as_millis() as i64).div_euclid(2);
@@ -118,6 +152,11 @@ impl Default for Config {
             wal_dir: None,
             advertise_client_urls: vec!["http://localhost:2379".into()],
             advertise_peer_urls: vec!["http://localhost:2380".into()],
+            initial_cluster: Vec::new(),
+            initial_state: InitialState::New,
+            force_new_cluster: false,
+            strict_reconfig_check: true,
+            max_learners: 1,
             initial_cluster_token: "etcd-cluster".into(),
             heartbeat_interval: Duration::from_millis(100),
             election_timeout: Duration::from_millis(1000),
@@ -140,6 +179,10 @@ impl Default for Config {
             stop_grpc_service_on_defrag: false,
             features: Vec::new(),
             watch_progress_notify_interval: Duration::from_secs(600),
+            downgrade_check_time: Duration::from_secs(5),
+            initial_corrupt_check: false,
+            corrupt_check_time: Duration::ZERO,
+            compact_hash_check_time: Duration::from_secs(60),
             unsafe_no_fsync: false,
         }
     }

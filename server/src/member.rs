@@ -29,9 +29,11 @@ use crate::{
     config::Config,
     lease::Lessor,
     metrics::{Kind, Metrics},
+    peer::Peers,
     proposals::{RequestIds, Waiters},
-    raft::{Proposal, RaftHandle, RaftThread, Refused},
+    raft::{Progress, Proposal, RaftError, RaftHandle, RaftThread, Refused, Role},
     rpc::Rpc,
+    version::Version,
 };
 
 /// Requests that go over the whole db file or keyspace at once. Each takes a core, and memory for every version.
@@ -58,6 +60,9 @@ pub(crate) struct Inner {
     pub(crate) watches: Watches,
     pub(crate) lessor: Arc<Mutex<Lessor>>,
     pub(crate) cluster: Arc<Cluster>,
+    pub(crate) peers: Peers,
+    /// Ends the serving of other members.
+    pub(crate) peers_closing: Drain,
     pub(crate) backend: Arc<Backend>,
     pub(crate) metrics: Metrics,
     /// Whether the health service says that calls are served.
@@ -68,7 +73,7 @@ pub(crate) struct Inner {
     pub(crate) snapshots: Arc<Semaphore>,
     pub(crate) stopping: Drain,
     /// Set once, with the reason, when the member cannot go on.
-    pub(crate) failed: watch::Sender<Option<String>>,
+    pub(crate) failed: watch::Sender<Option<Ended>>,
     pub(crate) running: Running,
 }
 
@@ -89,18 +94,29 @@ impl Running {
         &self,
         thread: RaftThread<S>,
         waiters: Arc<Waiters<Applied>>,
-        fail: impl FnOnce(String) + Send + 'static,
+        fail: impl FnOnce(RaftError) + Send + 'static,
     ) {
         let ended = self.raft_ended.clone();
         let wait = move || {
             if let Err(error) = thread.join() {
-                fail(error.to_string());
+                fail(error);
             }
             waiters.clear();
             ended.send_replace(true);
         };
         std::thread::Builder::new().name("raft-end".into()).spawn(wait).expect("a thread can be started");
     }
+}
+
+/// Why a member ended by itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    /// It is no member of its cluster any more, as somebody wished.
+    #[error("the member has been permanently removed from the cluster")]
+    Removed,
+    /// Something broke.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Until when a request waits, and whose patience that is.
@@ -111,8 +127,13 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
+    /// How long there still is.
+    pub(crate) fn left(self, now: Instant) -> Duration {
+        self.at.saturating_duration_since(now)
+    }
+
     /// The error of a request that waited in vain.
-    fn passed(self) -> Status {
+    pub(crate) fn passed(self) -> Status {
         match self.is_callers {
             true => Status::deadline_exceeded("context deadline exceeded"),
             false => Error::Timeout.into(),
@@ -241,10 +262,10 @@ impl Member {
     }
 
     /// Resolves with the reason when the member cannot go on. Stop it then.
-    pub async fn failed(&self) -> String {
+    pub async fn ended(&self) -> Ended {
         let mut failed = self.0.failed.subscribe();
         match failed.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
+            Ok(reason) => reason.clone().unwrap_or(Ended::Removed),
             // The sender lives as long as the member, which `self` is.
             Err(_) => std::future::pending().await,
         }
@@ -258,9 +279,12 @@ impl Member {
     /// Stops: what was proposed is finished or given up, and everything applied is in the db file.
     pub async fn stop(&self) {
         self.drain();
+        self.hand_over().await;
         self.0.raft.stop();
         let mut ended = self.0.running.raft_ended.subscribe();
         let _ = ended.wait_for(|ended| *ended).await;
+        self.0.peers.close();
+        self.0.peers_closing.start();
         let member = self.clone();
         let stopped = tokio::task::spawn_blocking(move || {
             // With the raft thread the compactor's callers are gone, so it ends after its step.
@@ -277,6 +301,52 @@ impl Member {
     /// Whether the member has begun to stop.
     pub(crate) fn is_draining(&self) -> bool {
         self.0.stopping.has_started()
+    }
+
+    /// Has another voter lead, if this one does: clients then do not wait for an election.
+    async fn hand_over(&self) {
+        let shown = self.0.cluster.shown();
+        let voters = shown.members.iter().filter(|member| member.id != self.id() && !member.is_learner);
+        let longest = voters.filter_map(|voter| Some((self.0.peers.active_since(voter.id)?, voter.id))).min();
+        if let (Role::Leader, Some((_, to))) = (self.raft_status().role, longest)
+            // Raft gives up after an election timeout.
+            && self.move_leader(to, Some(Instant::now() + 2 * self.config().election_timeout)).await.is_err()
+        {
+            tracing::warn!("leadership transfer failed");
+        }
+    }
+
+    /// Has another member lead. Resolves when it does, or when there is no more time.
+    pub(crate) async fn move_leader(&self, to: u64, until: Option<Instant>) -> Result<(), Status> {
+        self.0.raft.transfer_leader(to).map_err(refused)?;
+        let moved = async {
+            while self.raft_status().leader != to {
+                tokio::time::sleep(self.config().heartbeat_interval).await;
+            }
+        };
+        let passed = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = moved => Ok(()),
+            () = passed => {
+                Err(Status::unknown("etcdserver: request timed out, leader transfer took too long"))
+            }
+            () = self.0.raft.stopped() => Err(Error::Stopped.into()),
+        }
+    }
+
+    /// The version that the cluster is on its way down to, if it is.
+    pub(crate) fn downgrade_target(&self) -> Option<Version> {
+        self.0.cluster.shown().downgrade.as_deref().and_then(Version::parse)
+    }
+
+    /// Whether this member only follows, without a vote.
+    pub(crate) fn is_learner(&self) -> bool {
+        self.raft_status().role == Role::Learner
     }
 
     /// Resolves when the member begins to stop.
@@ -316,19 +386,39 @@ impl Member {
             return Err(Error::RequestTooLarge.into());
         }
         let data = Bytes::from(request.encode_to_vec());
+        let answered = self.wait_for(id, deadline, |raft| raft.propose(Proposal { id, data })).await?;
+        self.0.metrics.request_seconds.observe(kind, answered.is_some(), start.elapsed());
+        self.outcome(answered, deadline)
+    }
+
+    /// Proposes something under this id and waits for what it did; `None` if that did not become known in time.
+    pub(crate) async fn wait_for(
+        &self,
+        id: u64,
+        deadline: Deadline,
+        propose: impl FnOnce(&RaftHandle) -> Result<(), Refused>,
+    ) -> Result<Option<Applied>, Status> {
         let receiver = self.0.waiters.register(id, deadline.at);
-        let proposal = Proposal { id, data };
-        self.0.raft.propose(proposal).map_err(|error| {
+        propose(&self.0.raft).map_err(|error| {
             self.0.waiters.forget(id);
             refused(error)
         })?;
-        let answered = receiver.await;
-        self.0.metrics.request_seconds.observe(kind, answered.is_ok(), start.elapsed());
+        Ok(receiver.await.ok())
+    }
+
+    /// What a proposal came to.
+    pub(crate) fn outcome(&self, answered: Option<Applied>, deadline: Deadline) -> Result<Outcome, Status> {
         match answered {
-            Ok(outcome) => Ok(outcome?),
-            Err(_) if self.0.stopping.has_started() => Err(Error::Stopped.into()),
-            Err(_) => Err(deadline.passed()),
+            Some(outcome) => Ok(outcome?),
+            None if self.0.stopping.has_started() => Err(Error::Stopped.into()),
+            None => Err(deadline.passed()),
         }
+    }
+
+    /// How far each member's log agrees with that of this one, if it leads.
+    pub(crate) async fn progress(&self) -> Result<Option<Progress>, Status> {
+        let asked = self.0.raft.progress().map_err(refused)?;
+        asked.await.map_err(|_| refused(Refused::Stopped))
     }
 
     /// Waits until this member has applied everything that was committed when this was called.

@@ -34,13 +34,14 @@ struct Context {
     is_promote: bool,
 }
 
-/// Decides a change. Every member decides alike: from the membership that the log led to alone.
+/// Decides a change. Every member decides alike: from the membership that the log led to, and the number of learners that
+/// there may be, which must be the same on all.
 ///
 /// # Panics
 /// When the context contradicts the change: such an entry was never proposed by a member that works.
-pub fn decide(membership: &Membership, change: &ConfChange) -> Result<Change, Error> {
+pub fn decide(membership: &Membership, change: &ConfChange, max_learners: usize) -> Result<Change, Error> {
     let id = change.node_id();
-    if id == 0 {
+    if id == 0 && change.r#type() != ConfChangeType::ConfChangeRemoveNode {
         return Ok(Change::Nothing);
     }
     if membership.removed.contains(&id) {
@@ -73,6 +74,11 @@ pub fn decide(membership: &Membership, change: &ConfChange) -> Result<Change, Er
         (None, _, _) => {
             if membership.members.iter().any(clash) {
                 return Err(Error::PeerUrlExist);
+            }
+            let learners = membership.members.iter().filter(|member| member.is_learner).count();
+            if context.is_learner && change_type == ConfChangeType::ConfChangeAddLearnerNode && learners >= max_learners
+            {
+                return Err(Error::TooManyLearners);
             }
             Ok(Change::Put(MemberRecord {
                 id,
@@ -109,41 +115,54 @@ mod tests {
         }
     }
 
+    fn decided(change: &ConfChange) -> Result<Change, Error> {
+        decide(&membership(), change, 1)
+    }
+
+    #[test]
+    fn learners_are_few() {
+        let add = change(
+            ConfChangeType::ConfChangeAddLearnerNode,
+            3,
+            r#"{"id":3,"peerURLs":["http://c:1"],"isLearner":true}"#,
+        );
+        assert_eq!(decided(&add), Err(Error::TooManyLearners));
+        assert!(matches!(decide(&membership(), &add, 2), Ok(Change::Put(member)) if member.is_learner));
+    }
+
     #[test]
     fn a_member_is_added_once_and_its_urls_are_its_own() {
         use ConfChangeType::ConfChangeAddNode as Add;
-        let decided = decide(&membership(), &change(Add, 3, r#"{"id":3,"peerURLs":["http://c:2380"],"name":"c"}"#));
-        let Ok(Change::Put(member)) = decided else { panic!("{decided:?}") };
+        let outcome = decided(&change(Add, 3, r#"{"id":3,"peerURLs":["http://c:2380"],"name":"c"}"#));
+        let Ok(Change::Put(member)) = outcome else { panic!("{outcome:?}") };
         assert_eq!((member.id, &member.name[..], &member.peer_urls[..]), (3, "c", &["http://c:2380".to_owned()][..]));
         let again = change(Add, 1, r#"{"id":1,"peerURLs":["http://z:2380"]}"#);
-        assert_eq!(decide(&membership(), &again), Err(Error::MemberExist));
+        assert_eq!(decided(&again), Err(Error::MemberExist));
         let clash = change(Add, 4, r#"{"id":4,"peerURLs":["http://a:2380"]}"#);
-        assert_eq!(decide(&membership(), &clash), Err(Error::PeerUrlExist));
+        assert_eq!(decided(&clash), Err(Error::PeerUrlExist));
         let removed = change(Add, 9, r#"{"id":9,"peerURLs":["http://i:2380"]}"#);
-        assert_eq!(decide(&membership(), &removed), Err(Error::MemberNotFound));
-        assert_eq!(decide(&membership(), &change(Add, 0, "")), Ok(Change::Nothing));
+        assert_eq!(decided(&removed), Err(Error::MemberNotFound));
+        assert_eq!(decided(&change(Add, 0, "")), Ok(Change::Nothing));
     }
 
     #[test]
     fn only_a_learner_is_promoted() {
         use ConfChangeType::ConfChangeAddNode as Add;
         let promote = |id: u64| change(Add, id, &format!(r#"{{"id":{id},"peerURLs":null,"isPromote":true}}"#));
-        let decided = decide(&membership(), &promote(2));
+        let outcome = decided(&promote(2));
         assert!(
-            matches!(decided, Ok(Change::Put(member)) if !member.is_learner && member.peer_urls == ["http://b:2380"])
+            matches!(outcome, Ok(Change::Put(member)) if !member.is_learner && member.peer_urls == ["http://b:2380"])
         );
-        assert_eq!(decide(&membership(), &promote(1)), Err(Error::MemberNotLearner));
-        assert_eq!(decide(&membership(), &promote(5)), Err(Error::MemberNotFound));
+        assert_eq!(decided(&promote(1)), Err(Error::MemberNotLearner));
+        assert_eq!(decided(&promote(5)), Err(Error::MemberNotFound));
     }
 
     #[test]
     fn members_are_updated_and_removed_by_id() {
         use ConfChangeType::{ConfChangeRemoveNode as Remove, ConfChangeUpdateNode as Update};
         let update = change(Update, 1, r#"{"id":1,"peerURLs":["http://n:2380"]}"#);
-        assert!(
-            matches!(decide(&membership(), &update), Ok(Change::Put(member)) if member.peer_urls == ["http://n:2380"])
-        );
-        assert_eq!(decide(&membership(), &change(Remove, 2, "")), Ok(Change::Remove(2)));
-        assert_eq!(decide(&membership(), &change(Remove, 7, "")), Err(Error::MemberNotFound));
+        assert!(matches!(decided(&update), Ok(Change::Put(member)) if member.peer_urls == ["http://n:2380"]));
+        assert_eq!(decided(&change(Remove, 2, "")), Ok(Change::Remove(2)));
+        assert_eq!(decided(&change(Remove, 7, "")), Err(Error::MemberNotFound));
     }
 }

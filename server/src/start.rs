@@ -5,44 +5,63 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use forebay_edge::{listener::Drain, watch::Watches};
-use forebay_keyspace::{Keyspace, RecordError, Restore, Revision, watch::Hub};
+use forebay_edge::{
+    listener::{self, Drain, Limits, Port},
+    tls::Connector,
+    watch::Watches,
+};
+use forebay_keyspace::watch::Hub;
 use forebay_proto::{
-    KeyRange,
     etcdserverpb::InternalRaftRequest,
-    membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest},
+    membershippb::{Attributes, ClusterMemberAttrSetRequest},
 };
 use forebay_storage::{
     db::{self, Db},
     disk::{self, OsDisk},
     schema,
-    snap::{MemberRecord, Membership},
+    snap::MemberRecord,
     wal,
 };
 use parking_lot::Mutex;
 use prometheus::Registry;
 use tokio::sync::{Semaphore, watch};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{
-    alarms::Alarms,
     apply::{Machine, Replica, Restored},
     auto_compaction,
     backend::{self, Backend},
+    bootstrap::{self, BootstrapError},
     cluster::Cluster,
+    cluster_version,
     compactor::{self, Compactor},
     config::Config,
-    identity,
-    lease::Lessor,
-    member::{Inner, MAINTENANCE_MAX, Member, Running, SNAPSHOTS_MAX},
+    corrupt, downgrade,
+    member::{Ended, Inner, MAINTENANCE_MAX, Member, Running, SNAPSHOTS_MAX},
     metrics::Metrics,
+    peer::{self, Client, Identity, PeerMetrics, PeerService, Peers, Receiver, id_text},
     proposals::{RequestIds, Waiters},
-    raft::{self, NoPeers, RaftMetrics},
-    upkeep, version,
+    raft::{self, RaftMetrics},
+    state::{State, Unreadable},
+    upkeep,
 };
+
+/// How long requests of other members may take once the member stops. Streams never end by themselves.
+const PEER_GRACE: Duration = Duration::from_millis(100);
+/// Between two attempts of a member to make itself known.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
+
+/// How other members are reached, and reach this one.
+#[derive(Default)]
+pub struct PeerPorts {
+    /// Where they come in. Without one, the member can only be alone.
+    pub ports: Vec<Port>,
+    /// TLS towards those whose URLs say https.
+    pub connector: Option<Connector>,
+}
 
 /// Why a member does not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -80,54 +99,63 @@ pub enum StartError {
         /// Which.
         path: PathBuf,
     },
-    /// The directory belongs to a member of a larger cluster, and this version has no peers.
-    #[error(
-        "{path} is of a cluster of {count} members, and this version runs one; restore a snapshot of it into a new --data-dir"
-    )]
-    Members {
-        /// Which.
-        path: PathBuf,
-        /// How many.
-        count: usize,
-    },
-    /// The log cannot be used.
+    /// The cluster cannot be found.
     #[error("{0}")]
-    Raft(#[from] raft::RaftError),
+    Bootstrap(#[from] BootstrapError),
+    /// The files are of a member that was removed.
+    #[error(
+        "member {0} was removed from its cluster and can never come back; add a new member, and start it with a new \
+         --data-dir"
+    )]
+    Removed(String),
     /// The member came up but could not make itself known in its own log.
     #[error("the member cannot publish itself: {}", .0.message())]
     Publish(Status),
+    /// The member ended before it could serve.
+    #[error("{0}")]
+    Failed(String),
+    /// The log cannot be used.
+    #[error("{0}")]
+    Raft(#[from] raft::RaftError),
     /// Two members in one process would share metrics.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
 }
 
-/// The state that the db file holds.
-struct State {
-    keyspace: Keyspace,
-    lessor: Lessor,
-    alarms: Alarms,
-    membership: Membership,
-    applied: raft::Applied,
-    term: u64,
-    /// A compaction that was accepted and not finished.
-    unfinished: Option<i64>,
-}
-
-/// Starts a member of a cluster of one. It serves when this returns.
+/// Starts a member. It serves when this returns, which takes until there is a leader.
 ///
 /// Metrics go to `registry`. Must be called in a tokio runtime.
-pub async fn start(config: Config, registry: &Registry) -> Result<Member, StartError> {
+pub async fn start(config: Config, peer_ports: PeerPorts, registry: &Registry) -> Result<Member, StartError> {
     let files = config.clone();
-    let (db, state) = tokio::task::spawn_blocking(move || open_files(&files))
-        .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-    let path = db.path().to_owned();
-    let log = raft::Opened::open(raft_config(&config), Arc::new(OsDisk), &bootstrap(&config))?;
-    if log.snapshot_index() > state.applied.index {
-        let reason = format!("it is at entry {}, but the log begins at {}", state.applied.index, log.snapshot_index());
-        return Err(StartError::Damaged { path, reason });
-    }
+    let (db, state) = blocking(move || open_files(&files)).await?;
+    let client = Client::new(peer_ports.connector);
+    let plan = match wal::exists(&OsDisk, &config.wal_path()) {
+        true => bootstrap::replan(&config),
+        false => Some(bootstrap::plan(&config, &client).await?),
+    };
+    let (bootstrap, others) = plan.map(|plan| (plan.bootstrap, plan.others)).unzip();
+    let opening = config.clone();
+    let (log, db, state) = blocking(move || {
+        let mut log = raft::Opened::open(raft_config(&opening), Arc::new(OsDisk), bootstrap.as_ref())?;
+        let state = install_received(&opening, &db, state, log.snapshot_index())?;
+        if opening.force_new_cluster {
+            let peer_urls = opening.advertise_peer_urls.clone();
+            log.force_new_cluster(state.applied.index, &MemberRecord { peer_urls, ..MemberRecord::default() })?;
+        }
+        Ok((log, db, state))
+    })
+    .await?;
     let (member_id, cluster_id) = (log.member_id(), log.cluster_id());
+    if state.membership.removed.contains(&member_id) {
+        return Err(StartError::Removed(id_text(member_id)));
+    }
+    let identity = Identity { member_id, cluster_id, peer_urls: config.advertise_peer_urls.clone() };
+    if config.initial_corrupt_check {
+        let (own, _) = state.keyspace.reader().hash(0).map_err(|error| StartError::Failed(error.to_string()))?;
+        let limit = config.request_timeout();
+        let checked = corrupt::check_at_start(own, &client, &identity, &state.membership.members, limit).await;
+        checked.map_err(StartError::Failed)?;
+    }
 
     let metrics = Metrics::register(registry)?;
     let (failed, _) = watch::channel(None);
@@ -135,7 +163,7 @@ pub async fn start(config: Config, registry: &Registry) -> Result<Member, StartE
         let failed = failed.clone();
         move |message: String| {
             tracing::error!(error = message, "the member cannot go on");
-            failed.send_if_modified(|first| first.is_none().then(|| *first = Some(message)).is_some());
+            end(&failed, Ended::Failed(message));
         }
     };
     let pace = backend::Pace { interval: config.backend_batch_interval, limit: config.backend_batch_limit };
@@ -153,9 +181,23 @@ pub async fn start(config: Config, registry: &Registry) -> Result<Member, StartE
     if let Some(revision) = state.unfinished {
         drop(compactor.schedule(revision, None));
     }
-    let restored = Restored { keyspace, lessor: lessor.clone(), alarms: state.alarms, membership: state.membership };
+    let peers = Peers::new(identity, client, log.handle(), cluster.clone(), PeerMetrics::register(registry)?);
+    peers.set(&others.unwrap_or_default(), &[]);
+    peers.set(&state.membership.members, &state.membership.removed);
+    let prepared = Arc::new(Mutex::new(None));
+    let receiver = Receiver::new(backend.clone(), config.min_lease_ttl(), prepared.clone());
+    let restored = Restored {
+        keyspace,
+        lessor: lessor.clone(),
+        alarms: state.alarms,
+        membership: state.membership,
+        downgrade: state.downgrade,
+    };
     let replica = Replica {
         machine: Machine::new(restored, cluster.clone(), compactor, metrics.apply.clone()),
+        max_learners: config.max_learners,
+        peers: peers.clone(),
+        prepared,
         backend: backend.clone(),
         hub: hub.clone(),
         waiters: waiters.clone(),
@@ -165,10 +207,14 @@ pub async fn start(config: Config, registry: &Registry) -> Result<Member, StartE
         warning_apply_duration: config.warning_apply_duration,
         restored: state.applied,
     };
-    let thread = log.start(replica, NoPeers, RaftMetrics::register(registry)?)?;
+    let thread = log.start(replica, peers.clone(), RaftMetrics::register(registry)?)?;
     let raft = thread.handle().clone();
     let running = Running::new(compacting);
-    running.watch_raft(thread, waiters.clone(), fail);
+    let raft_failed = failed.clone();
+    running.watch_raft(thread, waiters.clone(), move |error| match error {
+        raft::RaftError::Removed => end(&raft_failed, Ended::Removed),
+        error => fail(error.to_string()),
+    });
 
     let watches = Watches {
         hub,
@@ -187,6 +233,8 @@ pub async fn start(config: Config, registry: &Registry) -> Result<Member, StartE
         watches,
         lessor,
         cluster,
+        peers: peers.clone(),
+        peers_closing: Drain::default(),
         backend,
         metrics,
         serving: watch::Sender::new(true),
@@ -197,6 +245,7 @@ pub async fn start(config: Config, registry: &Registry) -> Result<Member, StartE
         running,
     }));
     tokio::spawn(upkeep::expire_waiters(member.clone()));
+    serve_peers(peer_ports.ports, &PeerService::new(peers, receiver, member.clone()), &member);
     if let Err(error) = go_public(&member, registry).await {
         member.stop().await;
         return Err(error);
@@ -211,35 +260,74 @@ pub async fn start(config: Config, registry: &Registry) -> Result<Member, StartE
 /// Waits until the member knows what it knew before, and makes it known to others.
 async fn go_public(member: &Member, registry: &Registry) -> Result<(), StartError> {
     member.0.raft.replayed().await;
-    publish(member).await.map_err(StartError::Publish)?;
+    tokio::spawn(cluster_version::watch(member.clone()));
+    watch_cluster(member);
+    tokio::select! {
+        published = publish(member) => published.map_err(StartError::Publish)?,
+        ended = member.ended() => return Err(StartError::Failed(ended.to_string())),
+    }
     Ok(member.metrics().observe(registry, member)?)
 }
 
-/// Makes name, client URLs and cluster version known, as every member of etcd does when it starts.
+/// Starts what a leader looks after, each as often as it is told to.
+fn watch_cluster(member: &Member) {
+    let config = member.config();
+    if !config.downgrade_check_time.is_zero() {
+        tokio::spawn(downgrade::watch(member.clone(), config.downgrade_check_time));
+    }
+    if !config.corrupt_check_time.is_zero() {
+        tokio::spawn(corrupt::watch_periodically(member.clone(), config.corrupt_check_time));
+    }
+    if !config.compact_hash_check_time.is_zero() {
+        tokio::spawn(corrupt::watch_compactions(member.clone(), config.compact_hash_check_time));
+    }
+}
+
+/// Runs what waits for the disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StartError> + Send + 'static,
+) -> Result<T, StartError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+/// Answers other members, until the member is stopped.
+fn serve_peers(ports: Vec<Port>, service: &PeerService, member: &Member) {
+    for port in ports {
+        let service = service.clone();
+        let answer = move |request| {
+            let service = service.clone();
+            async move { service.call(request).await }
+        };
+        let closing = member.0.peers_closing.clone();
+        tokio::spawn(listener::serve(port, answer, Limits::default(), closing, PEER_GRACE));
+    }
+}
+
+/// Makes name and client URLs known, as every member of etcd does when it starts. Goes on until it is done: without a
+/// leader that may take long.
 async fn publish(member: &Member) -> Result<(), Status> {
     let attributes =
         Attributes { name: member.config().name.clone(), client_urls: member.config().advertise_client_urls.clone() };
     let set = ClusterMemberAttrSetRequest { member_id: member.id(), member_attributes: Some(attributes) };
     let request = InternalRaftRequest { cluster_member_attr_set: Some(set), ..Default::default() };
-    member.propose(request, member.own_deadline()).await?;
-    if member.cluster_version().is_none() {
-        let set = ClusterVersionSetRequest { ver: version::CLUSTER.into() };
-        let request = InternalRaftRequest { cluster_version_set: Some(set), ..Default::default() };
-        member.propose(request, member.own_deadline()).await?;
+    while let Err(status) = member.propose(request.clone(), member.own_deadline()).await {
+        // What is refused for itself is refused again.
+        if status.code() == Code::InvalidArgument {
+            return Err(status);
+        }
+        tracing::warn!(error = status.message(), "failed to publish local member to cluster through raft");
+        tokio::time::sleep(PUBLISH_PAUSE).await;
+    }
+    // Alone, there is nobody to wait for.
+    if member.cluster_version().is_none() && member.raft_status().role == raft::Role::Leader {
+        cluster_version::update(member).await;
     }
     Ok(())
 }
 
-fn bootstrap(config: &Config) -> raft::Bootstrap {
-    let id = identity::member_id(&config.advertise_peer_urls, &config.initial_cluster_token);
-    let member = MemberRecord {
-        id,
-        name: config.name.clone(),
-        peer_urls: config.advertise_peer_urls.clone(),
-        client_urls: Vec::new(),
-        is_learner: false,
-    };
-    raft::Bootstrap { member_id: id, cluster_id: identity::cluster_id(&[id]), members: vec![member] }
+/// Notes why the member ends; the first reason counts.
+fn end(ended: &watch::Sender<Option<Ended>>, reason: Ended) {
+    ended.send_if_modified(|first| first.is_none().then(|| *first = Some(reason)).is_some());
 }
 
 fn raft_config(config: &Config) -> raft::RaftConfig {
@@ -272,14 +360,7 @@ fn open_files(config: &Config) -> Result<(Db, State), StartError> {
     if let Some(threshold) = config.bootstrap_defrag_threshold_bytes {
         defragment_if_it_frees(&db, threshold)?;
     }
-    let state = read_state(&db, config).map_err(|error| match error {
-        Unreadable::Schema(schema::Error::Db(error)) => StartError::Db(error),
-        Unreadable::Schema(error) => StartError::Damaged { path: path.clone(), reason: error.to_string() },
-        Unreadable::Record(error) => StartError::Damaged { path: path.clone(), reason: error.to_string() },
-        Unreadable::Key(key) => StartError::Damaged { path: path.clone(), reason: format!("{key} is no revision") },
-        Unreadable::AuthEnabled => StartError::AuthEnabled { path: path.clone() },
-        Unreadable::Members(count) => StartError::Members { path: path.clone(), count },
-    })?;
+    let state = State::read(&db.begin_read(), config.min_lease_ttl()).map_err(|error| unreadable(&path, error))?;
     Ok((db, state))
 }
 
@@ -295,6 +376,40 @@ fn defragment_if_it_frees(db: &Db, threshold: u64) -> db::Result<()> {
     Ok(())
 }
 
+fn unreadable(path: &Path, error: Unreadable) -> StartError {
+    let path = path.to_owned();
+    match error {
+        Unreadable::Schema(schema::Error::Db(error)) => StartError::Db(error),
+        Unreadable::AuthEnabled => StartError::AuthEnabled { path },
+        error => StartError::Damaged { path, reason: error.to_string() },
+    }
+}
+
+/// Puts a db in place that was received from the leader, if the log says that it was to be installed when the member
+/// ended; and removes all others.
+fn install_received(config: &Config, db: &Db, state: State, snapshot_index: u64) -> Result<State, StartError> {
+    let snap = config.snap_path();
+    let state = if state.applied.index < snapshot_index {
+        let received = snap.join(peer::file_name(snapshot_index));
+        if !received.exists() {
+            let index = state.applied.index;
+            let reason = format!("it is at entry {index}, but the log begins at {snapshot_index}");
+            return Err(StartError::Damaged { path: db.path().to_owned(), reason });
+        }
+        drop(state);
+        let replacement = db.open_replacement(received)?;
+        let min_lease_ttl = config.min_lease_ttl();
+        let state =
+            State::read(&replacement.begin_read(), min_lease_ttl).map_err(|error| unreadable(db.path(), error))?;
+        db.replace(replacement)?;
+        state
+    } else {
+        state
+    };
+    peer::remove_received(&snap).map_err(|source| StartError::Directory { path: snap, source })?;
+    Ok(state)
+}
+
 /// Makes a directory that only this user may use, or checks that it is one.
 fn make_private(path: &Path) -> Result<(), StartError> {
     let failed = |source| StartError::Directory { path: path.to_owned(), source };
@@ -304,77 +419,4 @@ fn make_private(path: &Path) -> Result<(), StartError> {
         return Err(StartError::Mode { path: path.to_owned(), mode });
     }
     Ok(())
-}
-
-/// Why the state of a file cannot be used.
-#[derive(Debug)]
-enum Unreadable {
-    Schema(schema::Error),
-    Record(RecordError),
-    Key(String),
-    AuthEnabled,
-    Members(usize),
-}
-
-impl From<schema::Error> for Unreadable {
-    fn from(error: schema::Error) -> Unreadable {
-        Unreadable::Schema(error)
-    }
-}
-
-impl From<db::Error> for Unreadable {
-    fn from(error: db::Error) -> Unreadable {
-        Unreadable::Schema(error.into())
-    }
-}
-
-fn read_state(db: &Db, config: &Config) -> Result<State, Unreadable> {
-    let txn = db.begin_read();
-    if schema::read_auth_enabled(&txn)? {
-        return Err(Unreadable::AuthEnabled);
-    }
-    let (scheduled, finished) = schema::read_compactions(&txn)?;
-    let mut restore = Restore::new(finished);
-    let mut wrong = None;
-    if let Some(bucket) = txn.bucket(schema::KEY)? {
-        bucket.for_each(|key, record| {
-            if wrong.is_none() {
-                wrong = match Revision::from_bytes(key) {
-                    Some((revision, tombstone)) => {
-                        restore.record(revision, tombstone, record).err().map(Unreadable::Record)
-                    }
-                    None => Some(Unreadable::Key(key.escape_ascii().to_string())),
-                };
-            }
-        })?;
-    }
-    if let Some(wrong) = wrong {
-        return Err(wrong);
-    }
-    let mut keyspace = restore.finish(scheduled.max(finished).unwrap_or(0));
-    let unfinished = scheduled.filter(|revision| finished.is_none_or(|finished| finished < *revision));
-    let unfinished = unfinished.filter(|revision| keyspace.compact(*revision).is_ok());
-    keyspace.publish();
-
-    let mut lessor = Lessor::new(config.min_lease_ttl());
-    let now = Instant::now();
-    for lease in schema::read_leases(&txn)? {
-        lessor.restore(&lease, now);
-    }
-    let snapshot = keyspace.snapshot();
-    snapshot.scan(&KeyRange::all(), snapshot.revision(), &mut |version| {
-        lessor.attach(version.lease(), version.key());
-        std::ops::ControlFlow::Continue(())
-    });
-    let mut alarms = Alarms::default();
-    for alarm in schema::read_alarms(&txn)? {
-        alarms.raise(&alarm);
-    }
-    let (index, term) = schema::read_applied(&txn)?;
-    let applied = raft::Applied { index, conf_state: schema::read_conf_state(&txn)? };
-    let membership = schema::read_membership(&txn)?;
-    if membership.members.len() > 1 {
-        return Err(Unreadable::Members(membership.members.len()));
-    }
-    Ok(State { keyspace, lessor, alarms, membership, applied, term, unfinished })
 }

@@ -11,6 +11,7 @@ use forebay_edge::{
     tls::Acceptor,
 };
 use forebay_gateway::{ADMIN, Admission};
+use forebay_server::PeerPorts;
 use futures::future::BoxFuture;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -18,6 +19,7 @@ use tokio::{
     task::JoinSet,
 };
 
+use super::tls::PeerTls;
 use crate::flags::url::{Address, Url};
 
 /// Connections that wait to be accepted; the standard library's number.
@@ -79,6 +81,19 @@ fn raise_open_files() {
     }
 }
 
+/// Binds the ports where other members come in.
+pub(super) async fn peers(urls: &[Url], tls: PeerTls) -> anyhow::Result<PeerPorts> {
+    let mut ports = Vec::new();
+    let mut seen = HashSet::new();
+    for url in urls {
+        if seen.insert(url.as_str().to_owned()) {
+            let tls = tls.acceptor.clone().filter(|_| url.is_tls());
+            ports.push(Port { listener: bind(url, false).await?, tls });
+        }
+    }
+    Ok(PeerPorts { ports, connector: tls.connector })
+}
+
 async fn bind(url: &Url, shares_port: bool) -> anyhow::Result<TcpListener> {
     let Address::Tcp { host, port } = url.address() else {
         anyhow::bail!("{url} is a socket on disk, which is not built in yet; listen on http://host:port");
@@ -87,7 +102,8 @@ async fn bind(url: &Url, shares_port: bool) -> anyhow::Result<TcpListener> {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => anyhow::bail!(
             "port {port} of {url} is in use: another process listens there; stop it, or listen elsewhere with \
-             --listen-client-urls and --advertise-client-urls"
+             --listen-client-urls and --advertise-client-urls, or --listen-peer-urls and \
+             --initial-advertise-peer-urls"
         ),
         Err(error) => Err(error).with_context(|| format!("cannot listen on {url}")),
     }

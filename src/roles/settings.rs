@@ -7,7 +7,7 @@ use forebay_edge::{
     listener::Limits,
 };
 use forebay_gateway::mirror::{Credentials, MirrorConfig};
-use forebay_server::GRPC_OVERHEAD_BYTES;
+use forebay_server::{GRPC_OVERHEAD_BYTES, InitialState};
 
 use crate::flags::{
     gateway::GatewayConfig,
@@ -21,30 +21,21 @@ const STREAMS: u32 = 1000;
 
 /// What a member is told. Refuses what this version would not honour.
 pub(super) fn member(config: &ServerConfig) -> anyhow::Result<forebay_server::Config> {
-    if config.initial_cluster.len() > 1 {
-        anyhow::bail!(
-            "--initial-cluster names {} members, and clusters of more than one are not built in yet; name this member \
-             alone, or run etcd's members and put `forebay gateway` in front",
-            config.initial_cluster.len()
-        );
-    }
-    if config.initial_cluster_state == ClusterState::Existing {
-        anyhow::bail!("--initial-cluster-state=existing would join a cluster, which is not built in yet; leave it out");
-    }
-    if config.force_new_cluster {
-        anyhow::bail!("--force-new-cluster is not built in yet; make the cluster new with etcd's, then start here");
-    }
-    let tls = &config.peer_tls;
-    if tls.has_certificate() || tls.auto_tls || tls.client_cert_auth {
-        anyhow::bail!("the peer TLS flags ask for encryption, which is not built in yet; leave them out");
-    }
-    let strings = |urls: &[Url]| urls.iter().map(|url| url.as_str().to_owned()).collect();
+    let strings = |urls: &[Url]| urls.iter().map(|url| url.as_str().to_owned()).collect::<Vec<_>>();
     Ok(forebay_server::Config {
         name: config.name.clone(),
         data_dir: config.data_dir.clone(),
         wal_dir: config.wal_dir.clone(),
         advertise_client_urls: strings(&config.advertise_client_urls),
         advertise_peer_urls: strings(&config.initial_advertise_peer_urls),
+        initial_cluster: config.initial_cluster.iter().map(|(name, urls)| (name.clone(), strings(urls))).collect(),
+        initial_state: match config.initial_cluster_state {
+            ClusterState::New => InitialState::New,
+            ClusterState::Existing => InitialState::Existing,
+        },
+        force_new_cluster: config.force_new_cluster,
+        strict_reconfig_check: config.strict_reconfig_check,
+        max_learners: size(config.max_learners),
         initial_cluster_token: config.initial_cluster_token.clone(),
         heartbeat_interval: config.heartbeat_interval,
         election_timeout: config.election_timeout,
@@ -75,6 +66,13 @@ pub(super) fn member(config: &ServerConfig) -> anyhow::Result<forebay_server::Co
             .map(|&Gate { name, stage, enabled }| forebay_server::Feature { name, stage, enabled })
             .collect(),
         watch_progress_notify_interval: config.watch_progress_notify_interval,
+        downgrade_check_time: config.downgrade_check_time,
+        initial_corrupt_check: config.feature_gates.initial_corrupt_check,
+        corrupt_check_time: config.corrupt_check_time,
+        compact_hash_check_time: match config.feature_gates.compact_hash_check {
+            true => config.compact_hash_check_time,
+            false => std::time::Duration::ZERO,
+        },
         unsafe_no_fsync: config.unsafe_no_fsync,
     })
 }

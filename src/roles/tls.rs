@@ -26,20 +26,89 @@ fn given(files: &TlsFiles) -> Option<KeyPair> {
     Some(KeyPair { certificate, key })
 }
 
-fn acceptor(files: &TlsFiles, identity: KeyPair, protocol: Protocol) -> anyhow::Result<Acceptor> {
+fn server_options(files: &TlsFiles, identity: KeyPair, protocol: Protocol) -> ServerOptions {
     let allowed = match (&files.allowed_common_names, &files.allowed_hostnames) {
         (names, hosts) if names.is_empty() && hosts.is_empty() => Allowed::Any,
         (names, hosts) if hosts.is_empty() => Allowed::CommonNames(names.clone()),
         (_, hosts) => Allowed::Hostnames(hosts.clone()),
     };
-    let options = ServerOptions {
+    ServerOptions {
         client_authorities: files.trusted_ca_file.clone(),
         revoked: files.crl_file.clone(),
         allowed,
         protocol,
         ..ServerOptions::new(identity)
+    }
+}
+
+fn acceptor(files: &TlsFiles, identity: KeyPair, protocol: Protocol) -> anyhow::Result<Acceptor> {
+    Acceptor::new(server_options(files, identity, protocol)).context("cannot set up TLS for clients")
+}
+
+/// The certificate of one side of a member, made if it is to be.
+fn member_identity(config: &ServerConfig, side: &str, files: &TlsFiles, urls: &[Url]) -> anyhow::Result<KeyPair> {
+    let prefix = if side == "peer" { "peer-" } else { "" };
+    match given(files) {
+        Some(identity) => Ok(identity),
+        None if files.auto_tls => {
+            let hosts: Vec<String> = urls.iter().filter_map(Url::host).map(str::to_owned).collect();
+            let dir = config.data_dir.join("fixtures").join(side);
+            Ok(self_signed(&dir, &hosts, config.self_signed_cert_validity_years)?)
+        }
+        None => anyhow::bail!(
+            "https needs a certificate: give --{prefix}cert-file and --{prefix}key-file, or --{prefix}auto-tls"
+        ),
+    }
+}
+
+fn member_protocol(config: &ServerConfig) -> Protocol {
+    Protocol {
+        min: version(config.tls_min_version),
+        max: config.tls_max_version.map(version),
+        cipher_suites: config.cipher_suites.clone(),
+    }
+}
+
+/// How members talk to each other under TLS.
+pub(super) struct PeerTls {
+    /// Where they come in.
+    pub(super) acceptor: Option<Acceptor>,
+    /// Where this one connects.
+    pub(super) connector: Option<Connector>,
+}
+
+/// How a member talks to the others: under TLS where it listens on https, and where their URLs say so.
+pub(super) fn member_peers(config: &ServerConfig) -> anyhow::Result<PeerTls> {
+    let files = &config.peer_tls;
+    let listens = config.listen_peer_urls.iter().any(Url::is_tls);
+    if !listens && given(files).is_none() && !files.auto_tls && files.trusted_ca_file.is_none() {
+        return Ok(PeerTls { acceptor: None, connector: None });
+    }
+    let identity = member_identity(config, "peer", files, &config.listen_peer_urls)?;
+    // Members speak HTTP/1.1 to each other.
+    let speaks = vec!["http/1.1"];
+    let acceptor = match listens {
+        false => None,
+        true => {
+            let mut options = server_options(files, identity.clone(), member_protocol(config));
+            (options.speaks, options.check_address) = (speaks.clone(), !files.skip_client_san_verification);
+            Some(Acceptor::new(options).context("cannot set up TLS for peers")?)
+        }
     };
-    Acceptor::new(options).context("cannot set up TLS for clients")
+    let verify = match &files.trusted_ca_file {
+        Some(authorities) => Verify::Authorities(authorities.clone()),
+        // Certificates that members made for themselves are signed by nobody.
+        None if files.auto_tls => Verify::InsecureSkip,
+        None => Verify::System,
+    };
+    let shown = match (&files.client_cert_file, &files.client_key_file) {
+        (Some(certificate), Some(key)) => KeyPair { certificate: certificate.clone(), key: key.clone() },
+        _ => identity,
+    };
+    let options =
+        ClientOptions { verify, identity: Some(shown), server_name: None, protocol: member_protocol(config), speaks };
+    let connector = Some(Connector::new(options).context("cannot set up TLS towards peers")?);
+    Ok(PeerTls { acceptor, connector })
 }
 
 /// How a member's ports for clients and metrics end TLS, if any of them has it.
@@ -48,22 +117,8 @@ pub(super) fn member_clients(config: &ServerConfig) -> anyhow::Result<Option<Acc
     if !ports.into_iter().flatten().any(Url::is_tls) {
         return Ok(None);
     }
-    let identity = match given(&config.client_tls) {
-        Some(identity) => identity,
-        None if config.client_tls.auto_tls => {
-            let hosts: Vec<String> =
-                config.listen_client_urls.iter().filter_map(Url::host).map(str::to_owned).collect();
-            let dir = config.data_dir.join("fixtures").join("client");
-            self_signed(&dir, &hosts, config.self_signed_cert_validity_years)?
-        }
-        None => anyhow::bail!("https needs a certificate: give --cert-file and --key-file, or --auto-tls"),
-    };
-    let protocol = Protocol {
-        min: version(config.tls_min_version),
-        max: config.tls_max_version.map(version),
-        cipher_suites: config.cipher_suites.clone(),
-    };
-    acceptor(&config.client_tls, identity, protocol).map(Some)
+    let identity = member_identity(config, "client", &config.client_tls, &config.listen_client_urls)?;
+    acceptor(&config.client_tls, identity, member_protocol(config)).map(Some)
 }
 
 /// How a gateway's ports end TLS, if any of them has it.

@@ -2,6 +2,7 @@
 
 mod cases;
 mod clients;
+mod cluster;
 mod crash;
 mod etcdctl;
 mod flaps;

@@ -13,6 +13,7 @@ use forebay_proto::{
 use forebay_storage::{schema, snap::Membership};
 use parking_lot::Mutex;
 use prost::Message as _;
+use tonic::Status;
 
 use super::{Applied, Outcome, Tally, txn_cost};
 use crate::{
@@ -23,6 +24,8 @@ use crate::{
     lease::Lessor,
     membership::Change,
     metrics::ApplyMetrics,
+    raft::BoxError,
+    state::State,
 };
 
 /// The replicated state of a member, with what reads of it share.
@@ -35,6 +38,8 @@ pub struct Machine {
     alarms: Alarms,
     membership: Membership,
     metrics: ApplyMetrics,
+    /// The version that the cluster is on its way down to, if it is.
+    downgrade: Option<String>,
     /// Changes of the db file since they were last taken.
     ops: Vec<Op>,
 }
@@ -50,20 +55,44 @@ pub struct Restored {
     pub alarms: Alarms,
     /// The members.
     pub membership: Membership,
+    /// The version that the cluster is on its way down to, if it is.
+    pub downgrade: Option<String>,
 }
 
 impl Machine {
     /// Goes on from what was restored.
     pub fn new(restored: Restored, cluster: Arc<Cluster>, compactor: Compactor, metrics: ApplyMetrics) -> Machine {
-        let Restored { keyspace, lessor, alarms, membership } = restored;
-        let machine = Machine { keyspace, lessor, cluster, compactor, alarms, membership, metrics, ops: Vec::new() };
+        let Restored { keyspace, lessor, alarms, membership, downgrade } = restored;
+        let machine =
+            Machine { keyspace, lessor, cluster, compactor, alarms, membership, metrics, downgrade, ops: Vec::new() };
         machine.show();
         machine
     }
 
+    /// Takes over what a snapshot of the leader holds. `replace` exchanges the file meanwhile.
+    pub fn restore(&mut self, state: State, replace: impl FnOnce() -> Result<(), Status>) -> Result<(), BoxError> {
+        // Held all the time, so that the compactor does not tell the new file of the old keyspace.
+        let mut keyspace = self.keyspace.lock();
+        let (ours, theirs) = (keyspace.revision(), state.keyspace.revision());
+        if theirs < ours {
+            return Err(format!("the leader's snapshot is at revision {theirs}, but this member is at {ours}").into());
+        }
+        replace()?;
+        keyspace.replace(state.keyspace);
+        drop(keyspace);
+        *self.lessor.lock() = state.lessor;
+        (self.alarms, self.membership, self.downgrade) = (state.alarms, state.membership, state.downgrade);
+        self.ops.clear();
+        if let Some(revision) = state.unfinished {
+            drop(self.compactor.schedule(revision, None));
+        }
+        self.show();
+        Ok(())
+    }
+
     /// Lets readers see members and alarms.
     fn show(&self) {
-        self.cluster.show(&self.membership, &self.alarms);
+        self.cluster.show(&self.membership, self.downgrade.as_deref(), &self.alarms);
     }
 
     /// Who is, and who was, a member.
@@ -133,6 +162,8 @@ impl Machine {
         } else if let Some(set) = &request.downgrade_info_set {
             let target = if set.enabled { &set.ver[..] } else { "" };
             self.ops.push(Op::Put(schema::downgrade(target, set.enabled)));
+            self.downgrade = set.enabled.then(|| set.ver.clone());
+            self.show();
             Ok(Outcome::Done)
         } else if changes_nothing(request) {
             Ok(Outcome::Done)

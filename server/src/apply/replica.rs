@@ -17,6 +17,7 @@ use crate::{
     lease::Lessor,
     membership::{self, Change},
     metrics::{ApplyMetrics, Kind},
+    peer::{Peers, Prepared},
     proposals::Waiters,
     raft::{self, BoxError, Dropped, Leadership, SnapshotData, StateMachine},
 };
@@ -39,6 +40,12 @@ pub struct Replica {
     pub metrics: ApplyMetrics,
     /// Entries are logged that take longer.
     pub warning_apply_duration: std::time::Duration,
+    /// Learners that the cluster may have at once.
+    pub max_learners: usize,
+    /// Who is linked to, as membership changes.
+    pub peers: Peers,
+    /// A snapshot that was received and waits to be installed.
+    pub prepared: Arc<Mutex<Option<Prepared>>>,
     /// How far the db file was when it was opened.
     pub restored: raft::Applied,
 }
@@ -52,6 +59,12 @@ impl Replica {
             self.hub.publish(&batch);
         }
         self.waiters.complete(outcomes.into_iter());
+    }
+
+    /// Links to whoever is a member now.
+    fn link(&self) {
+        let membership = self.machine.membership();
+        self.peers.set(&membership.members, &membership.removed);
     }
 }
 
@@ -93,7 +106,7 @@ impl StateMachine for Replica {
     }
 
     fn accepts(&self, change: &ConfChange) -> bool {
-        membership::decide(self.machine.membership(), change).is_ok()
+        membership::decide(self.machine.membership(), change, self.max_learners).is_ok()
     }
 
     fn apply_conf_change(
@@ -103,11 +116,12 @@ impl StateMachine for Replica {
         accepted: bool,
         conf_state: &ConfState,
     ) -> Result<(), BoxError> {
-        let decided = membership::decide(self.machine.membership(), change);
+        let decided = membership::decide(self.machine.membership(), change, self.max_learners);
         let outcome = match decided {
             Ok(Change::Nothing) => Ok(Outcome::Done),
             Ok(decided) if accepted => {
                 self.machine.change_membership(decided);
+                self.link();
                 Ok(Outcome::Done)
             }
             Ok(_) => Err(Error::MemberNotFound),
@@ -153,8 +167,18 @@ impl StateMachine for Replica {
     }
 
     fn restore(&mut self, snapshot: &Snapshot) -> Result<(), BoxError> {
-        let index = snapshot.metadata.as_ref().map_or(0, |metadata| metadata.index());
-        Err(format!("a snapshot at index {index} arrived, but a cluster of one has nobody to send it").into())
+        let metadata = snapshot.metadata.clone().unwrap_or_default();
+        let (index, term) = (metadata.index(), metadata.term());
+        let prepared = self.prepared.lock().take().filter(|prepared| prepared.index == index);
+        let Some(Prepared { replacement, state, .. }) = prepared else {
+            return Err(format!("invariant: the db of an accepted snapshot is there (entry {index})").into());
+        };
+        let backend = &self.backend;
+        self.machine.restore(state, || backend.replace(replacement, index, term))?;
+        self.link();
+        // Watchers go on from where they are, in the new history.
+        self.hub.resync();
+        Ok(())
     }
 }
 

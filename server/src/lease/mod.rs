@@ -8,6 +8,20 @@ mod lessor;
 
 pub use lessor::{Grant, Lessor, Renewal};
 
+/// Why a member does not answer for a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseError {
+    /// There is no such lease.
+    #[error("lease not found")]
+    Unknown,
+    /// Another member leads.
+    #[error("not a primary lessor")]
+    Elsewhere,
+    /// It may be that this one does not know of it yet.
+    #[error("waiting for node to catch up its applied index has timed out")]
+    Behind,
+}
+
 /// The largest TTL that a client may ask for, in seconds.
 pub const MAX_TTL_SECONDS: i64 = 9_000_000_000;
 

@@ -5,6 +5,7 @@
 //! batch gathers: the slower the disk, the larger the batches.
 
 use std::{
+    collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
@@ -23,6 +24,7 @@ use forebay_storage::{
 };
 use prost::Message as _;
 use raft::StateRole;
+use tokio::sync::oneshot;
 
 use super::{
     Dropped, Leadership, RaftConfig, RaftError, RaftMetrics, StateMachine, Transport,
@@ -73,8 +75,13 @@ pub(super) struct Driver<S, T> {
     pub(super) snapshot: SnapshotWork,
     /// Index of the last snapshot that was made or received.
     pub(super) snapshot_index: u64,
-    /// Whether this member's removal was applied.
-    pub(super) removed: bool,
+    /// When this member ends, since it is none any more. A leader first lets the others know that they may apply its
+    /// removal, or they would have to elect another one to find out.
+    pub(super) leaves_at: Option<Instant>,
+    /// Members that a db is being sent to.
+    pub(super) sending_to: BTreeSet<u64>,
+    /// Who waits until the snapshots that were stepped are dealt with.
+    pub(super) snapshots_done: Vec<oneshot::Sender<()>>,
 }
 
 /// Making a snapshot takes a db that is durable, then a file; neither is waited for.
@@ -146,6 +153,10 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
                 self.node.read_index(context);
             }
             self.work()?;
+            for done in self.snapshots_done.drain(..) {
+                // Whoever sent it may be gone.
+                let _ = done.send(());
+            }
             self.snapshot_step()?;
             if !goes_on {
                 self.write_commit()?;
@@ -167,21 +178,40 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
                 Control::TransferLeader(to) => self.node.transfer_leader(to),
                 Control::Campaign => self.node.campaign(),
                 Control::Unreachable(id) => self.node.unreachable(id),
-                Control::SnapshotSent { to, arrived } => self.node.snapshot_sent(to, arrived),
+                Control::SnapshotSent { to, arrived } => {
+                    self.sending_to.remove(&to);
+                    self.node.snapshot_sent(to, arrived);
+                }
+                Control::Snapshot { message, done } => {
+                    self.step_message(*message);
+                    self.snapshots_done.push(done);
+                }
+                Control::Progress(reply) => {
+                    // Whoever asked may be gone.
+                    let _ = reply.send(self.node.progress());
+                }
+                Control::Removed => self.leaves_at = Some(now),
                 Control::Stop => goes_on = false,
             }
         }
         for message in inbox.messages.drain(..) {
-            match self.node.step(message) {
-                // The proposer's own member takes care of it: it times out there.
-                Ok(()) | Err(Rejected::ProposalDropped) => {}
-                Err(rejected) => tracing::warn!(%rejected, "ignored a message of a peer"),
-            }
+            self.step_message(message);
         }
         self.backlog.add(inbox.proposals.drain(..), now);
         self.reads.join(inbox.reads.drain(..));
         inbox.clear();
         goes_on
+    }
+
+    fn step_message(&mut self, message: Message) {
+        match self.node.step(message) {
+            // The proposer's own member takes care of it: it times out there.
+            Ok(()) | Err(Rejected::ProposalDropped) => {}
+            Err(rejected) => {
+                self.metrics.messages_rejected.inc();
+                tracing::debug!(%rejected, "ignored a message of a peer");
+            }
+        }
     }
 
     /// Proposes as much of the backlog as makes a batch.
@@ -217,7 +247,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
         while let Some(ready) = self.node.ready() {
             self.carry_out(ready)?;
         }
-        if self.removed {
+        if self.leaves_at.is_some_and(|at| at <= Instant::now()) {
             return Err(RaftError::Removed);
         }
         Ok(())
@@ -289,6 +319,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
             // What the message says must be what the db holds, and that may have moved on since it was made.
             message.snapshot = Some(self.snapshot_of_now());
             let db = self.state_machine.snapshot().map_err(RaftError::Apply)?;
+            self.sending_to.insert(message.to());
             self.transport.send_snapshot(message, db);
         }
         Ok(())
@@ -310,7 +341,9 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
             self.shared.applied.store(last.index(), Ordering::Release);
             self.reads.answer(last.index());
         }
-        self.node.compact(self.config.snapshot_catchup_entries, CATCHUP_BYTES_MAX);
+        // Whoever is being sent a db needs what comes after it.
+        let keep = if self.sending_to.is_empty() { self.config.snapshot_catchup_entries } else { u64::MAX };
+        self.node.compact(keep, CATCHUP_BYTES_MAX);
         Ok(())
     }
 
@@ -328,7 +361,9 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
         self.state_machine.apply_conf_change(entry, &change, accepted, &conf_state).map_err(RaftError::Apply)?;
         let removes_self =
             change.r#type() == ConfChangeType::ConfChangeRemoveNode && change.node_id() == self.node.id();
-        self.removed |= accepted && removes_self;
+        if accepted && removes_self {
+            self.leaves_at = Some(Instant::now() + self.config.tick * self.config.election_ticks as u32);
+        }
         Ok(())
     }
 

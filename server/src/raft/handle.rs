@@ -74,6 +74,9 @@ pub struct Status {
     pub applied: u64,
 }
 
+/// Members, each with how far its log agrees with the leader's.
+pub type Progress = Vec<(u64, u64)>;
+
 /// Talks to the raft thread. Clones are cheap and equal.
 #[derive(Debug, Clone)]
 pub struct RaftHandle {
@@ -154,6 +157,26 @@ impl RaftHandle {
             Ok(())
         });
         pushed.is_ok()
+    }
+
+    /// A snapshot from the leader, whose db is ready to be installed. Resolves when raft is done with it: it is installed,
+    /// or there was no use for it.
+    pub fn step_snapshot(&self, message: Message) -> Result<oneshot::Receiver<()>, Refused> {
+        let (done, receiver) = oneshot::channel();
+        self.control(Control::Snapshot { message: Box::new(message), done })?;
+        Ok(receiver)
+    }
+
+    /// How far each member's log agrees with that of this one; `None` if it does not lead.
+    pub fn progress(&self) -> Result<oneshot::Receiver<Option<Progress>>, Refused> {
+        let (reply, receiver) = oneshot::channel();
+        self.control(Control::Progress(reply))?;
+        Ok(receiver)
+    }
+
+    /// Another member says that this one was removed from the cluster: it ends.
+    pub fn removed(&self) {
+        let _ = self.control(Control::Removed);
     }
 
     /// Stands for election now.
@@ -315,6 +338,9 @@ pub(super) enum Control {
     Campaign,
     Unreachable(u64),
     SnapshotSent { to: u64, arrived: bool },
+    Snapshot { message: Box<Message>, done: oneshot::Sender<()> },
+    Progress(oneshot::Sender<Option<Progress>>),
+    Removed,
     Stop,
 }
 

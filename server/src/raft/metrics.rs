@@ -12,6 +12,8 @@ pub struct RaftMetrics {
     pub proposals_committed: IntGauge,
     pub proposals_applied: IntGauge,
     pub proposals_failed: IntCounter,
+    /// Messages of peers that no correct member sends, or that came too late.
+    pub messages_rejected: IntCounter,
     pub wal_fsync_seconds: Histogram,
     pub wal_write_seconds: Histogram,
     pub wal_write_bytes: Gauge,
@@ -53,6 +55,10 @@ impl RaftMetrics {
             )?,
             proposals_applied: gauge("etcd_server_proposals_applied_total", "The index of the last applied entry.")?,
             proposals_failed: counter("etcd_server_proposals_failed_total", "Proposals that were lost.")?,
+            messages_rejected: counter(
+                "forebay_server_peer_messages_rejected_total",
+                "Messages of other members that raft did not take.",
+            )?,
             wal_fsync_seconds: seconds("etcd_disk_wal_fsync_duration_seconds", "How long syncs of the WAL take.")?,
             wal_write_seconds: seconds("etcd_disk_wal_write_duration_seconds", "How long writes to the WAL take.")?,
             wal_write_bytes,

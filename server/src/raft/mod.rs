@@ -47,7 +47,7 @@ use forebay_storage::{
 pub(crate) use self::driver::panic_text;
 pub use self::{
     driver::RaftThread,
-    handle::{Proposal, RaftHandle, Refused, Role, Status},
+    handle::{Progress, Proposal, RaftHandle, Refused, Role, Status},
     metrics::RaftMetrics,
     start::{Bootstrap, Opened},
 };

@@ -19,7 +19,7 @@ use raft::{
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
 use super::{
-    RaftError,
+    Progress, RaftError,
     log::Log,
     logger::logger,
     translate::{
@@ -316,6 +316,12 @@ impl Node {
     /// Index and term of the last applied entry.
     pub(super) fn applied_mark(&self) -> (u64, u64) {
         self.raw.store().applied()
+    }
+
+    /// How far each member's log agrees with this one's, which only a leader knows.
+    pub(super) fn progress(&self) -> Option<Progress> {
+        let leads = self.role() == StateRole::Leader;
+        leads.then(|| self.raw.raft.prs().iter().map(|(id, progress)| (*id, progress.matched)).collect())
     }
 
     pub(super) fn id(&self) -> u64 {

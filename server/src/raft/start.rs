@@ -4,6 +4,7 @@
 //! [`Opened::open`] reads the log, or bootstraps it; [`Opened::start`] brings it together with the state machine.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -24,7 +25,7 @@ use super::{
     Applied, Leadership, RaftConfig, RaftError, RaftMetrics, RaftThread, StateMachine, Transport,
     backlog::Backlog,
     driver::{Driver, SnapshotWork, spawn},
-    handle::Shared,
+    handle::{RaftHandle, Shared},
     log::Log,
     node::{Node, NodeConfig},
     reads::Reads,
@@ -48,6 +49,7 @@ pub struct Opened {
     recovered: Recovered,
     snapshots: Snapshots,
     metadata: Metadata,
+    shared: Arc<Shared>,
 }
 
 impl Opened {
@@ -55,11 +57,12 @@ impl Opened {
     ///
     /// `bootstrap` is ignored by a member that has a log, but for one that crashed before its first entries were
     /// written: they are written now.
-    pub fn open(config: RaftConfig, disk: Arc<dyn Disk>, bootstrap: &Bootstrap) -> Result<Self, RaftError> {
+    pub fn open(config: RaftConfig, disk: Arc<dyn Disk>, bootstrap: Option<&Bootstrap>) -> Result<Self, RaftError> {
         let snapshots = Snapshots::open(disk.clone(), &config.snap_dir)?;
         let (wal, recovered) = if wal::exists(&*disk, &config.wal_dir) {
             Wal::open(disk, &config.wal_dir, config.wal, None)?
         } else {
+            let bootstrap = bootstrap.ok_or_else(|| RaftError::Invariant("a new log has a beginning".into()))?;
             if let Some(parent) = config.wal_dir.parent() {
                 create_dir_all_durably(&*disk, parent)
                     .map_err(|error| RaftError::Library(format!("cannot create {}: {error}", parent.display())))?;
@@ -73,9 +76,19 @@ impl Opened {
         if metadata.node_id() == 0 {
             return Err(RaftError::Invariant("the WAL names its member".into()));
         }
-        let mut opened = Self { config, wal, recovered, snapshots, metadata };
-        opened.bootstrap(bootstrap)?;
+        let shared = Arc::new(Shared::new(metadata.node_id()));
+        let mut opened = Self { config, wal, recovered, snapshots, metadata, shared };
+        let (member_id, cluster_id) = (opened.member_id(), opened.cluster_id());
+        let is_ours = |plan: &&Bootstrap| (plan.member_id, plan.cluster_id) == (member_id, cluster_id);
+        if let Some(bootstrap) = bootstrap.filter(is_ours) {
+            opened.bootstrap(bootstrap)?;
+        }
         Ok(opened)
+    }
+
+    /// Talks to the thread that will be started; what is said before waits for it.
+    pub fn handle(&self) -> RaftHandle {
+        RaftHandle::new(self.shared.clone())
     }
 
     /// The id of the member this log belongs to.
@@ -109,6 +122,44 @@ impl Opened {
         self.wal.append(Some(&hard_state), &entries, !self.config.unsafe_no_fsync)?;
         self.recovered.entries = entries;
         self.recovered.hard_state = hard_state;
+        Ok(())
+    }
+
+    /// Makes a cluster of this member alone: what is not known to be committed is dropped, and all others are removed.
+    /// `applied` is how far the db is; `own` is what this member is added as, should it be no member.
+    pub fn force_new_cluster(&mut self, applied: u64, own: &MemberRecord) -> Result<(), RaftError> {
+        let id = self.member_id();
+        let recovered = &mut self.recovered;
+        let commit = recovered.hard_state.commit().max(applied);
+        recovered.entries.retain(|entry| entry.index() <= commit);
+        let conf_state = configuration(&Applied { index: commit, conf_state: None }, recovered)?;
+        let change = |kind: ConfChangeType, node_id: u64, context: Option<String>| ConfChange {
+            id: None,
+            r#type: Some(kind as i32),
+            node_id: Some(node_id),
+            context: context.map(Bytes::from),
+        };
+        let others = conf_state.voters.iter().chain(&conf_state.learners).filter(|member| **member != id);
+        let mut changes: Vec<_> =
+            others.map(|other| change(ConfChangeType::ConfChangeRemoveNode, *other, None)).collect();
+        if !conf_state.voters.contains(&id) {
+            let json = member_json(&MemberRecord { id, ..own.clone() });
+            let context = match conf_state.learners.contains(&id) {
+                true => format!("{},\"isPromote\":true}}", json.trim_end_matches('}')),
+                false => json,
+            };
+            // First, so that there is a voter at all times.
+            changes.insert(0, change(ConfChangeType::ConfChangeAddNode, id, Some(context)));
+        }
+        let term = recovered.hard_state.term();
+        let entries: Vec<Entry> = (commit + 1..)
+            .zip(&changes)
+            .map(|(index, change)| Entry { term: Some(term), index: Some(index), ..conf_change_entry(change) })
+            .collect();
+        let hard_state = HardState { commit: Some(commit + entries.len() as u64), ..recovered.hard_state };
+        self.wal.append(Some(&hard_state), &entries, !self.config.unsafe_no_fsync)?;
+        recovered.entries.extend(entries);
+        recovered.hard_state = hard_state;
         Ok(())
     }
 
@@ -152,7 +203,6 @@ impl Opened {
             seed: rand::random(),
         };
         let node = Node::new(node_config, log, applied.index)?;
-        let shared = Arc::new(Shared::new(id));
         // etcd's request timeout.
         let waits_max = Duration::from_secs(5) + 2 * self.config.tick * self.config.election_ticks as u32;
         spawn(Driver {
@@ -163,14 +213,16 @@ impl Opened {
             state_machine,
             transport,
             metrics,
-            shared,
+            shared: self.shared,
             reads: Reads::new(first_context(id)),
             backlog: Backlog::new(waits_max),
             commit_unwritten: false,
             leadership: Leadership::default(),
             snapshot: SnapshotWork::None,
             snapshot_index,
-            removed: false,
+            leaves_at: None,
+            sending_to: BTreeSet::new(),
+            snapshots_done: Vec::new(),
         })
     }
 }

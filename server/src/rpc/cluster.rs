@@ -1,17 +1,45 @@
-//! The Cluster service. Membership changes come with the cluster; until then they are refused by name.
+//! The Cluster service.
 
 use forebay_edge::{Request, Response, grpc};
-use forebay_proto::etcdserverpb::{MemberListRequest, MemberListResponse};
+use forebay_proto::etcdserverpb::*;
 use tonic::Status;
 
-use crate::member::Member;
+use crate::{cluster::to_wire, member::Member};
+
+/// The Cluster service answers without a revision.
+fn header(member: &Member) -> Option<ResponseHeader> {
+    Some(ResponseHeader { revision: 0, ..member.header() })
+}
 
 pub(super) async fn list(member: Member, request: Request) -> Result<Response, Status> {
     let (parts, list) = grpc::unary::<MemberListRequest>(request, member.config().max_message_bytes()).await?;
     if list.linearizable {
         member.linearize(member.deadline(&parts.headers)?).await?;
     }
-    // The Cluster service answers without a revision.
-    let header = Some(forebay_proto::etcdserverpb::ResponseHeader { revision: 0, ..member.header() });
-    Ok(grpc::reply_message(&MemberListResponse { header, members: member.members() }))
+    Ok(grpc::reply_message(&MemberListResponse { header: header(&member), members: member.members() }))
+}
+
+pub(super) async fn add(member: Member, request: Request) -> Result<Response, Status> {
+    let (parts, add) = grpc::unary::<MemberAddRequest>(request, member.config().max_message_bytes()).await?;
+    let added = member.add_member(add.peer_ur_ls, add.is_learner, member.deadline(&parts.headers)?).await?;
+    let added = Some(to_wire(&added));
+    Ok(grpc::reply_message(&MemberAddResponse { header: header(&member), member: added, members: member.members() }))
+}
+
+pub(super) async fn remove(member: Member, request: Request) -> Result<Response, Status> {
+    let (parts, remove) = grpc::unary::<MemberRemoveRequest>(request, member.config().max_message_bytes()).await?;
+    member.remove_member(remove.id, member.deadline(&parts.headers)?).await?;
+    Ok(grpc::reply_message(&MemberRemoveResponse { header: header(&member), members: member.members() }))
+}
+
+pub(super) async fn update(member: Member, request: Request) -> Result<Response, Status> {
+    let (parts, update) = grpc::unary::<MemberUpdateRequest>(request, member.config().max_message_bytes()).await?;
+    member.update_member(update.id, update.peer_ur_ls, member.deadline(&parts.headers)?).await?;
+    Ok(grpc::reply_message(&MemberUpdateResponse { header: header(&member), members: member.members() }))
+}
+
+pub(super) async fn promote(member: Member, request: Request) -> Result<Response, Status> {
+    let (parts, promote) = grpc::unary::<MemberPromoteRequest>(request, member.config().max_message_bytes()).await?;
+    member.promote_member(promote.id, member.deadline(&parts.headers)?).await?;
+    Ok(grpc::reply_message(&MemberPromoteResponse { header: header(&member), members: member.members() }))
 }

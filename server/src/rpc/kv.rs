@@ -19,6 +19,9 @@ use crate::{
 
 pub(super) async fn range(member: Member, request: Request) -> Result<Response, Status> {
     let (parts, range) = grpc::unary::<RangeRequest>(request, member.config().max_message_bytes()).await?;
+    if !range.serializable && member.is_learner() {
+        return Err(Error::NotSupportedForLearner.into());
+    }
     check::range(&range)?;
     let read = Read::begin(&member, Kind::Range);
     if !range.serializable {

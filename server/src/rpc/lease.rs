@@ -1,16 +1,10 @@
 //! The Lease service.
 
-use std::time::Instant;
-
-use bytes::Bytes;
 use forebay_edge::{Body, Request, Response, grpc};
 use forebay_proto::{Error, etcdserverpb::*};
 use tonic::{Code, Status};
 
-use crate::{apply::Outcome, lease::Renewal, member::Member};
-
-/// How often a renewal looks whether the revoke of an expired lease has come through.
-const REVOKE_POLL: std::time::Duration = std::time::Duration::from_millis(20);
+use crate::{apply::Outcome, member::Member};
 
 pub(super) async fn grant(member: Member, request: Request) -> Result<Response, Status> {
     let (parts, mut grant) = grpc::unary::<LeaseGrantRequest>(request, member.config().max_message_bytes()).await?;
@@ -35,24 +29,9 @@ pub(super) async fn revoke(member: Member, request: Request) -> Result<Response,
 }
 
 pub(super) async fn time_to_live(member: Member, request: Request) -> Result<Response, Status> {
-    let (_, query) = grpc::unary::<LeaseTimeToLiveRequest>(request, member.config().max_message_bytes()).await?;
-    member.check_leader()?;
-    let answer = {
-        let lessor = member.lessor();
-        match lessor.remaining(query.id, Instant::now()) {
-            None => LeaseTimeToLiveResponse { ttl: -1, ..Default::default() },
-            Some(remaining) => {
-                let keys = query.keys.then(|| lessor.keys(query.id).map(Bytes::copy_from_slice).collect());
-                LeaseTimeToLiveResponse {
-                    ttl: remaining.ttl,
-                    granted_ttl: remaining.granted,
-                    keys: keys.unwrap_or_default(),
-                    ..Default::default()
-                }
-            }
-        }
-    };
-    Ok(grpc::reply_message(&LeaseTimeToLiveResponse { header: Some(member.header()), id: query.id, ..answer }))
+    let (parts, query) = grpc::unary::<LeaseTimeToLiveRequest>(request, member.config().max_message_bytes()).await?;
+    let answer = member.time_to_live(query, member.deadline(&parts.headers)?).await?;
+    Ok(grpc::reply_message(&LeaseTimeToLiveResponse { header: Some(member.header()), ..answer }))
 }
 
 pub(super) async fn leases(member: Member, request: Request) -> Result<Response, Status> {
@@ -92,18 +71,6 @@ pub(super) fn keep_alive(member: Member, request: Request) -> Response {
 /// Renews one lease. The header is taken before, so that its revision is not newer than the renewal.
 async fn renew(member: &Member, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
     let header = Some(member.header());
-    member.check_leader()?;
-    let deadline = Instant::now() + member.config().request_timeout();
-    loop {
-        let renewal = member.lessor().renew(id, Instant::now());
-        match renewal {
-            Renewal::Renewed { ttl } => {
-                member.metrics().leases_renewed.inc();
-                return Ok(LeaseKeepAliveResponse { header, id, ttl });
-            }
-            Renewal::NotFound => return Ok(LeaseKeepAliveResponse { header, id, ttl: 0 }),
-            Renewal::Expiring if Instant::now() < deadline => tokio::time::sleep(REVOKE_POLL).await,
-            Renewal::Expiring => return Err(Error::Timeout.into()),
-        }
-    }
+    let ttl = member.renew(id, member.own_deadline()).await?;
+    Ok(LeaseKeepAliveResponse { header, id, ttl })
 }

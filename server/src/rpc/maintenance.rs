@@ -1,4 +1,4 @@
-//! The Maintenance service. MoveLeader and Downgrade come with the cluster.
+//! The Maintenance service.
 
 use std::{io::Read, time::Duration};
 
@@ -45,11 +45,43 @@ pub(super) async fn status(member: Member, request: Request) -> Result<Response,
         raft_applied_index: raft.applied,
         errors,
         db_size_in_use: sizes.in_use as i64,
-        is_learner: false,
+        is_learner: member.is_learner(),
         storage_version: version::STORAGE.into(),
         db_size_quota: member.config().quota_backend_bytes.map_or(0, |bytes| bytes as i64),
-        downgrade_info: Some(DowngradeInfo::default()),
+        downgrade_info: Some(downgrade_info(&member)),
     }))
+}
+
+fn downgrade_info(member: &Member) -> DowngradeInfo {
+    let target = member.downgrade_target();
+    DowngradeInfo { enabled: target.is_some(), target_version: target.map_or_else(String::new, |to| to.to_string()) }
+}
+
+pub(super) async fn move_leader(member: Member, request: Request) -> Result<Response, Status> {
+    let (parts, wish) = grpc::unary::<MoveLeaderRequest>(request, member.config().max_message_bytes()).await?;
+    if member.raft_status().leader != member.id() {
+        return Err(Error::NotLeader.into());
+    }
+    let members = member.members();
+    if !members.iter().any(|other| other.id == wish.target_id && !other.is_learner) {
+        return Err(Error::BadLeaderTransferee.into());
+    }
+    // Only the caller's patience ends it.
+    let patience = grpc::deadline(&parts.headers, std::time::Instant::now())?;
+    member.move_leader(wish.target_id, patience).await?;
+    Ok(grpc::reply_message(&MoveLeaderResponse { header: None }))
+}
+
+pub(super) async fn downgrade(member: Member, request: Request) -> Result<Response, Status> {
+    let (parts, wish) = grpc::unary::<DowngradeRequest>(request, member.config().max_message_bytes()).await?;
+    let deadline = member.deadline(&parts.headers)?;
+    let version = match downgrade_request::DowngradeAction::try_from(wish.action) {
+        Ok(downgrade_request::DowngradeAction::Validate) => member.validate_downgrade(&wish.version, deadline).await?,
+        Ok(downgrade_request::DowngradeAction::Enable) => member.enable_downgrade(&wish.version, deadline).await?,
+        Ok(downgrade_request::DowngradeAction::Cancel) => member.cancel_downgrade(deadline).await?,
+        Err(_) => return Err(Status::unknown("etcdserver: unknown method")),
+    };
+    Ok(grpc::reply_message(&DowngradeResponse { header: Some(member.header()), version }))
 }
 
 pub(super) async fn alarm(member: Member, request: Request) -> Result<Response, Status> {

@@ -54,6 +54,9 @@ impl Service for Rpc {
         };
         let is_stream = STREAMS.contains(&request.uri().path());
         member.metrics().client_requests.count(is_stream, version);
+        if member.is_learner() && !LEARNER.contains(&request.uri().path()) && is_etcds(request.uri().path()) {
+            return ready(grpc::refuse(Error::NotSupportedForLearner.into())).boxed();
+        }
         let call = Call::begin(&member, &request);
         match request.uri().path() {
             "/etcdserverpb.KV/Range" => call.answer(kv::range(member, request)),
@@ -69,6 +72,12 @@ impl Service for Rpc {
             "/etcdserverpb.Lease/LeaseTimeToLive" => call.answer(lease::time_to_live(member, request)),
             "/etcdserverpb.Lease/LeaseLeases" => call.answer(lease::leases(member, request)),
             "/etcdserverpb.Cluster/MemberList" => call.answer(cluster::list(member, request)),
+            "/etcdserverpb.Cluster/MemberAdd" => call.answer(cluster::add(member, request)),
+            "/etcdserverpb.Cluster/MemberRemove" => call.answer(cluster::remove(member, request)),
+            "/etcdserverpb.Cluster/MemberUpdate" => call.answer(cluster::update(member, request)),
+            "/etcdserverpb.Cluster/MemberPromote" => call.answer(cluster::promote(member, request)),
+            "/etcdserverpb.Maintenance/MoveLeader" => call.answer(maintenance::move_leader(member, request)),
+            "/etcdserverpb.Maintenance/Downgrade" => call.answer(maintenance::downgrade(member, request)),
             "/etcdserverpb.Maintenance/Alarm" => call.answer(maintenance::alarm(member, request)),
             "/etcdserverpb.Maintenance/Status" => call.answer(maintenance::status(member, request)),
             "/etcdserverpb.Maintenance/Defragment" => call.answer(maintenance::defragment(member, request)),
@@ -166,14 +175,16 @@ const STREAMS: [&str; 5] = [
     "/grpc.health.v1.Health/Watch",
 ];
 
+fn is_etcds(path: &str) -> bool {
+    !path.starts_with("/grpc.")
+}
+
+/// Methods that a learner answers: it may lag far behind. Of ranges, those that say they do not mind.
+const LEARNER: [&str; 3] =
+    ["/etcdserverpb.KV/Range", "/etcdserverpb.Maintenance/Status", "/etcdserverpb.Maintenance/Snapshot"];
+
 /// Methods of etcd's API that are refused by name.
-const LATER: [&str; 30] = [
-    "/etcdserverpb.Cluster/MemberAdd",
-    "/etcdserverpb.Cluster/MemberRemove",
-    "/etcdserverpb.Cluster/MemberUpdate",
-    "/etcdserverpb.Cluster/MemberPromote",
-    "/etcdserverpb.Maintenance/MoveLeader",
-    "/etcdserverpb.Maintenance/Downgrade",
+const LATER: [&str; 24] = [
     "/etcdserverpb.Auth/AuthEnable",
     "/etcdserverpb.Auth/AuthDisable",
     "/etcdserverpb.Auth/AuthStatus",

@@ -20,7 +20,7 @@ const TABLE: &str = include_str!("../../../proto/testdata/errors.txt");
 /// What one member without auth has no occasion to say, and why.
 const NOT_HERE: [(&str, &[Error]); 5] = [
     (
-        "membership changes, downgrades and learners come with the cluster",
+        "a cluster of several members gives these, see cluster.rs and conformance",
         &[
             Error::MemberExist,
             Error::PeerUrlExist,

@@ -12,7 +12,7 @@ use crate::support::{Node, refusal, watch_create};
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
 /// What the member serves. A method that is added to the protocol and not to this list must be refused by name.
-const SERVED: [&str; 19] = [
+const SERVED: [&str; 25] = [
     "/etcdserverpb.KV/Range",
     "/etcdserverpb.KV/RangeStream",
     "/etcdserverpb.KV/Put",
@@ -26,12 +26,18 @@ const SERVED: [&str; 19] = [
     "/etcdserverpb.Lease/LeaseTimeToLive",
     "/etcdserverpb.Lease/LeaseLeases",
     "/etcdserverpb.Cluster/MemberList",
+    "/etcdserverpb.Cluster/MemberAdd",
+    "/etcdserverpb.Cluster/MemberRemove",
+    "/etcdserverpb.Cluster/MemberUpdate",
+    "/etcdserverpb.Cluster/MemberPromote",
     "/etcdserverpb.Maintenance/Alarm",
     "/etcdserverpb.Maintenance/Status",
     "/etcdserverpb.Maintenance/Defragment",
     "/etcdserverpb.Maintenance/Hash",
     "/etcdserverpb.Maintenance/HashKV",
     "/etcdserverpb.Maintenance/Snapshot",
+    "/etcdserverpb.Maintenance/MoveLeader",
+    "/etcdserverpb.Maintenance/Downgrade",
 ];
 
 /// The path of every method of every service.

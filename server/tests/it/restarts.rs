@@ -405,7 +405,8 @@ async fn a_defragmented_file_is_as_good_as_before() {
 async fn a_directory_is_used_by_one_member_at_a_time() {
     let node = Node::start().await;
     let config = Config { data_dir: node.path().to_owned(), ..Config::default() };
-    let second = forebay_server::start(config, &prometheus::Registry::new()).await;
+    let second =
+        forebay_server::start(config, forebay_server::PeerPorts::default(), &prometheus::Registry::new()).await;
     let error = second.err().expect("the directory is in use").to_string();
     assert!(error.contains("locked"), "{error}");
     node.put(put("a", "1")).await.unwrap();
@@ -429,11 +430,17 @@ async fn a_member_that_cannot_make_itself_known_leaves_nothing_behind() {
     let dir = node.path().to_owned();
     node.member.stop().await;
     let config = Config { data_dir: dir.clone(), max_request_bytes: 10, ..Config::default() };
-    let error = forebay_server::start(config.clone(), &prometheus::Registry::new()).await.err().expect("too small");
+    let error =
+        forebay_server::start(config.clone(), forebay_server::PeerPorts::default(), &prometheus::Registry::new())
+            .await
+            .err()
+            .expect("too small");
     assert!(error.to_string().contains("publish"), "{error}");
     // The threads are gone and with them the locks.
     let config = Config { max_request_bytes: 1 << 20, ..config };
-    let member = forebay_server::start(config, &prometheus::Registry::new()).await.unwrap();
+    let member = forebay_server::start(config, forebay_server::PeerPorts::default(), &prometheus::Registry::new())
+        .await
+        .unwrap();
     member.stop().await;
 }
 

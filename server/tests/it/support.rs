@@ -2,6 +2,7 @@
 //! without a socket in between.
 
 use std::{
+    net::TcpListener,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -10,7 +11,7 @@ use std::{
 use bytes::{Buf as _, Bytes, BytesMut};
 use forebay_edge::{Api, Body, Request, grpc};
 use forebay_proto::{etcdserverpb::*, mvccpb::KeyValue};
-use forebay_server::{Config, Member, start};
+use forebay_server::{Config, Member, PeerPorts, start};
 use futures::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use http_body::Frame;
@@ -35,6 +36,29 @@ pub struct Node {
     dir: Arc<TempDir>,
 }
 
+/// A member that was stopped, and can be started again.
+pub struct Stopped {
+    dir: Arc<TempDir>,
+    config: Config,
+}
+
+impl Stopped {
+    /// Starts it where it was reached before.
+    pub async fn start(self) -> Node {
+        let address = self.config.advertise_peer_urls[0].trim_start_matches("http://").to_owned();
+        let deadline = Instant::now() + LIMIT;
+        let listener = loop {
+            match TcpListener::bind(&address) {
+                Ok(listener) => break listener,
+                // The port of the member before this one closes soon.
+                Err(error) => assert!(Instant::now() < deadline, "{address}: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        Node::reached(self.dir, self.config, Some(listener)).await
+    }
+}
+
 impl Node {
     /// A new member.
     pub async fn start() -> Node {
@@ -46,18 +70,32 @@ impl Node {
         Node::on(Arc::new(new_dir()), change).await
     }
 
+    /// A new member that others reach.
+    pub async fn in_cluster(listener: TcpListener, change: impl FnOnce(&mut Config)) -> Node {
+        let dir = Arc::new(new_dir());
+        let config = configuration(&dir, change);
+        Node::reached(dir, config, Some(listener)).await
+    }
+
+    /// Stops the member.
+    pub async fn stopped(self) -> Stopped {
+        self.member.stop().await;
+        Stopped { dir: self.dir.clone(), config: self.member.config().clone() }
+    }
+
     async fn on(dir: Arc<TempDir>, change: impl FnOnce(&mut Config)) -> Node {
-        let mut config = Config {
-            data_dir: dir.path().to_owned(),
-            heartbeat_interval: Duration::from_millis(10),
-            election_timeout: Duration::from_millis(100),
-            // What these tests lose of a machine is the process, never the page cache.
-            unsafe_no_fsync: true,
-            ..Config::default()
+        let config = configuration(&dir, change);
+        Node::reached(dir, config, None).await
+    }
+
+    async fn reached(dir: Arc<TempDir>, config: Config, listener: Option<TcpListener>) -> Node {
+        let port = |listener: TcpListener| {
+            listener.set_nonblocking(true).expect("a socket can be used without waiting");
+            tokio::net::TcpListener::from_std(listener).expect("it is bound").into()
         };
-        change(&mut config);
+        let ports = PeerPorts { ports: listener.into_iter().map(port).collect(), connector: None };
         let registry = Registry::new();
-        let member = start(config, &registry).await;
+        let member = start(config, ports, &registry).await;
         let member = member.unwrap_or_else(|error| panic!("the member does not start: {error}"));
         Node { api: member.api(), member, registry, dir }
     }
@@ -217,7 +255,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         let member = self.member.clone();
         let stop = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
             runtime.block_on(member.stop());
         };
         std::thread::spawn(stop).join().expect("the member stops");
@@ -430,6 +468,20 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut done: impl FnM
         assert!(Instant::now() < deadline, "in vain: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// What members are told here, but for what `change` changes.
+fn configuration(dir: &TempDir, change: impl FnOnce(&mut Config)) -> Config {
+    let mut config = Config {
+        data_dir: dir.path().to_owned(),
+        heartbeat_interval: Duration::from_millis(10),
+        election_timeout: Duration::from_millis(100),
+        // What these tests lose of a machine is the process, never the page cache.
+        unsafe_no_fsync: true,
+        ..Config::default()
+    };
+    change(&mut config);
+    config
 }
 
 fn new_dir() -> TempDir {

@@ -2,30 +2,19 @@
 //!
 //! Giving one is said in the log. A flag leaves this list in the commit that honours it.
 
-pub(super) const NOT_YET: [&str; 12] = [
+pub(super) const NOT_YET: [&str; 7] = [
     "auth-token",
     "auth-token-ttl",
     "bcrypt-cost",
-    "compact-hash-check-time",
-    "corrupt-check-time",
-    "downgrade-check-time",
     "grpc-keepalive-min-time",
     "initial-election-tick-advance",
-    "listen-peer-urls",
-    "max-learners",
     "raft-read-timeout",
     "raft-write-timeout",
 ];
 
 /// Feature gates likewise.
-pub(super) const GATES_NOT_YET: [&str; 6] = [
-    "CompactHashCheck",
-    "InitialCorruptCheck",
-    "LeaseCheckpoint",
-    "LeaseCheckpointPersist",
-    "PriorityRequest",
-    "SetMemberLocalAddr",
-];
+pub(super) const GATES_NOT_YET: [&str; 4] =
+    ["LeaseCheckpoint", "LeaseCheckpointPersist", "PriorityRequest", "SetMemberLocalAddr"];
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-//! Writing the database anew without its holes.
+//! Putting another file in the place of the database: itself without its holes, or one that came from elsewhere.
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use crate::disk::Disk;
 use super::bucket::{APPEND_FILL, BucketMut};
 use super::error::{Error, Result};
 use super::read::{Bucket, ReadTxn};
+use super::store::Store;
 use super::write::{WriteTxn, Writer};
 use super::{Options, open_writer};
 
@@ -29,7 +30,13 @@ pub(super) fn rewrite(from: &ReadTxn, path: &Path, options: &Options) -> Result<
             return Err(error);
         }
     };
-    let switched = disk.rename(&temporary, path).map_err(writer.store.io("rename", 0)).and_then(|()| {
+    switch(&temporary, &from.store, writer, path, options)
+}
+
+/// Renames the file of `writer`, at `from`, to `path`, which `old` is, durably.
+pub(super) fn switch(from: &Path, old: &Store, writer: Writer, path: &Path, options: &Options) -> Result<Writer> {
+    let disk = &*options.disk;
+    let switched = disk.rename(from, path).map_err(writer.store.io("rename", 0)).and_then(|()| {
         if options.sync {
             disk.sync_dir(directory(path)).map_err(writer.store.io("fsync of the directory", 0))?;
         }
@@ -38,7 +45,7 @@ pub(super) fn rewrite(from: &ReadTxn, path: &Path, options: &Options) -> Result<
     match switched {
         Ok(()) => Ok(writer),
         Err(error) => {
-            from.store.poison();
+            old.poison();
             Err(error)
         }
     }

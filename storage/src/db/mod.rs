@@ -79,6 +79,21 @@ struct Shared {
     writer: Mutex<Writer>,
 }
 
+/// A database that waits to take the place of another.
+#[derive(Debug)]
+pub struct Replacement {
+    from: PathBuf,
+    writer: Writer,
+}
+
+impl Replacement {
+    /// Begins a read transaction.
+    #[must_use]
+    pub fn begin_read(&self) -> ReadTxn {
+        ReadTxn::begin(self.writer.store.clone())
+    }
+}
+
 impl Db {
     /// Opens the file, or creates it. Fails with [`Error::Locked`] when another process has it.
     ///
@@ -135,6 +150,25 @@ impl Db {
             // The lock goes with the last handle then.
             tracing::warn!(%error, path = %self.shared.path.display(), "cannot unlock the db file");
         }
+    }
+
+    /// Opens the file at `from`, which is to take the place of this database. Errors name this database.
+    ///
+    /// Reads all of it, as [`Db::open`] does. It must be on the same file system, and durable.
+    pub fn open_replacement(&self, from: PathBuf) -> Result<Replacement> {
+        let writer = open_writer(&from, &self.shared.path, &self.shared.options)?;
+        Ok(Replacement { from, writer })
+    }
+
+    /// Puts another file in the place of this database and takes it into use; which file it was before no crash leaves
+    /// in doubt. Readers already open go on with what they began with.
+    pub fn replace(&self, replacement: Replacement) -> Result<()> {
+        let Replacement { from, writer: new } = replacement;
+        let mut writer = self.shared.writer.lock();
+        writer.store.check_writable()?;
+        *writer = defragment::switch(&from, &writer.store, new, &self.shared.path, &self.shared.options)?;
+        *self.shared.store.lock() = writer.store.clone();
+        Ok(())
     }
 
     /// The size of the database as etcd reports it (`dbSize`): the bytes its pages reach to, free ones included. The

@@ -18,26 +18,38 @@ pub fn member_json(member: &MemberRecord) -> String {
 
 /// Reads the JSON of a member.
 pub fn member_from_json(json: &[u8]) -> Option<MemberRecord> {
-    #[derive(serde::Deserialize)]
-    struct Json {
-        id: u64,
-        #[serde(rename = "peerURLs")]
-        peer_urls: Option<Vec<String>>,
-        #[serde(rename = "isLearner", default)]
-        is_learner: bool,
-        #[serde(default)]
-        name: String,
-        #[serde(rename = "clientURLs", default)]
-        client_urls: Option<Vec<String>>,
+    serde_json::from_slice::<Json>(json).ok().map(Json::into_record)
+}
+
+/// Reads a list of members, as they tell it to each other.
+pub fn members_from_json(json: &[u8]) -> Option<Vec<MemberRecord>> {
+    let list: Vec<Json> = serde_json::from_slice(json).ok()?;
+    Some(list.into_iter().map(Json::into_record).collect())
+}
+
+#[derive(serde::Deserialize)]
+struct Json {
+    id: u64,
+    #[serde(rename = "peerURLs")]
+    peer_urls: Option<Vec<String>>,
+    #[serde(rename = "isLearner", default)]
+    is_learner: bool,
+    #[serde(default)]
+    name: String,
+    #[serde(rename = "clientURLs", default)]
+    client_urls: Option<Vec<String>>,
+}
+
+impl Json {
+    fn into_record(self) -> MemberRecord {
+        MemberRecord {
+            id: self.id,
+            name: self.name,
+            peer_urls: self.peer_urls.unwrap_or_default(),
+            client_urls: self.client_urls.unwrap_or_default(),
+            is_learner: self.is_learner,
+        }
     }
-    let json: Json = serde_json::from_slice(json).ok()?;
-    Some(MemberRecord {
-        id: json.id,
-        name: json.name,
-        peer_urls: json.peer_urls.unwrap_or_default(),
-        client_urls: json.client_urls.unwrap_or_default(),
-        is_learner: json.is_learner,
-    })
 }
 
 /// `"peerURLs":[..]`, and `"isLearner":true` for a learner.

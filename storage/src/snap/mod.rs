@@ -18,7 +18,7 @@ use forebay_proto::{raftpb, snappb};
 use prost::Message as _;
 
 pub use self::{
-    json::{member_from_json, member_json},
+    json::{member_from_json, member_json, members_from_json},
     membership::{MemberRecord, Membership},
 };
 use crate::disk::{Disk, DiskFile};

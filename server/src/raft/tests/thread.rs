@@ -190,7 +190,7 @@ fn try_start(
 ) -> Result<Rig, RaftError> {
     let members = voters.iter().copied().map(member).collect();
     let bootstrap = Bootstrap { member_id: 7, cluster_id: 9, members };
-    let opened = Opened::open(config.clone(), Arc::new(disk.clone()), &bootstrap)?;
+    let opened = Opened::open(config.clone(), Arc::new(disk.clone()), Some(&bootstrap))?;
     assert_eq!((opened.member_id(), opened.cluster_id()), (7, 9));
     let (seen, registry) = (Arc::new(Seen::default()), Registry::new());
     let recorder = Recorder { seen: seen.clone(), start: applied };
@@ -381,7 +381,7 @@ fn a_snapshot_waits_for_the_db_and_lets_the_log_go() {
     let opened = Opened::open(
         config.clone(),
         Arc::new(disk.clone()),
-        &Bootstrap { member_id: 0, cluster_id: 0, members: vec![] },
+        Some(&Bootstrap { member_id: 0, cluster_id: 0, members: vec![] }),
     );
     let index = opened.unwrap().snapshot_index();
     assert!(index >= 100, "{index}");

@@ -1,0 +1,162 @@
+//! Snapshots of the leader: a raft message, and behind it the db file that it speaks of.
+//!
+//! Everything slow happens here, beside raft: the file is written, checked and read into a keyspace. Raft's thread only
+//! exchanges it for what is there, and does so after it has accepted the message. One snapshot is received at a time, so
+//! that not more than one is ever held.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use forebay_proto::raftpb::{Message, MessageType, SnapshotMetadata};
+use forebay_storage::db::Replacement;
+use http::StatusCode;
+use parking_lot::Mutex;
+use tokio::io::AsyncWriteExt as _;
+
+use super::{
+    codec::{Bounded, Source, StreamError},
+    id_text,
+    peers::Network,
+};
+use crate::{backend::Backend, state::State};
+
+/// The largest message before a db. It holds the membership, not the keys.
+const MESSAGE_BYTES_MAX: u64 = 64 << 20;
+/// How long the sender may pause: it reads its db from a disk.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A snapshot that is ready to be installed.
+pub(crate) struct Prepared {
+    pub(crate) index: u64,
+    pub(crate) replacement: Replacement,
+    pub(crate) state: State,
+}
+
+/// Receives snapshots.
+pub(crate) struct Receiver {
+    backend: Arc<Backend>,
+    min_lease_ttl: i64,
+    /// Where raft's thread finds what it installs.
+    prepared: Arc<Mutex<Option<Prepared>>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// A refusal: the status and its text.
+pub(super) type Refusal = (StatusCode, String);
+
+impl Receiver {
+    pub(crate) fn new(backend: Arc<Backend>, min_lease_ttl: i64, prepared: Arc<Mutex<Option<Prepared>>>) -> Receiver {
+        Receiver { backend, min_lease_ttl, prepared, turn: tokio::sync::Mutex::default() }
+    }
+
+    /// Receives one snapshot and has raft look at it. The sender is told that it arrived when it is installed, or found
+    /// to be needless.
+    pub(super) async fn receive<B: Source>(&self, network: &Network, mut bytes: Bounded<B>) -> Result<(), Refusal> {
+        let message = bytes
+            .message(MESSAGE_BYTES_MAX)
+            .await
+            .map_err(|error| (StatusCode::BAD_REQUEST, format!("failed to decode raft message ({error})")))?;
+        if message.r#type() != MessageType::MsgSnap {
+            return Err((StatusCode::BAD_REQUEST, "wrong raft message type".into()));
+        }
+        network.vet(&message).map_err(|refused| (StatusCode::FORBIDDEN, refused.to_string()))?;
+        let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.clone()).unwrap_or_default();
+        let unsaved = |error: &dyn std::fmt::Display| {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("failed to save KV snapshot ({error})"))
+        };
+        let Ok(_turn) = self.turn.try_lock() else {
+            return Err(unsaved(&"another one is being received"));
+        };
+        let from = id_text(message.from());
+        tracing::info!(remote_snapshot_sender_id = from, index = metadata.index(), "receiving database snapshot");
+        let file = self.save(&metadata, bytes).await.map_err(|error| unsaved(&error))?;
+        self.prepare(&file, &metadata).await.map_err(|error| unsaved(&error))?;
+        let handled = self.step(network, message).await;
+        // What raft had no use for.
+        *self.prepared.lock() = None;
+        drop(file);
+        handled
+    }
+
+    async fn step(&self, network: &Network, message: Message) -> Result<(), Refusal> {
+        let stopped = |_| (StatusCode::INTERNAL_SERVER_ERROR, "failed to process raft message (stopped)".to_owned());
+        network.raft.step_snapshot(message).map_err(|_| stopped(()))?.await.map_err(|_| stopped(()))
+    }
+
+    /// Writes the db beside ours, durably.
+    async fn save<B: Source>(&self, metadata: &SnapshotMetadata, mut bytes: Bounded<B>) -> Result<Received, SaveError> {
+        let dir = self.backend.db().path().parent().unwrap_or(Path::new(".")).to_owned();
+        let path = dir.join(file_name(metadata.index()));
+        let temporary = Received(dir.join(format!("tmp.{}", file_name(metadata.index()))));
+        let mut file = tokio::fs::File::create(&temporary.0).await?;
+        while let Some(data) = bytes.frame().await? {
+            file.write_all(&data).await?;
+        }
+        file.sync_all().await?;
+        tokio::fs::rename(&temporary.0, &path).await?;
+        tokio::fs::File::open(&dir).await?.sync_all().await?;
+        Ok(Received(path))
+    }
+
+    /// Reads what was received.
+    async fn prepare(&self, file: &Received, metadata: &SnapshotMetadata) -> Result<(), SaveError> {
+        let (path, index) = (file.0.clone(), metadata.index());
+        let (backend, min_lease_ttl) = (self.backend.clone(), self.min_lease_ttl);
+        let reading = tokio::task::spawn_blocking(move || {
+            let replacement = backend.db().open_replacement(path)?;
+            let state = State::read(&replacement.begin_read(), min_lease_ttl)?;
+            if state.applied.index != index {
+                return Err(SaveError::Index { file: state.applied.index, message: index });
+            }
+            Ok(Prepared { index, replacement, state })
+        });
+        let prepared = reading.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        *self.prepared.lock() = Some(prepared);
+        Ok(())
+    }
+}
+
+/// Why a db was not taken.
+#[derive(Debug, thiserror::Error)]
+enum SaveError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Stream(#[from] StreamError),
+    #[error("{0}")]
+    Db(#[from] forebay_storage::db::Error),
+    #[error("{0}")]
+    State(#[from] crate::state::Unreadable),
+    #[error("the db is at entry {file}, the message at {message}")]
+    Index { file: u64, message: u64 },
+}
+
+/// A file that goes away with this, unless it was renamed.
+struct Received(PathBuf);
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// The name of a received db, as etcd calls it: a member that crashes before it is installed finds it by that.
+pub(crate) fn file_name(index: u64) -> String {
+    format!("{index:016x}.snap.db")
+}
+
+/// Removes received dbs, and what was being received, of an earlier life.
+pub(crate) fn remove_received(snap_dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(snap_dir)? {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(".snap.db") || name.starts_with("tmp") {
+            fs::remove_file(snap_dir.join(&*name))?;
+        }
+    }
+    Ok(())
+}

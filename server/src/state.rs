@@ -1,0 +1,96 @@
+//! What a db file holds, in memory.
+
+use std::{ops::ControlFlow, time::Instant};
+
+use forebay_keyspace::{Keyspace, RecordError, Restore, Revision};
+use forebay_proto::KeyRange;
+use forebay_storage::{
+    db::{self, ReadTxn},
+    schema,
+    snap::Membership,
+};
+
+use crate::{alarms::Alarms, lease::Lessor, raft};
+
+/// The state that a db file holds.
+pub(crate) struct State {
+    pub(crate) keyspace: Keyspace,
+    pub(crate) lessor: Lessor,
+    pub(crate) alarms: Alarms,
+    pub(crate) membership: Membership,
+    /// The version that the cluster is on its way down to, if it is.
+    pub(crate) downgrade: Option<String>,
+    pub(crate) applied: raft::Applied,
+    pub(crate) term: u64,
+    /// A compaction that was accepted and not finished.
+    pub(crate) unfinished: Option<i64>,
+}
+
+/// Why the state of a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreadable {
+    #[error("{0}")]
+    Schema(#[from] schema::Error),
+    #[error("{0}")]
+    Record(#[from] RecordError),
+    #[error("{0} is no revision")]
+    Key(String),
+    #[error("auth is enabled, and this version cannot enforce it")]
+    AuthEnabled,
+}
+
+impl From<db::Error> for Unreadable {
+    fn from(error: db::Error) -> Unreadable {
+        Unreadable::Schema(error.into())
+    }
+}
+
+impl State {
+    /// Reads everything. Leases do not run: no member is a leader when it reads a file.
+    pub(crate) fn read(txn: &ReadTxn, min_lease_ttl: i64) -> Result<State, Unreadable> {
+        if schema::read_auth_enabled(txn)? {
+            return Err(Unreadable::AuthEnabled);
+        }
+        let (scheduled, finished) = schema::read_compactions(txn)?;
+        let mut restore = Restore::new(finished);
+        let mut wrong = None;
+        if let Some(bucket) = txn.bucket(schema::KEY)? {
+            bucket.for_each(|key, record| {
+                if wrong.is_none() {
+                    wrong = match Revision::from_bytes(key) {
+                        Some((revision, tombstone)) => {
+                            restore.record(revision, tombstone, record).err().map(Unreadable::Record)
+                        }
+                        None => Some(Unreadable::Key(key.escape_ascii().to_string())),
+                    };
+                }
+            })?;
+        }
+        if let Some(wrong) = wrong {
+            return Err(wrong);
+        }
+        let mut keyspace = restore.finish(scheduled.max(finished).unwrap_or(0));
+        let unfinished = scheduled.filter(|revision| finished.is_none_or(|finished| finished < *revision));
+        let unfinished = unfinished.filter(|revision| keyspace.compact(*revision).is_ok());
+        keyspace.publish();
+
+        let mut lessor = Lessor::new(min_lease_ttl);
+        let now = Instant::now();
+        for lease in schema::read_leases(txn)? {
+            lessor.restore(&lease, now);
+        }
+        let snapshot = keyspace.snapshot();
+        snapshot.scan(&KeyRange::all(), snapshot.revision(), &mut |version| {
+            lessor.attach(version.lease(), version.key());
+            ControlFlow::Continue(())
+        });
+        let mut alarms = Alarms::default();
+        for alarm in schema::read_alarms(txn)? {
+            alarms.raise(&alarm);
+        }
+        let (index, term) = schema::read_applied(txn)?;
+        let applied = raft::Applied { index, conf_state: schema::read_conf_state(txn)? };
+        let (membership, downgrade) = (schema::read_membership(txn)?, schema::read_downgrade(txn)?);
+        Ok(State { keyspace, lessor, alarms, membership, downgrade, applied, term, unfinished })
+    }
+}
