@@ -210,6 +210,7 @@ impl Feed {
                 mirror.set_compacted(revision);
                 End::Compacted
             }
+            TailEnd::Break(Break::Fault(Fault::Cluster)) => End::Setback(Setback::Cluster),
             TailEnd::Break(Break::Fault(fault)) => End::Fault(fault),
             TailEnd::Break(Break::Canceled(reason)) => End::Unreachable(Status::unavailable(reason)),
             TailEnd::Desync(desync) => End::Desync(desync),
