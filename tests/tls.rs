@@ -23,8 +23,21 @@ struct Role {
 }
 
 impl Role {
+    /// A server whose own certificate is made in `data`.
+    fn server(dir: &Path, data: &Path) -> Role {
+        let peer = format!("http://127.0.0.1:{}", free_port());
+        let args = [
+            format!("--data-dir={}", data.display()),
+            "--auto-tls".to_owned(),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=default={peer}"),
+        ];
+        Role::start(dir, "server", &args)
+    }
+
     fn start(dir: &Path, name: &str, args: &[String]) -> Role {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let log = dir.join(format!("{name}.log"));
         let child = Command::new(env!("CARGO_BIN_EXE_forebay"))
             .arg(name)
@@ -74,6 +87,10 @@ impl Drop for Role {
     }
 }
 
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 fn trusting(certificate: &Path) -> Connector {
     let options = ClientOptions {
         verify: Verify::Authorities(certificate.to_owned()),
@@ -89,8 +106,7 @@ fn trusting(certificate: &Path) -> Connector {
 async fn a_gateway_and_its_server_are_encrypted_and_verified_on_both_sides() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let server =
-        Role::start(dir.path(), "server", &[format!("--data-dir={}", data.display()), "--auto-tls".to_owned()]);
+    let server = Role::server(dir.path(), &data);
     let fixtures = data.join("fixtures").join("client");
     let file = |name: &str| fixtures.join(name).display().to_string();
     let gateway = Role::start(
@@ -116,8 +132,7 @@ async fn a_gateway_and_its_server_are_encrypted_and_verified_on_both_sides() {
 async fn a_gateway_does_not_believe_an_endpoint_that_it_cannot_verify() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let server =
-        Role::start(dir.path(), "server", &[format!("--data-dir={}", data.display()), "--auto-tls".to_owned()]);
+    let server = Role::server(dir.path(), &data);
     let made = data.join("fixtures").join("client");
     let other = forebay_edge::tls::self_signed(&dir.path().join("other"), &["127.0.0.1".to_owned()], 1).unwrap();
     let gateway = Role::start(
