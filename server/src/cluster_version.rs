@@ -42,6 +42,9 @@ pub(crate) async fn update(member: &Member) {
     let current = member.cluster_version().as_deref().and_then(Version::parse);
     let lowest = lowest_server(member).await;
     let Some(version) = decide(current, lowest, member.downgrade_target()) else { return };
+    if member.config().hold_cluster_version && current.is_some_and(|current| is_set(current) && current < version) {
+        return;
+    }
     let set = ClusterVersionSetRequest { ver: version.to_string() };
     let request = InternalRaftRequest { cluster_version_set: Some(set), ..Default::default() };
     match member.propose(request, member.own_deadline()).await {
@@ -64,6 +67,11 @@ fn decide(current: Option<Version>, lowest: Option<Version>, target: Option<Vers
         }
         None => (current < lowest && current.major == lowest.major).then_some(lowest),
     }
+}
+
+/// Whether a cluster was given this version, and does not have it for want of a better one.
+fn is_set(version: Version) -> bool {
+    Some(version) != Version::parse(MIN_CLUSTER)
 }
 
 /// The lowest release of all members, if all say theirs.

@@ -86,6 +86,9 @@ pub struct Config {
     pub watch_progress_notify_interval: Duration,
     /// How often the leader looks whether a downgrade is done; zero for never.
     pub downgrade_check_time: Duration,
+    /// Whether the version of a cluster that has one is never raised: a release of etcd does not start on the data of
+    /// a cluster above its own version.
+    pub hold_cluster_version: bool,
     /// Whether a member compares its keys with the others' before it serves.
     pub initial_corrupt_check: bool,
     /// How often the leader compares the members' keys; zero for never. It hashes all of them on every member.
@@ -180,6 +183,7 @@ impl Default for Config {
             features: Vec::new(),
             watch_progress_notify_interval: Duration::from_secs(600),
             downgrade_check_time: Duration::from_secs(5),
+            hold_cluster_version: false,
             initial_corrupt_check: false,
             corrupt_check_time: Duration::ZERO,
             compact_hash_check_time: Duration::from_secs(60),

@@ -70,6 +70,8 @@ pub struct ServerConfig {
     pub corrupt_check_time: Duration,
     pub compact_hash_check_time: Duration,
     pub downgrade_check_time: Duration,
+    /// Whether the version of a cluster that has one is never raised.
+    pub hold_cluster_version: bool,
 
     pub max_request_bytes: u64,
     pub max_txn_ops: u64,

@@ -67,6 +67,7 @@ pub(super) fn member(config: &ServerConfig) -> anyhow::Result<forebay_server::Co
             .collect(),
         watch_progress_notify_interval: config.watch_progress_notify_interval,
         downgrade_check_time: config.downgrade_check_time,
+        hold_cluster_version: config.hold_cluster_version,
         initial_corrupt_check: config.feature_gates.initial_corrupt_check,
         corrupt_check_time: config.corrupt_check_time,
         compact_hash_check_time: match config.feature_gates.compact_hash_check {

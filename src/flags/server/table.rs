@@ -60,6 +60,7 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag(CLUSTERING, "strict-reconfig-check", Bool(|s| &mut s.strict_reconfig_check), "Refuse membership changes that would cost the quorum."),
         flag(CLUSTERING, "max-learners", Int(|s| &mut s.max_learners), "Most learners in the cluster."),
         flag(CLUSTERING, "downgrade-check-time", Slot::Duration(|s| &mut s.downgrade_check_time), "How often a downgrade under way is looked at."),
+        flag(CLUSTERING, "hold-cluster-version", Bool(|s| &mut s.hold_cluster_version), "Never raise the version of a cluster that has one, so that older members of etcd can come back (Forebay's own)."),
         flag(CLUSTERING, "discovery-srv", Text(|s| &mut s.discovery_srv), "DNS domain to find the cluster by (refused: not built in)."),
         flag(CLUSTERING, "discovery-srv-name", Text(|s| &mut s.discovery_srv_name), "Suffix of the DNS service name (refused: not built in)."),
         flag(CLUSTERING, "discovery-token", Text(|s| &mut s.discovery_token), "Token of the discovery service (refused: not built in).").at("discovery-config.token"),

@@ -121,6 +121,7 @@ pub fn validate(mut said: Said) -> Verdict {
         corrupt_check_time: s.corrupt_check_time.to_std(),
         compact_hash_check_time: s.compact_hash_check_time.to_std(),
         downgrade_check_time: s.downgrade_check_time.to_std(),
+        hold_cluster_version: s.hold_cluster_version,
         max_request_bytes: s.max_request_bytes,
         max_txn_ops: s.max_txn_ops,
         max_concurrent_streams: s.max_concurrent_streams,
