@@ -25,7 +25,11 @@ fn warnings(text: &str) -> Vec<String> {
 #[test]
 fn a_file_with_every_key_becomes_a_policy() {
     let loaded = load(FULL).unwrap_or_else(|problems| panic!("{problems:#?}"));
-    assert_eq!(loaded.warnings, []);
+    assert!(
+        loaded.warnings.iter().all(|warning| warning.to_string().contains("not held yet")),
+        "{:#?}",
+        loaded.warnings
+    );
     let policy = loaded.policy;
     let names: Vec<&str> = policy.rules.iter().map(|rule| rule.name.as_str()).collect();
     assert_eq!(names[..4], ["forebay-admin", "forebay-authenticate", "forebay-maintenance", "forebay-reserved"]);
