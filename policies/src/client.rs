@@ -11,8 +11,6 @@ use std::{
     sync::Arc,
 };
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-
 use crate::suggest;
 
 /// What is known of the sender of a request.
@@ -338,24 +336,7 @@ impl fmt::Display for Network {
     }
 }
 
-/// Makes a type with `FromStr` and `Display` a string in files.
-macro_rules! as_text {
-    ($($type:ty),*) => { $(
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$type, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-            }
-        }
-
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-    )* };
-}
-
-as_text!(IdentitySource, Subject, Network);
+crate::text::as_text!(IdentitySource, Subject, Network);
 
 #[cfg(test)]
 mod tests {

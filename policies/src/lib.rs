@@ -13,6 +13,7 @@ mod client;
 pub mod prefix;
 mod request;
 mod rpc;
+mod text;
 
 pub mod builtin;
 pub mod file;

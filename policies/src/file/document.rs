@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     IdentitySource, Limits, Match, Network, Subject,
@@ -234,20 +234,4 @@ fn depth(text: &str) -> Option<u8> {
     text.parse().ok().filter(|depth| (1..=16).contains(depth))
 }
 
-macro_rules! as_text {
-    ($($type:ty),*) => { $(
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$type, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-            }
-        }
-
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-    )* };
-}
-
-as_text!(Distinguisher, Segment);
+crate::text::as_text!(Distinguisher, Segment);
