@@ -31,13 +31,14 @@ fn fairness(results: &[Result]) -> f64 {
     sum * sum / (parts.len() as f64 * squares)
 }
 
-#[test]
-fn victims_of_a_flood_of_gets_do_not_notice_it() {
+/// Runs the victims beside an abuser, and says what came of both, victims first. Their p99 stays within 1.5 times of
+/// what it is when they are alone, and they get equal parts.
+fn unharmed_beside(abuser: Load, seed: u64) -> Vec<Result> {
     let policy = Policy::builtin();
-    let alone = run(&policy, &victims(), 2);
+    let alone = run(&policy, &victims(), seed);
     let mut loads = victims();
-    loads.push(gets("abuser", 1_250.0 * 4.0, 5, 30));
-    let beside = run(&policy, &loads, 2);
+    loads.push(abuser);
+    let beside = run(&policy, &loads, seed);
     let (usual, now) = (p99(&alone), p99(&beside[..VICTIMS]));
     let fairness = fairness(&beside[..VICTIMS]);
     println!(
@@ -45,33 +46,26 @@ fn victims_of_a_flood_of_gets_do_not_notice_it() {
         beside[VICTIMS].answered.len(),
         beside[VICTIMS].sent
     );
-    let refused: u64 = beside[..VICTIMS].iter().map(|victim| victim.refused).sum();
     assert!(now <= usual * 3 / 2, "p99 {now:?}, alone {usual:?}");
     assert!(fairness >= 0.95, "{fairness}");
+    beside
+}
+
+#[test]
+fn victims_of_a_flood_of_gets_do_not_notice_it() {
+    let beside = unharmed_beside(gets("abuser", 1_250.0 * 4.0, 5, 30), 2);
+    let refused: u64 = beside[..VICTIMS].iter().map(|victim| victim.refused).sum();
     assert!(refused < 20, "{refused} requests of victims were refused");
 }
 
 #[test]
 fn victims_of_a_flood_of_lists_do_not_notice_it() {
-    let policy = Policy::builtin();
-    let alone = run(&policy, &victims(), 3);
-    let mut loads = victims();
     let lists = Load {
         keys: vec![prefix::range(b"/registry/jobs/")],
         expected: Expected { objects: 50_000, object_bytes: 1_100 },
         service: Duration::from_millis(300),
         ..gets("abuser", 1_250.0, 5, 30)
     };
-    loads.push(lists);
-    let beside = run(&policy, &loads, 3);
-    let (usual, now) = (p99(&alone), p99(&beside[..VICTIMS]));
-    let fairness = fairness(&beside[..VICTIMS]);
-    println!(
-        "p99 alone {usual:?}, beside {now:?}; fairness {fairness:.4}; abuser {} of {}",
-        beside[VICTIMS].answered.len(),
-        beside[VICTIMS].sent
-    );
-    assert!(now <= usual * 3 / 2, "p99 {now:?}, alone {usual:?}");
-    assert!(fairness >= 0.95, "{fairness}");
+    let beside = unharmed_beside(lists, 3);
     assert!(beside[VICTIMS].answered.len() > 10, "the abuser gets something too");
 }
