@@ -29,6 +29,7 @@ use tokio::sync::oneshot;
 use super::{
     Dropped, Leadership, RaftConfig, RaftError, RaftMetrics, StateMachine, Transport,
     backlog::Backlog,
+    crowd::Crowd,
     handle::{Control, Inbox, RaftHandle, Role, Shared},
     node::{Node, Ready, Rejected},
     reads::Reads,
@@ -133,13 +134,17 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
         self.shared.replayed.send_replace(true);
         let mut inbox = Inbox::default();
         let mut next_tick = Instant::now() + self.config.tick;
+        let mut crowd = Crowd::default();
+        // How many more proposals are being waited for, and until when.
+        let mut gathering = None;
         loop {
-            let busy = (!self.backlog.is_empty() && self.node.leader() != 0)
+            let busy = (gathering.is_none() && !self.backlog.is_empty() && self.node.leader() != 0)
                 || (self.reads.wants_round() && self.reads_may_begin());
-            if !busy {
+            if !busy && gathering.is_none() {
                 self.write_commit()?;
             }
-            self.shared.mailbox.take(&mut inbox, (!busy).then_some(next_tick));
+            let (missing, until) = gathering.unwrap_or((1, next_tick));
+            self.shared.mailbox.take(&mut inbox, (!busy).then_some(until.min(next_tick)), missing);
             let now = Instant::now();
             if now >= next_tick {
                 self.node.tick();
@@ -148,7 +153,11 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
                 next_tick = (next_tick + self.config.tick).max(now);
             }
             let goes_on = self.take_in(&mut inbox, now);
-            self.step_backlog();
+            let gathers = self.node.role() == StateRole::Leader;
+            gathering = gathers.then(|| crowd.worth_waiting(self.backlog.len(), now)).flatten();
+            if gathering.is_none() {
+                crowd.leaves(self.step_backlog());
+            }
             if let Some(context) = self.reads_may_begin().then(|| self.reads.begin(now)).flatten() {
                 self.node.read_index(context);
             }
@@ -214,10 +223,10 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
         }
     }
 
-    /// Proposes as much of the backlog as makes a batch.
-    fn step_backlog(&mut self) {
-        if self.node.leader() != 0 {
-            let len = self.backlog.batch_len();
+    /// Proposes as much of the backlog as makes a batch. Returns how many that were.
+    fn step_backlog(&mut self) -> usize {
+        let len = if self.node.leader() != 0 { self.backlog.batch_len() } else { 0 };
+        if len > 0 {
             let refused = self.node.propose(self.backlog.data(len)).is_err();
             for id in self.backlog.take(len) {
                 if refused {
@@ -227,6 +236,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
             }
         }
         self.shared.held.note(&self.backlog, &self.reads);
+        len
     }
 
     /// Lets go of those who waited for a leader as long as anybody waits.

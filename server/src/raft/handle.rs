@@ -5,7 +5,7 @@ use std::{
     future::Future,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     thread::Thread,
     time::{Duration, Instant},
@@ -321,6 +321,12 @@ impl Inbox {
         self.controls.is_empty() && self.messages.is_empty() && self.proposals.is_empty() && self.reads.is_empty()
     }
 
+    /// How many proposals it holds, or more than anybody waits for if there is anything else.
+    fn gathered(&self) -> usize {
+        let others = !(self.controls.is_empty() && self.messages.is_empty() && self.reads.is_empty());
+        if others { usize::MAX } else { self.proposals.len() }
+    }
+
     /// Empties it, keeping its space for the next round.
     pub(super) fn clear(&mut self) {
         self.controls.clear();
@@ -368,7 +374,8 @@ impl ReadWaiter {
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
     state: Mutex<MailboxState>,
-    sleeps: AtomicBool,
+    /// How many proposals the reader sleeps for; 0 if it is awake.
+    sleeps: AtomicUsize,
     reader: OnceLock<Thread>,
 }
 
@@ -385,9 +392,11 @@ impl Mailbox {
             return Err(Refused::Stopped);
         }
         let result = put(&mut state.inbox);
+        let gathered = state.inbox.gathered();
         drop(state);
-        if self.sleeps.load(Ordering::Acquire)
-            && self.sleeps.swap(false, Ordering::AcqRel)
+        let sleeps = self.sleeps.load(Ordering::Acquire);
+        if (1..=gathered).contains(&sleeps)
+            && self.sleeps.swap(0, Ordering::AcqRel) != 0
             && let Some(reader) = self.reader.get()
         {
             reader.unpark();
@@ -402,22 +411,21 @@ impl Mailbox {
     }
 
     /// Swaps what came in against an empty inbox. With `until`, waits for something to come in, or that moment.
-    pub(super) fn take(&self, empty: &mut Inbox, until: Option<Instant>) {
+    ///
+    /// Fewer proposals than are `enough` do not end the wait by themselves.
+    pub(super) fn take(&self, empty: &mut Inbox, until: Option<Instant>, enough: usize) {
         debug_assert!(empty.is_empty());
         loop {
             let mut state = self.state.lock();
-            if !state.inbox.is_empty() {
+            let left = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
+            if state.inbox.gathered() >= enough || left.is_zero() {
                 std::mem::swap(&mut state.inbox, empty);
                 return;
             }
-            let left = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
-            if left.is_zero() {
-                return;
-            }
-            self.sleeps.store(true, Ordering::Release);
+            self.sleeps.store(enough, Ordering::Release);
             drop(state);
             std::thread::park_timeout(left);
-            self.sleeps.store(false, Ordering::Release);
+            self.sleeps.store(0, Ordering::Release);
         }
     }
 
@@ -445,7 +453,7 @@ pub(super) mod tests {
 
     fn taken(handle: &RaftHandle) -> Inbox {
         let mut inbox = Inbox::default();
-        handle.shared.mailbox.take(&mut inbox, None);
+        handle.shared.mailbox.take(&mut inbox, None, 1);
         inbox
     }
 
@@ -470,13 +478,49 @@ pub(super) mod tests {
             shared.mailbox.set_reader(std::thread::current());
             let mut inbox = Inbox::default();
             let start = Instant::now();
-            shared.mailbox.take(&mut inbox, Some(start + Duration::from_secs(20)));
+            shared.mailbox.take(&mut inbox, Some(start + Duration::from_secs(20)), 1);
             (inbox.proposals.len(), start.elapsed())
         });
         handle.propose(proposal(1, 1)).unwrap();
         let (taken, waited) = reader.join().unwrap();
         assert_eq!(taken, 1);
         assert!(waited < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_reader_that_gathers_sleeps_until_enough_came_or_something_else() {
+        let shared = Arc::new(Shared::new(1));
+        let handle = RaftHandle::new(shared.clone());
+        let reader = std::thread::spawn(move || {
+            shared.mailbox.set_reader(std::thread::current());
+            let mut taken = Vec::new();
+            for _ in 0..3 {
+                let mut inbox = Inbox::default();
+                shared.mailbox.take(&mut inbox, Some(Instant::now() + Duration::from_secs(20)), 3);
+                taken.push((inbox.proposals.len(), inbox.controls.len()));
+            }
+            let mut inbox = Inbox::default();
+            shared.mailbox.take(&mut inbox, Some(Instant::now() + Duration::from_millis(1)), 3);
+            taken.push((inbox.proposals.len(), inbox.controls.len()));
+            taken
+        });
+        let taken_by_then = |proposals: usize| {
+            let shared = &handle.shared;
+            while shared.mailbox.state.lock().inbox.proposals.len() != proposals {
+                std::thread::yield_now();
+            }
+        };
+        for id in 0..6 {
+            handle.propose(proposal(id, 1)).unwrap();
+            if id == 2 {
+                taken_by_then(0);
+            }
+        }
+        taken_by_then(0);
+        handle.propose(proposal(6, 1)).unwrap();
+        handle.campaign().unwrap();
+        let taken = reader.join().unwrap();
+        assert_eq!(taken, [(3, 0), (3, 0), (1, 1), (0, 0)]);
     }
 
     #[test]

@@ -24,6 +24,7 @@
 //! ends the thread with an error that names the invariant: a stopped member is better than a wrong one.
 
 mod backlog;
+mod crowd;
 mod driver;
 mod handle;
 mod log;
