@@ -114,11 +114,6 @@ pub const ALLOWED: &[Allowed] = &[
     later("auth::*", "*", "the Auth service is refused by name"),
     later("limits::tokens_without_auth", "*", "the Auth service is refused by name"),
     later("header::of_cluster_and_maintenance", "7.*", "the Auth service is refused by name"),
-    later("concurrency::*", "*", "the Lock and Election services are refused by name"),
-    later("limits::deadlines", "2.*", "the Lock service is refused by name"),
-    later("limits::deadlines", "3.*", "the Lock service is refused by name"),
-    later("limits::deadlines", "4.*", "the Lock service is refused by name"),
-    later("limits::deadlines", "5.*", "the Lock service is refused by name"),
     later("limits::unknown_methods", "4.error.*", "server reflection is served, which etcd does not"),
 ];
 

@@ -4,6 +4,10 @@
 //! they get here (see `keyspace`), and the limits and texts of a refusal are grpc-go's, because
 //! etcd's clients see grpc-go's.
 
+mod replies;
+#[cfg(test)]
+mod tests;
+
 use std::{
     fmt::Write as _,
     marker::PhantomData,
@@ -19,6 +23,7 @@ use http_body::Body as _;
 use prost::Message;
 use tonic::Status;
 
+pub use self::replies::Replies;
 use crate::{Body, Request, Response};
 
 /// The bytes before a message: a compression flag and the length, big-endian.
@@ -321,6 +326,3 @@ impl Pieces {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -13,7 +13,6 @@ mod gateway;
 mod health;
 mod metadata;
 mod probes;
-mod replies;
 mod websocket;
 
 use std::sync::Arc;

@@ -137,6 +137,12 @@ impl Rpc {
         matches!(self, Rpc::Range | Rpc::RangeStream)
     }
 
+    /// Whether it may wait for what other clients do, for as long as they like. A seat that it held meanwhile would be
+    /// missing to those it waits for.
+    pub fn waits_for_clients(self) -> bool {
+        matches!(self, Rpc::Lock | Rpc::Campaign | Rpc::Observe)
+    }
+
     /// Whether there may be many objects in its answer, or in what it changes.
     pub fn answers_objects(self) -> bool {
         self.lists() || matches!(self, Rpc::DeleteRange | Rpc::Txn)

@@ -229,8 +229,19 @@ fn other_services() -> Vec<Call> {
         ("auth/role/list", "{}"),
         ("auth/role/delete", r#"{"role":"r"}"#),
         ("auth/user/delete", r#"{"name":"bob"}"#),
+        ("lease/grant", r#"{"TTL":"1000","ID":"7"}"#),
+        ("lock/lock", r#"{"name":"bA==","lease":"7"}"#),
+        ("lock/lock", r#"{"name":"bA==","lease":"404"}"#),
+        ("lock/unlock", r#"{"key":"bC83"}"#),
         ("lock/unlock", r#"{"key":"bm9uZQ=="}"#),
-        ("election/leader", r#"{"name":"bm9uZQ=="}"#),
+        ("lock/unlock", "{}"),
+        ("election/leader", r#"{"name":"ZQ=="}"#),
+        ("election/campaign", r#"{"name":"ZQ==","lease":"7","value":"MQ=="}"#),
+        ("election/leader", r#"{"name":"ZQ=="}"#),
+        ("election/campaign", r#"{"name":"ZQ==","lease":"404","value":"MQ=="}"#),
+        ("election/proclaim", r#"{"leader":{"name":"ZQ==","key":"ZS83","rev":"2","lease":"7"},"value":"Mg=="}"#),
+        ("election/proclaim", r#"{"value":"Mg=="}"#),
+        ("election/resign", r#"{"leader":{"name":"ZQ==","key":"ZS83","rev":"2","lease":"7"}}"#),
         ("election/resign", "{}"),
     ]
     .map(|(path, body)| post(path, body))
@@ -340,6 +351,10 @@ fn streams() -> Vec<Call> {
         watch(r#"{"create_request":{"key":"Zm9v","filters":["NOPUT"],"startRevision":-5}}"#, 1),
         post("lease/keepalive", r#"{"ID":"404"}{"ID":"405"}"#),
         post("lease/keepalive", ""),
+        post("lease/grant", r#"{"TTL":"1000","ID":"8"}"#),
+        post("election/campaign", r#"{"name":"ZQ==","lease":"8","value":"MQ=="}"#),
+        post("election/observe", r#"{"name":"ZQ=="}"#).lines(1),
+        post("election/resign", r#"{"leader":{"key":"ZS84"}}"#),
     ]
 }
 

@@ -14,13 +14,12 @@ use http_body_util::BodyExt as _;
 use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status};
 
-use super::{
-    ErrorShape, Shared,
-    answer::with_type,
-    metadata::Metadata,
-    replies::{Replies, framed},
+use super::{ErrorShape, Shared, answer::with_type, metadata::Metadata};
+use crate::{
+    Body, BoxError, Request, Response,
+    grpc::{PREFIX, Replies},
+    tls::Tls,
 };
-use crate::{Body, BoxError, Request, Response, tls::Tls};
 
 /// JSON bytes per byte of a message that are buffered at most: base64 makes four of three, escapes
 /// and names take the rest.
@@ -176,6 +175,15 @@ fn call(route: &Route, headers: HeaderMap, mut extensions: ::http::Extensions, b
     *request.headers_mut() = headers;
     *request.extensions_mut() = extensions;
     request
+}
+
+/// A message behind its prefix; `encode` appends the message.
+fn framed<E>(encode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<Bytes, E> {
+    let mut frame = vec![0; PREFIX];
+    encode(&mut frame)?;
+    let len = u32::try_from(frame.len() - PREFIX).expect("JSON bodies are bounded far below 4 GiB");
+    frame[1..PREFIX].copy_from_slice(&len.to_be_bytes());
+    Ok(frame.into())
 }
 
 /// Ends a call that takes longer than its caller waits.

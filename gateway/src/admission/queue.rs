@@ -45,9 +45,11 @@ impl<S> Queue<S> {
 
 impl<S: Handler> Handler for Queue<S> {
     async fn handle(&self, call: Call) -> Result<Response, Failure> {
-        // A stream holds no seat: what it asks for was charged message by message.
+        // A stream holds no seat: what it asks for was charged message by message. Nor does a call that waits for other
+        // clients, which may need the seat to let it go on.
+        let holds_a_seat = |rpc: Rpc| call.method.shape != Shape::Duplex && !rpc.waits_for_clients();
         let admitted = match call.request.extensions().get::<Arc<Admitted>>() {
-            Some(admitted) if call.method.shape != Shape::Duplex => Arc::clone(admitted),
+            Some(admitted) if holds_a_seat(admitted.rpc) => Arc::clone(admitted),
             _ => return self.inner.handle(call).await,
         };
         let patience = super::patience(call.deadline);

@@ -1,10 +1,14 @@
 //! etcd's gRPC services, one file each. A handler has four beats: read and check the request, call
 //! the member, turn what failed into a status, fill the header.
 
+mod caller;
 mod cluster;
+mod concurrency;
+mod election;
 mod health;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod watch;
 
@@ -57,42 +61,56 @@ impl Service for Rpc {
         if member.is_learner() && !LEARNER.contains(&request.uri().path()) && is_etcds(request.uri().path()) {
             return ready(grpc::refuse(Error::NotSupportedForLearner.into())).boxed();
         }
-        let call = Call::begin(&member, &request);
-        match request.uri().path() {
-            "/etcdserverpb.KV/Range" => call.answer(kv::range(member, request)),
-            "/etcdserverpb.KV/RangeStream" => answer(kv::range_stream(member, request)),
-            "/etcdserverpb.KV/Put" => call.answer(kv::put(member, request)),
-            "/etcdserverpb.KV/DeleteRange" => call.answer(kv::delete_range(member, request)),
-            "/etcdserverpb.KV/Txn" => call.answer(kv::txn(member, request)),
-            "/etcdserverpb.KV/Compact" => call.answer(kv::compact(member, request)),
-            "/etcdserverpb.Watch/Watch" => ready(watch::watch(member, request)).boxed(),
-            "/etcdserverpb.Lease/LeaseGrant" => call.answer(lease::grant(member, request)),
-            "/etcdserverpb.Lease/LeaseRevoke" => call.answer(lease::revoke(member, request)),
-            "/etcdserverpb.Lease/LeaseKeepAlive" => ready(lease::keep_alive(member, request)).boxed(),
-            "/etcdserverpb.Lease/LeaseTimeToLive" => call.answer(lease::time_to_live(member, request)),
-            "/etcdserverpb.Lease/LeaseLeases" => call.answer(lease::leases(member, request)),
-            "/etcdserverpb.Cluster/MemberList" => call.answer(cluster::list(member, request)),
-            "/etcdserverpb.Cluster/MemberAdd" => call.answer(cluster::add(member, request)),
-            "/etcdserverpb.Cluster/MemberRemove" => call.answer(cluster::remove(member, request)),
-            "/etcdserverpb.Cluster/MemberUpdate" => call.answer(cluster::update(member, request)),
-            "/etcdserverpb.Cluster/MemberPromote" => call.answer(cluster::promote(member, request)),
-            "/etcdserverpb.Maintenance/MoveLeader" => call.answer(maintenance::move_leader(member, request)),
-            "/etcdserverpb.Maintenance/Downgrade" => call.answer(maintenance::downgrade(member, request)),
-            "/etcdserverpb.Maintenance/Alarm" => call.answer(maintenance::alarm(member, request)),
-            "/etcdserverpb.Maintenance/Status" => call.answer(maintenance::status(member, request)),
-            "/etcdserverpb.Maintenance/Defragment" => call.answer(maintenance::defragment(member, request)),
-            "/etcdserverpb.Maintenance/Hash" => call.answer(maintenance::hash(member, request)),
-            "/etcdserverpb.Maintenance/HashKV" => call.answer(maintenance::hash_kv(member, request)),
-            "/etcdserverpb.Maintenance/Snapshot" => answer(maintenance::snapshot(member, request)),
-            "/grpc.health.v1.Health/Check" => call.answer(health::check(member, request)),
-            "/grpc.health.v1.Health/Watch" => answer(health::watch(member, request)),
-            path if path.starts_with("/grpc.reflection.") => self.reflect(request),
-            path if LATER.contains(&path) => {
-                let text = format!("forebay: {} is not implemented yet", path.trim_start_matches('/'));
-                ready(grpc::refuse(Status::unimplemented(text))).boxed()
-            }
-            path => ready(grpc::refuse(grpc::unknown_method(path))).boxed(),
+        match request.uri().path().starts_with("/grpc.reflection.") {
+            true => self.reflect(request),
+            false => dispatch(member, request),
         }
+    }
+}
+
+/// Has a call answered that may be answered by this member.
+fn dispatch(member: Member, request: Request) -> BoxFuture<'static, Response> {
+    let call = Call::begin(&member, &request);
+    match request.uri().path() {
+        "/etcdserverpb.KV/Range" => call.answer(kv::range(member, request)),
+        "/etcdserverpb.KV/RangeStream" => answer(kv::range_stream(member, request)),
+        "/etcdserverpb.KV/Put" => call.answer(kv::put(member, request)),
+        "/etcdserverpb.KV/DeleteRange" => call.answer(kv::delete_range(member, request)),
+        "/etcdserverpb.KV/Txn" => call.answer(kv::txn(member, request)),
+        "/etcdserverpb.KV/Compact" => call.answer(kv::compact(member, request)),
+        "/etcdserverpb.Watch/Watch" => ready(watch::watch(member, request)).boxed(),
+        "/etcdserverpb.Lease/LeaseGrant" => call.answer(lease::grant(member, request)),
+        "/etcdserverpb.Lease/LeaseRevoke" => call.answer(lease::revoke(member, request)),
+        "/etcdserverpb.Lease/LeaseKeepAlive" => ready(lease::keep_alive(member, request)).boxed(),
+        "/etcdserverpb.Lease/LeaseTimeToLive" => call.answer(lease::time_to_live(member, request)),
+        "/etcdserverpb.Lease/LeaseLeases" => call.answer(lease::leases(member, request)),
+        "/etcdserverpb.Cluster/MemberList" => call.answer(cluster::list(member, request)),
+        "/etcdserverpb.Cluster/MemberAdd" => call.answer(cluster::add(member, request)),
+        "/etcdserverpb.Cluster/MemberRemove" => call.answer(cluster::remove(member, request)),
+        "/etcdserverpb.Cluster/MemberUpdate" => call.answer(cluster::update(member, request)),
+        "/etcdserverpb.Cluster/MemberPromote" => call.answer(cluster::promote(member, request)),
+        "/etcdserverpb.Maintenance/MoveLeader" => call.answer(maintenance::move_leader(member, request)),
+        "/etcdserverpb.Maintenance/Downgrade" => call.answer(maintenance::downgrade(member, request)),
+        "/etcdserverpb.Maintenance/Alarm" => call.answer(maintenance::alarm(member, request)),
+        "/etcdserverpb.Maintenance/Status" => call.answer(maintenance::status(member, request)),
+        "/etcdserverpb.Maintenance/Defragment" => call.answer(maintenance::defragment(member, request)),
+        "/etcdserverpb.Maintenance/Hash" => call.answer(maintenance::hash(member, request)),
+        "/etcdserverpb.Maintenance/HashKV" => call.answer(maintenance::hash_kv(member, request)),
+        "/etcdserverpb.Maintenance/Snapshot" => answer(maintenance::snapshot(member, request)),
+        "/v3lockpb.Lock/Lock" => answer(lock::lock(member, request)),
+        "/v3lockpb.Lock/Unlock" => call.answer(lock::unlock(member, request)),
+        "/v3electionpb.Election/Campaign" => answer(election::campaign(member, request)),
+        "/v3electionpb.Election/Proclaim" => call.answer(election::proclaim(member, request)),
+        "/v3electionpb.Election/Leader" => call.answer(election::leader(member, request)),
+        "/v3electionpb.Election/Observe" => answer(election::observe(member, request)),
+        "/v3electionpb.Election/Resign" => call.answer(election::resign(member, request)),
+        "/grpc.health.v1.Health/Check" => call.answer(health::check(member, request)),
+        "/grpc.health.v1.Health/Watch" => answer(health::watch(member, request)),
+        path if LATER.contains(&path) => {
+            let text = format!("forebay: {} is not implemented yet", path.trim_start_matches('/'));
+            ready(grpc::refuse(Status::unimplemented(text))).boxed()
+        }
+        path => ready(grpc::refuse(grpc::unknown_method(path))).boxed(),
     }
 }
 
@@ -167,11 +185,12 @@ fn answer(handler: impl Future<Output = Result<Response, Status>> + Send + 'stat
 }
 
 /// Methods with more than one message in a direction.
-const STREAMS: [&str; 5] = [
+const STREAMS: [&str; 6] = [
     "/etcdserverpb.KV/RangeStream",
     "/etcdserverpb.Watch/Watch",
     "/etcdserverpb.Lease/LeaseKeepAlive",
     "/etcdserverpb.Maintenance/Snapshot",
+    "/v3electionpb.Election/Observe",
     "/grpc.health.v1.Health/Watch",
 ];
 
@@ -184,7 +203,7 @@ const LEARNER: [&str; 3] =
     ["/etcdserverpb.KV/Range", "/etcdserverpb.Maintenance/Status", "/etcdserverpb.Maintenance/Snapshot"];
 
 /// Methods of etcd's API that are refused by name.
-const LATER: [&str; 24] = [
+const LATER: [&str; 17] = [
     "/etcdserverpb.Auth/AuthEnable",
     "/etcdserverpb.Auth/AuthDisable",
     "/etcdserverpb.Auth/AuthStatus",
@@ -202,11 +221,4 @@ const LATER: [&str; 24] = [
     "/etcdserverpb.Auth/RoleDelete",
     "/etcdserverpb.Auth/RoleGrantPermission",
     "/etcdserverpb.Auth/RoleRevokePermission",
-    "/v3lockpb.Lock/Lock",
-    "/v3lockpb.Lock/Unlock",
-    "/v3electionpb.Election/Campaign",
-    "/v3electionpb.Election/Proclaim",
-    "/v3electionpb.Election/Leader",
-    "/v3electionpb.Election/Observe",
-    "/v3electionpb.Election/Resign",
 ];

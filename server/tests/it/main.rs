@@ -3,6 +3,7 @@
 //! Nothing here needs more than cargo. What only a comparison with etcd can show is in `conformance`.
 
 mod cluster;
+mod concurrency;
 mod errors;
 mod headers;
 mod hostile;

@@ -7,12 +7,12 @@ use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tonic::Code;
 
-use crate::support::{Node, refusal, watch_create};
+use crate::support::{Node, metadata, refusal, watch_create};
 
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
 /// What the member serves. A method that is added to the protocol and not to this list must be refused by name.
-const SERVED: [&str; 25] = [
+const SERVED: [&str; 32] = [
     "/etcdserverpb.KV/Range",
     "/etcdserverpb.KV/RangeStream",
     "/etcdserverpb.KV/Put",
@@ -38,6 +38,13 @@ const SERVED: [&str; 25] = [
     "/etcdserverpb.Maintenance/Snapshot",
     "/etcdserverpb.Maintenance/MoveLeader",
     "/etcdserverpb.Maintenance/Downgrade",
+    "/v3lockpb.Lock/Lock",
+    "/v3lockpb.Lock/Unlock",
+    "/v3electionpb.Election/Campaign",
+    "/v3electionpb.Election/Proclaim",
+    "/v3electionpb.Election/Leader",
+    "/v3electionpb.Election/Observe",
+    "/v3electionpb.Election/Resign",
 ];
 
 /// The path of every method of every service.
@@ -61,7 +68,8 @@ async fn every_method_of_the_protocol_is_served_or_refused_by_name() {
     }
     let node = Node::start().await;
     for path in &methods {
-        let mut call = node.open(path).await;
+        // Some wait until there is something to say.
+        let mut call = node.open_with(path, metadata("grpc-timeout", b"200m")).await;
         match &path[..] {
             // It answers nothing before it is asked for something.
             WATCH => call.send(&watch_create(WatchCreateRequest::default())),

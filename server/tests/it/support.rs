@@ -288,6 +288,13 @@ impl Call {
         let _ = requests.send(bytes);
     }
 
+    /// Goes away without waiting for the answer, as a client does that resets its stream.
+    pub fn abandon(self) {
+        if let Answer::Awaited(head) = self.answer {
+            head.abort();
+        }
+    }
+
     /// Ends the request body.
     pub fn half_close(&mut self) {
         self.requests = None;

@@ -5,18 +5,16 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use ::http::HeaderMap;
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::Body as _;
 use tonic::{Code, Status};
 
-use crate::{
-    Body, Response,
-    grpc::{PREFIX, Pieces},
-};
+use super::Pieces;
+use crate::{Body, Response};
 
-/// What of a response was not read yet.
-pub(super) struct Replies {
+/// The messages of a response, one after another.
+pub struct Replies {
     body: Body,
     buffer: Pieces,
     /// The status, once it came.
@@ -25,7 +23,7 @@ pub(super) struct Replies {
 
 impl Replies {
     /// The header fields of a response, and its messages.
-    pub(super) fn new(response: Response) -> (HeaderMap, Replies) {
+    pub fn new(response: Response) -> (HeaderMap, Replies) {
         let (head, body) = response.into_parts();
         // A response without messages carries the status in its head.
         let status = Status::from_header_map(&head.headers);
@@ -33,12 +31,12 @@ impl Replies {
     }
 
     /// The next message, or the status that ends the response, which may be OK.
-    pub(super) async fn next(&mut self) -> Result<Bytes, Status> {
+    pub async fn next(&mut self) -> Result<Bytes, Status> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// As [`Replies::next`]: call again when woken, and never after a status.
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
         loop {
             if let Some([flag, len @ ..]) = self.buffer.peek_prefix() {
                 let len = u32::from_be_bytes(len) as usize;
@@ -69,13 +67,4 @@ impl Replies {
             }
         }
     }
-}
-
-/// A message behind its prefix; `encode` appends the message.
-pub(super) fn framed<E>(encode: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<Bytes, E> {
-    let mut frame = vec![0; PREFIX];
-    encode(&mut frame)?;
-    let len = u32::try_from(frame.len() - PREFIX).expect("JSON bodies are bounded far below 4 GiB");
-    frame[1..PREFIX].copy_from_slice(&len.to_be_bytes());
-    Ok(frame.into())
 }
