@@ -104,6 +104,7 @@ pub const ALLOWED: &[Allowed] = &[
     older("*", "*.alarms*", "3.4 raises the alarm NONE"),
     older("maintenance::*", "*.header", "in 3.4 Alarm answers without a header"),
     older("header::of_cluster_and_maintenance", "*", "3.4 has no AuthStatus, and Alarm answers without a header"),
+    older("concurrency::lock_queue", "9.*", "3.4 gives a lock to whoever waited for it, though the lease is gone"),
     Allowed {
         on: On::Gateway,
         case: "limits::deadlines",

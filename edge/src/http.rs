@@ -8,6 +8,7 @@
 
 mod access;
 mod answer;
+mod details;
 mod exposition;
 mod gateway;
 mod health;

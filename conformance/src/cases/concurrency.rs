@@ -72,7 +72,7 @@ async fn election(s: &mut Session) -> anyhow::Result<()> {
 async fn stand_under(s: &Session, prefix: &'static str, count: i64) -> anyhow::Result<()> {
     let end = prefix.replace('/', "0");
     for _ in 0..500 {
-        if s.range_quietly(range(prefix, &end)).await?.count == count {
+        if s.range_quietly(range(prefix, end.clone())).await?.count == count {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

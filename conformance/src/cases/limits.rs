@@ -103,7 +103,7 @@ async fn deadlines(s: &mut Session) -> anyhow::Result<()> {
     }
     s.lock(LockRequest { name: "l".into(), lease: 5 }).await;
     let mut request = tonic::Request::new(LockRequest { name: "l".into(), lease: 6 });
-    request.set_timeout(Duration::from_millis(300));
+    request.set_timeout(Duration::from_secs(3));
     let end = match LockClient::new(s.channel.clone()).lock(request).await {
         // Either side may notice first: tonic calls its own timer's end "cancelled", and errors of the Lock
         // service have no code.

@@ -169,9 +169,8 @@ pub fn script(release: Release, with_auth: bool) -> Vec<Line> {
     for format in ["simple"].iter().chain(formats) {
         lines.push(Line { numbers: true, ..line(&format!("endpoint status -w {format}")) });
     }
-    // Each key stands on a line, and its value on the next.
+    // The key stands on a line, and its value on the next.
     lines.push(Line { until: Some(2), ..line("elect e first") });
-    lines.push(Line { until: Some(2), ..line("elect e second") });
     lines.extend(MAINTENANCE.iter().map(|text| line(text)));
     lines.push(Line { until: Some(1), ..line("watch foo --rev=2") });
     if release < Release::V3_7 {

@@ -31,13 +31,14 @@ pub struct Exchange {
 }
 
 /// The headers that are part of the contract.
-const HEADERS: [&str; 8] = [
+const HEADERS: [&str; 9] = [
     "content-type",
     "allow",
     "access-control-allow-methods",
     "access-control-allow-origin",
     "access-control-allow-headers",
     "grpc-metadata-content-type",
+    "trailer",
     "x-content-type-options",
     "www-authenticate",
 ];
@@ -59,7 +60,11 @@ pub async fn record(session: &Session, to: SocketAddr) -> Vec<Step> {
 
 fn answer(names: &Names, response: &Response, compare: Compare) -> Value {
     let headers = response.headers.iter().filter(|(name, _)| HEADERS.contains(&name.as_str()));
-    let headers: serde_json::Map<String, Value> = headers.map(|(name, value)| (name.clone(), json!(value))).collect();
+    // Of trailers the names are listed, which are the same in any case.
+    let told =
+        |name: &str, value: &str| if name == "trailer" { json!(value.to_ascii_lowercase()) } else { json!(value) };
+    let headers: serde_json::Map<String, Value> =
+        headers.map(|(name, value)| (name.clone(), told(name, value))).collect();
     let parsed = |text: &str| {
         serde_json::from_str(text).map_or_else(|_| json!(names.in_text(text)), |value| names.tree_of(value))
     };
@@ -282,6 +287,9 @@ fn input() -> Vec<Call> {
     calls.push(post("kv/range", r#"{"key":"Zm9v"}"#).header("Authorization", "nonsense"));
     calls.push(post("kv/range", r#"{"key":"Zm9v"}"#).header("Grpc-Metadata-Token", "nonsense"));
     calls.push(post("kv/range", r#"{"key":"Zm9v"}"#).header("Grpc-Timeout", "5S"));
+    for body in ["{}", r#"{"key":"Zm9v"}"#] {
+        calls.push(post("kv/range", body).header("TE", "trailers"));
+    }
     calls.push(post("kv/range", r#"{"key":"Zm9v"}"#).header("Origin", "http://example.com"));
     calls
 }

@@ -6,6 +6,7 @@ use ::http::{
 };
 use tonic::{Code, Status};
 
+use super::details;
 use crate::{Body, Response};
 
 /// What an error of the JSON API looks like.
@@ -52,9 +53,10 @@ impl ErrorShape {
     /// The response of a call that failed before it sent anything.
     pub(super) fn unary(self, status: &Status) -> Response {
         let (code, message) = (status.code() as i32, quoted(status.message()));
+        let details = details::field(status.details());
         let body = match self {
-            ErrorShape::Current => format!(r#"{{"code":{code},"message":{message}}}"#),
-            ErrorShape::Legacy => format!(r#"{{"error":{message},"code":{code},"message":{message}}}"#),
+            ErrorShape::Current => format!(r#"{{"code":{code},"message":{message}{details}}}"#),
+            ErrorShape::Legacy => format!(r#"{{"error":{message},"code":{code},"message":{message}{details}}}"#),
         };
         let mut response = with_type(http_status(status.code()), "application/json", body);
         set_retry_after(&mut response, status);
@@ -67,13 +69,16 @@ impl ErrorShape {
     /// The line that ends a stream that failed.
     pub(super) fn line(self, status: &Status) -> Vec<u8> {
         let (code, message) = (status.code() as i32, quoted(status.message()));
+        let details = details::field(status.details());
         let error = match self {
-            ErrorShape::Current => format!(r#"{{"code":{code},"message":{message}}}"#),
+            ErrorShape::Current => format!(r#"{{"code":{code},"message":{message}{details}}}"#),
             ErrorShape::Legacy => {
                 let http = http_status(status.code());
                 let reason = quoted(http.canonical_reason().unwrap_or_default());
                 let number = http.as_u16();
-                format!(r#"{{"grpc_code":{code},"http_code":{number},"message":{message},"http_status":{reason}}}"#)
+                format!(
+                    r#"{{"grpc_code":{code},"http_code":{number},"message":{message},"http_status":{reason}{details}}}"#
+                )
             }
         };
         format!("{{\"error\":{error}}}\n").into_bytes()

@@ -9,8 +9,9 @@ use std::{
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use bytes::Bytes;
 use forebay_proto::json::{Route, Values};
+use futures::{StreamExt as _, TryStreamExt as _};
 use http_body::{Body as _, Frame};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, StreamBody};
 use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status};
 
@@ -51,14 +52,19 @@ impl Shared {
                 Ok(response) => response,
                 Err(status) => shape.unary(&status),
             },
-            Some(route) => match self.unary(route, request).await {
-                Ok(response) => response,
-                Err(status) => shape.unary(&status),
-            },
+            Some(route) => {
+                let takes_trailers = takes_trailers(&request);
+                let (response, end) = match self.unary(route, request).await {
+                    Ok(answered) => answered,
+                    Err(status) => (shape.unary(&status), status),
+                };
+                if takes_trailers { with_trailers(response, &end) } else { response }
+            }
         }
     }
 
-    async fn unary(&self, route: &'static Route, request: Request) -> Result<Response, Status> {
+    /// The response, and the status that the call ended with.
+    async fn unary(&self, route: &'static Route, request: Request) -> Result<(Response, Status), Status> {
         let Metadata { headers, timeout } = Metadata::of(&request)?;
         let answer = async {
             let request = self.one_message(route, headers, request).await?;
@@ -68,17 +74,17 @@ impl Shared {
                 _ => status,
             })?;
             match replies.next().await {
-                Err(status) if status.code() == Code::Ok => Ok((headers, message)),
+                Err(status) if status.code() == Code::Ok => Ok((headers, message, status)),
                 Err(status) => Err(status),
                 Ok(_) => Err(Status::internal("the method answered more than once")),
             }
         };
-        let (headers, message) = within(timeout, answer).await?;
+        let (headers, message, end) = within(timeout, answer).await?;
         let mut json = Vec::with_capacity(message.len() + message.len() / 2);
         route.response(&message, &mut json).map_err(|error| Status::internal(error.to_string()))?;
         let mut response = with_type(::http::StatusCode::OK, "application/json", json);
         forward_headers(&headers, response.headers_mut());
-        Ok(response)
+        Ok((response, end))
     }
 
     /// A stream has a head once its first message is there, because only then its status is known.
@@ -208,6 +214,33 @@ fn forward_headers(from: &HeaderMap, to: &mut HeaderMap) {
             to.append(prefixed, value.clone());
         }
     }
+}
+
+/// Whether a client reads what stands behind a body.
+fn takes_trailers(request: &Request) -> bool {
+    let te = request.headers().get(header::TE).map(HeaderValue::as_bytes).unwrap_or_default();
+    te.to_ascii_lowercase().windows(8).any(|word| word == b"trailers")
+}
+
+/// Passes the metadata behind a call on, behind the body.
+fn with_trailers(mut response: Response, end: &Status) -> Response {
+    let mut trailers = HeaderMap::new();
+    for (name, value) in end.metadata().as_ref() {
+        if ![header::DATE, header::CONTENT_LENGTH].contains(name)
+            && let Ok(prefixed) = HeaderName::try_from(format!("grpc-trailer-{name}"))
+        {
+            response.headers_mut().append(header::TRAILER, HeaderValue::from(prefixed.clone()));
+            trailers.append(prefixed, value.clone());
+        }
+    }
+    if trailers.is_empty() {
+        return response;
+    }
+    // A stream, because a body of known length has no room for trailers in HTTP/1.1.
+    response.map(|body| {
+        let frames = body.into_data_stream().map_ok(Frame::data);
+        Body::new(StreamBody::new(frames.chain(futures::stream::once(async { Ok(Frame::trailers(trailers)) }))))
+    })
 }
 
 fn with_lines(lines: Lines) -> Response {

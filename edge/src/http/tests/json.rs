@@ -42,6 +42,27 @@ async fn an_error_has_the_code_in_its_status_and_its_body() {
     }
 }
 
+#[tokio::test]
+async fn metadata_behind_an_answer_reaches_who_takes_trailers() {
+    let (front, _) = front();
+    for (te, body, expected) in [
+        ("trailers", "{}", Some("application/grpc")),
+        ("gzip;q=0.5, Trailers", "{}", Some("application/grpc")),
+        ("gzip", "{}", None),
+        // Nothing stands behind an answer of one message.
+        ("trailers", r#"{"key":"YQ=="}"#, None),
+    ] {
+        let (head, body) = front.client(with_header(post("/v3/kv/range", body), "te", te)).await.into_parts();
+        let announced = head.headers.get("trailer").map(|name| name.to_str().unwrap());
+        assert_eq!(announced, expected.and(Some("grpc-trailer-content-type")), "{te}");
+        // In HTTP/1.1 a length would leave no room for trailers.
+        assert_eq!(http_body::Body::size_hint(&body).exact().is_none(), expected.is_some());
+        let body = body.collect().await.unwrap();
+        let trailer = body.trailers().and_then(|trailers| trailers.get("grpc-trailer-content-type"));
+        assert_eq!(trailer.map(|value| value.to_str().unwrap()), expected);
+    }
+}
+
 fn encoded(text: &str) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(text)
