@@ -58,17 +58,20 @@ pub struct Backend {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-#[derive(Debug)]
 struct Shared {
     db: Db,
     pace: Pace,
     pending: Mutex<Pending>,
     /// Something for the writer to do.
     work: Condvar,
-    /// A commit is done, or the writer is gone.
-    committed: Condvar,
+    /// Held by whoever commits. Taken before `pending`.
+    committing: Mutex<()>,
+    /// Told once, when the file cannot be written.
+    fail: Mutex<Option<Fail>>,
     metrics: BackendMetrics,
 }
+
+type Fail = Box<dyn FnOnce(String) + Send>;
 
 #[derive(Debug, Default)]
 struct Pending {
@@ -78,11 +81,10 @@ struct Pending {
     /// The last entry whose effect is in `ops` or in the file.
     index: u64,
     term: u64,
-    /// Counts what was added, so that a flush knows what it waits for.
-    added: u64,
-    durable: u64,
     /// The index that the file holds.
     durable_index: u64,
+    /// Whether there is anything to commit.
+    dirty: bool,
     flush: bool,
     stop: bool,
     failed: Option<String>,
@@ -99,30 +101,33 @@ impl Backend {
         metrics: BackendMetrics,
         fail: impl FnOnce(String) + Send + 'static,
     ) -> Backend {
+        let backend = Backend::new(db, index, term, pace, metrics, fail);
+        let writer = backend.shared.clone();
+        let thread = std::thread::Builder::new().name("backend".into()).spawn(move || writer.run());
+        *backend.thread.lock() = Some(thread.expect("a thread can be started"));
+        backend
+    }
+
+    /// As [`Backend::start`], but without a thread: what is handed over waits for a flush.
+    pub(crate) fn new(
+        db: Db,
+        index: u64,
+        term: u64,
+        pace: Pace,
+        metrics: BackendMetrics,
+        fail: impl FnOnce(String) + Send + 'static,
+    ) -> Backend {
         let pending = Pending { index, term, durable_index: index, ..Pending::default() };
-        let shared = Arc::new(Shared {
+        let shared = Shared {
             db,
             pace,
             pending: Mutex::new(pending),
             work: Condvar::new(),
-            committed: Condvar::new(),
+            committing: Mutex::new(()),
+            fail: Mutex::new(Some(Box::new(fail))),
             metrics,
-        });
-        let writer = shared.clone();
-        let run = move || {
-            // Whoever waits for the file must hear of a panic too.
-            let ended = catch_unwind(AssertUnwindSafe(|| writer.run()))
-                .map_err(|panic| panic_text(&*panic))
-                .and_then(|result| result.map_err(|error| error.to_string()));
-            if let Err(error) = ended {
-                let message = format!("the db file cannot be written: {error}");
-                writer.pending.lock().failed = Some(message.clone());
-                writer.committed.notify_all();
-                fail(message);
-            }
         };
-        let thread = std::thread::Builder::new().name("backend".into()).spawn(run).expect("a thread can be started");
-        Backend { shared, thread: Mutex::new(Some(thread)) }
+        Backend { shared: Arc::new(shared), thread: Mutex::new(None) }
     }
 
     /// Hands over what the entries up to `index` changed.
@@ -132,12 +137,13 @@ impl Backend {
 
     fn extend(&self, ops: impl IntoIterator<Item = Op>, applied: Option<(u64, u64)>) {
         let mut pending = self.shared.pending.lock();
-        while pending.is_full() && pending.failed.is_none() && !pending.stop {
-            pending.flush = true;
-            self.shared.work.notify_one();
-            self.shared.committed.wait(&mut pending);
+        while pending.is_full() && pending.failed.is_none() {
+            drop(pending);
+            // Whoever hands over more than the disk takes waits for it. If it fails the member stops.
+            let _ = self.shared.commit();
+            pending = self.shared.pending.lock();
         }
-        let was_idle = pending.added == pending.durable;
+        let was_idle = !pending.dirty;
         for op in ops {
             pending.changes += op.changes();
             pending.bytes += op.bytes();
@@ -146,7 +152,7 @@ impl Backend {
         if let Some(applied) = applied {
             (pending.index, pending.term) = applied;
         }
-        pending.added += 1;
+        pending.dirty = true;
         if was_idle || pending.changes >= self.shared.pace.limit {
             self.shared.work.notify_one();
         }
@@ -157,19 +163,9 @@ impl Backend {
         self.extend(ops, None);
     }
 
-    /// Waits until everything handed over so far is durable in the file.
+    /// Makes everything handed over so far durable in the file.
     pub fn flush(&self) -> Result<(), Status> {
-        let mut pending = self.shared.pending.lock();
-        let wanted = pending.added;
-        while pending.durable < wanted {
-            if let Some(message) = &pending.failed {
-                return Err(Status::unavailable(message.clone()));
-            }
-            pending.flush = true;
-            self.shared.work.notify_one();
-            self.shared.committed.wait(&mut pending);
-        }
-        Ok(())
+        self.shared.commit().map_err(Status::unavailable)
     }
 
     /// Asks for a commit soon, without waiting for it.
@@ -223,6 +219,7 @@ impl Backend {
     /// must be kept from it meanwhile.
     pub fn replace(&self, replacement: db::Replacement, index: u64, term: u64) -> Result<(), Status> {
         self.flush()?;
+        let _committing = self.shared.committing.lock();
         self.shared.db.replace(replacement).map_err(unknown)?;
         // A member of another release may not have all buckets.
         let mut txn = self.shared.db.begin_write().map_err(unknown)?;
@@ -239,6 +236,8 @@ impl Backend {
         if let Some(thread) = self.thread.lock().take() {
             thread.join().expect("the backend's writer does not panic");
         }
+        // An error has been told.
+        let _ = self.shared.commit();
         self.shared.db.close();
     }
 }
@@ -247,6 +246,12 @@ impl Drop for Backend {
     /// A member that could not start leaves no thread and no lock behind.
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("db", &self.db).field("pending", &self.pending).finish_non_exhaustive()
     }
 }
 
@@ -280,23 +285,18 @@ impl Op {
 }
 
 impl Shared {
-    fn run(&self) -> Result<(), db::Error> {
-        loop {
-            let Some((ops, index, term, added)) = self.collect() else { return Ok(()) };
-            self.commit(&ops, index, term)?;
-            // Freeing the batches is our work, not that of whoever waits for the lock.
-            drop(ops);
-            let mut pending = self.pending.lock();
-            pending.durable = added;
-            pending.durable_index = index;
-            self.committed.notify_all();
+    fn run(&self) {
+        while self.wait() {
+            if self.commit().is_err() {
+                return;
+            }
         }
     }
 
-    /// Waits for changes, then for more of them, but not long. `None` when it is time to end.
-    fn collect(&self) -> Option<(Vec<Op>, u64, u64, u64)> {
+    /// Waits for changes, then for more of them, but not long. `false` when it is time to end.
+    fn wait(&self) -> bool {
         let mut pending = self.pending.lock();
-        while pending.added == pending.durable && !pending.stop {
+        while !pending.dirty && !pending.stop {
             self.work.wait(&mut pending);
         }
         let deadline = Instant::now() + self.pace.interval;
@@ -305,15 +305,45 @@ impl Shared {
                 break;
             }
         }
-        if pending.added == pending.durable {
-            return None;
-        }
-        pending.flush = false;
-        (pending.changes, pending.bytes) = (0, 0);
-        Some((mem::take(&mut pending.ops), pending.index, pending.term, pending.added))
+        !pending.stop
     }
 
-    fn commit(&self, ops: &[Op], index: u64, term: u64) -> Result<(), db::Error> {
+    /// Commits what waits. When this returns, what was handed over before is durable, whoever committed it.
+    fn commit(&self) -> Result<(), String> {
+        let _committing = self.committing.lock();
+        let (ops, index, term) = {
+            let mut pending = self.pending.lock();
+            if let Some(message) = &pending.failed {
+                return Err(message.clone());
+            }
+            pending.flush = false;
+            if !mem::take(&mut pending.dirty) {
+                return Ok(());
+            }
+            (pending.changes, pending.bytes) = (0, 0);
+            (mem::take(&mut pending.ops), pending.index, pending.term)
+        };
+        // Whoever waits for the file must hear of a panic too.
+        let written = catch_unwind(AssertUnwindSafe(|| self.write(&ops, index, term)))
+            .map_err(|panic| panic_text(&*panic))
+            .and_then(|result| result.map_err(|error| error.to_string()));
+        // Freeing the batches is our work, not that of whoever waits for the lock.
+        drop(ops);
+        let failed = match written {
+            Ok(()) => {
+                self.pending.lock().durable_index = index;
+                return Ok(());
+            }
+            Err(error) => format!("the db file cannot be written: {error}"),
+        };
+        self.pending.lock().failed = Some(failed.clone());
+        if let Some(fail) = self.fail.lock().take() {
+            fail(failed.clone());
+        }
+        Err(failed)
+    }
+
+    fn write(&self, ops: &[Op], index: u64, term: u64) -> Result<(), db::Error> {
         let start = Instant::now();
         let mut txn = self.db.begin_write()?;
         {

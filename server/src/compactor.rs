@@ -56,15 +56,26 @@ impl Compactor {
         metrics: CompactionMetrics,
         fail: impl FnOnce(String) + Send + 'static,
     ) -> (Compactor, JoinHandle<()>) {
-        let (sender, receiver) = channel();
+        let (compactor, compaction) = Compactor::new(keyspace, backend, pace.limit, metrics);
         let run = move || {
-            let ended = catch_unwind(AssertUnwindSafe(|| run(&receiver, &keyspace, &backend, pace, &metrics)));
-            if let Err(panic) = ended {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(compaction, pace.pause))) {
                 fail(format!("compaction cannot go on: {}", panic_text(&*panic)));
             }
         };
         let thread = std::thread::Builder::new().name("compactor".into()).spawn(run).expect("a thread can be started");
-        (Compactor(sender), thread)
+        (compactor, thread)
+    }
+
+    /// As [`Compactor::start`], but without a thread: the work is done by whoever has it.
+    pub(crate) fn new(
+        keyspace: Arc<Mutex<Keyspace>>,
+        backend: Arc<Backend>,
+        limit: usize,
+        metrics: CompactionMetrics,
+    ) -> (Compactor, Compaction) {
+        let (sender, scheduled) = channel();
+        let waiting = VecDeque::new();
+        (Compactor(sender), Compaction { scheduled, waiting, current: None, keyspace, backend, limit, metrics })
     }
 
     /// Finishes the compaction at `revision`, which the keyspace has accepted. The receiver resolves
@@ -77,39 +88,72 @@ impl Compactor {
     }
 }
 
-fn run(
-    scheduled: &Receiver<Scheduled>,
-    keyspace: &Mutex<Keyspace>,
-    backend: &Backend,
-    pace: Pace,
-    metrics: &CompactionMetrics,
-) {
-    let mut later = VecDeque::new();
-    while let Some(Scheduled { revision, hash, done }) = later.pop_front().or_else(|| scheduled.recv().ok()) {
+fn run(mut compaction: Compaction, pause: Duration) {
+    loop {
+        // The pause is spent listening, because a member that stops must not wait for a long compaction, nor for one that
+        // can never be published.
+        let another = match compaction.step() {
+            true => compaction.scheduled.recv_timeout(pause),
+            false => compaction.scheduled.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match another {
+            Ok(another) => compaction.waiting.push_back(another),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// The work of compacting.
+#[derive(Debug)]
+pub(crate) struct Compaction {
+    scheduled: Receiver<Scheduled>,
+    waiting: VecDeque<Scheduled>,
+    current: Option<Current>,
+    keyspace: Arc<Mutex<Keyspace>>,
+    backend: Arc<Backend>,
+    limit: usize,
+    metrics: CompactionMetrics,
+}
+
+/// A compaction under way.
+#[derive(Debug)]
+struct Current {
+    revision: i64,
+    done: oneshot::Sender<()>,
+    began: Instant,
+    is_first: bool,
+}
+
+impl Compaction {
+    /// Takes one step. Returns whether there is more to do.
+    pub(crate) fn step(&mut self) -> bool {
+        self.waiting.extend(self.scheduled.try_iter());
+        let Some(mut current) = self.current.take().or_else(|| self.begin()) else { return false };
+        let stepped = step(current.revision, &self.keyspace, &self.backend, self.limit);
+        stepped.observe(&self.metrics, std::mem::take(&mut current.is_first));
+        if stepped.is_last {
+            self.finish(current);
+        } else {
+            self.current = Some(current);
+        }
+        self.current.is_some() || !self.waiting.is_empty()
+    }
+
+    fn begin(&mut self) -> Option<Current> {
+        let Scheduled { revision, hash, done } = self.waiting.pop_front()?;
         if let Some(hash) = hash {
             hash.run();
         }
-        let start = Instant::now();
-        let mut is_first = true;
-        loop {
-            let stepped = step(revision, keyspace, backend, pace.limit);
-            stepped.observe(metrics, std::mem::take(&mut is_first));
-            if stepped.is_last {
-                break;
-            }
-            // The pause is spent listening, because a member that stops must not wait for a long compaction, nor for
-            // one that can never be published.
-            match scheduled.recv_timeout(pace.pause) {
-                Ok(another) => later.push_back(another),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-        }
-        metrics.total_millis.observe(millis(start.elapsed()));
-        metrics.last.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64);
+        Some(Current { revision, done, began: Instant::now(), is_first: true })
+    }
+
+    fn finish(&self, current: Current) {
+        self.metrics.total_millis.observe(millis(current.began.elapsed()));
+        self.metrics.last.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64);
         // If the file cannot be written the member stops, and `done` is dropped.
-        if backend.flush().is_ok() {
-            let _ = done.send(());
+        if self.backend.flush().is_ok() {
+            let _ = current.done.send(());
         }
     }
 }

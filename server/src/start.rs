@@ -19,9 +19,8 @@ use forebay_proto::{
     membershippb::{Attributes, ClusterMemberAttrSetRequest},
 };
 use forebay_storage::{
-    db::{self, Db},
-    disk::{self, OsDisk},
-    schema,
+    db,
+    disk::{self, Disk, OsDisk},
     snap::MemberRecord,
     wal,
 };
@@ -35,17 +34,17 @@ use crate::{
     auto_compaction,
     backend::{self, Backend},
     bootstrap::{self, BootstrapError},
+    clock::Clock,
     cluster::Cluster,
     cluster_version,
     compactor::{self, Compactor},
     config::Config,
-    corrupt, downgrade,
+    corrupt, downgrade, files,
     member::{Ended, Inner, MAINTENANCE_MAX, Member, Running, SNAPSHOTS_MAX},
     metrics::Metrics,
-    peer::{self, Client, Identity, PeerMetrics, PeerService, Peers, Receiver, id_text},
+    peer::{Client, Identity, PeerMetrics, PeerService, Peers, Receiver, id_text},
     proposals::{RequestIds, Waiters},
     raft::{self, RaftMetrics},
-    state::{State, Unreadable},
     upkeep,
 };
 
@@ -127,17 +126,25 @@ pub enum StartError {
 /// Metrics go to `registry`. Must be called in a tokio runtime.
 pub async fn start(config: Config, peer_ports: PeerPorts, registry: &Registry) -> Result<Member, StartError> {
     let files = config.clone();
-    let (db, state) = blocking(move || open_files(&files)).await?;
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+    let opening_disk = disk.clone();
+    let (db, state) = blocking(move || {
+        make_private(&files.data_dir)?;
+        make_private(&files.snap_path())?;
+        let sync = !files.unsafe_no_fsync;
+        files::open(&files, db::Options { sync, disk: opening_disk, ..db::Options::default() })
+    })
+    .await?;
     let client = Client::new(peer_ports.connector);
-    let plan = match wal::exists(&OsDisk, &config.wal_path()) {
+    let plan = match wal::exists(&*disk, &config.wal_path()) {
         true => bootstrap::replan(&config),
         false => Some(bootstrap::plan(&config, &client).await?),
     };
     let (bootstrap, others) = plan.map(|plan| (plan.bootstrap, plan.others)).unzip();
     let opening = config.clone();
     let (log, db, state) = blocking(move || {
-        let mut log = raft::Opened::open(raft_config(&opening), Arc::new(OsDisk), bootstrap.as_ref())?;
-        let state = install_received(&opening, &db, state, log.snapshot_index())?;
+        let mut log = raft::Opened::open(raft_config(&opening), disk.clone(), bootstrap.as_ref())?;
+        let state = files::install_received(&opening, &*disk, &db, state, log.snapshot_index())?;
         if opening.force_new_cluster {
             let peer_urls = opening.advertise_peer_urls.clone();
             log.force_new_cluster(state.applied.index, &MemberRecord { peer_urls, ..MemberRecord::default() })?;
@@ -196,7 +203,7 @@ pub async fn start(config: Config, peer_ports: PeerPorts, registry: &Registry) -
     let replica = Replica {
         machine: Machine::new(restored, cluster.clone(), compactor, metrics.apply.clone()),
         max_learners: config.max_learners,
-        peers: peers.clone(),
+        clock: Clock::System,
         prepared,
         backend: backend.clone(),
         hub: hub.clone(),
@@ -330,7 +337,7 @@ fn end(ended: &watch::Sender<Option<Ended>>, reason: Ended) {
     ended.send_if_modified(|first| first.is_none().then(|| *first = Some(reason)).is_some());
 }
 
-fn raft_config(config: &Config) -> raft::RaftConfig {
+pub(crate) fn raft_config(config: &Config) -> raft::RaftConfig {
     let ticks = config.election_timeout.as_millis() / config.heartbeat_interval.as_millis().max(1);
     raft::RaftConfig {
         tick: config.heartbeat_interval,
@@ -344,70 +351,6 @@ fn raft_config(config: &Config) -> raft::RaftConfig {
         snap_dir: config.snap_path(),
         wal: wal::Options { segments_max: config.max_wals, ..wal::Options::default() },
     }
-}
-
-/// Opens the db file, made if there is none, and reads what it holds.
-fn open_files(config: &Config) -> Result<(Db, State), StartError> {
-    make_private(&config.data_dir)?;
-    let snap = config.snap_path();
-    make_private(&snap)?;
-    let path = snap.join("db");
-    let options = db::Options { sync: !config.unsafe_no_fsync, ..db::Options::default() };
-    let db = Db::open(&path, options)?;
-    let mut txn = db.begin_write()?;
-    schema::create(&mut txn)?;
-    txn.commit()?;
-    if let Some(threshold) = config.bootstrap_defrag_threshold_bytes {
-        defragment_if_it_frees(&db, threshold)?;
-    }
-    let state = State::read(&db.begin_read(), config.min_lease_ttl()).map_err(|error| unreadable(&path, error))?;
-    Ok((db, state))
-}
-
-/// Defragments the file unless that would free less than `threshold` bytes.
-fn defragment_if_it_frees(db: &Db, threshold: u64) -> db::Result<()> {
-    let (size, in_use) = (db.size(), db.size_in_use());
-    if size - in_use < threshold {
-        tracing::info!(size, in_use, threshold, "Skipping defragmentation");
-        return Ok(());
-    }
-    db.defragment()?;
-    tracing::info!(before = size, after = db.size(), "defragmented the db file");
-    Ok(())
-}
-
-fn unreadable(path: &Path, error: Unreadable) -> StartError {
-    let path = path.to_owned();
-    match error {
-        Unreadable::Schema(schema::Error::Db(error)) => StartError::Db(error),
-        Unreadable::AuthEnabled => StartError::AuthEnabled { path },
-        error => StartError::Damaged { path, reason: error.to_string() },
-    }
-}
-
-/// Puts a db in place that was received from the leader, if the log says that it was to be installed when the member
-/// ended; and removes all others.
-fn install_received(config: &Config, db: &Db, state: State, snapshot_index: u64) -> Result<State, StartError> {
-    let snap = config.snap_path();
-    let state = if state.applied.index < snapshot_index {
-        let received = snap.join(peer::file_name(snapshot_index));
-        if !received.exists() {
-            let index = state.applied.index;
-            let reason = format!("it is at entry {index}, but the log begins at {snapshot_index}");
-            return Err(StartError::Damaged { path: db.path().to_owned(), reason });
-        }
-        drop(state);
-        let replacement = db.open_replacement(received)?;
-        let min_lease_ttl = config.min_lease_ttl();
-        let state =
-            State::read(&replacement.begin_read(), min_lease_ttl).map_err(|error| unreadable(db.path(), error))?;
-        db.replace(replacement)?;
-        state
-    } else {
-        state
-    };
-    peer::remove_received(&snap).map_err(|source| StartError::Directory { path: snap, source })?;
-    Ok(state)
 }
 
 /// Makes a directory that only this user may use, or checks that it is one.

@@ -1,7 +1,7 @@
 //! Between the raft thread and the state machine: decodes entries, and tells everybody what they
 //! did, in the order that keeps promises.
 
-use std::{io::Read, sync::Arc, time::Instant};
+use std::{io::Read, sync::Arc};
 
 use forebay_keyspace::watch::Hub;
 use forebay_proto::{
@@ -14,10 +14,11 @@ use parking_lot::Mutex;
 use super::{Applied, Machine, Outcome, describe, entry};
 use crate::{
     backend::Backend,
+    clock::Clock,
     lease::Lessor,
     membership::{self, Change},
     metrics::{ApplyMetrics, Kind},
-    peer::{Peers, Prepared},
+    peer::Prepared,
     proposals::Waiters,
     raft::{self, BoxError, Dropped, Leadership, SnapshotData, StateMachine},
 };
@@ -42,8 +43,8 @@ pub struct Replica {
     pub warning_apply_duration: std::time::Duration,
     /// Learners that the cluster may have at once.
     pub max_learners: usize,
-    /// Who is linked to, as membership changes.
-    pub peers: Peers,
+    /// When leases begin to run.
+    pub clock: Clock,
     /// A snapshot that was received and waits to be installed.
     pub prepared: Arc<Mutex<Option<Prepared>>>,
     /// How far the db file was when it was opened.
@@ -60,12 +61,6 @@ impl Replica {
         }
         self.waiters.complete(outcomes.into_iter());
     }
-
-    /// Links to whoever is a member now.
-    fn link(&self) {
-        let membership = self.machine.membership();
-        self.peers.set(&membership.members, &membership.removed);
-    }
 }
 
 impl StateMachine for Replica {
@@ -76,7 +71,7 @@ impl StateMachine for Replica {
     fn apply(&mut self, entries: &[Entry]) -> Result<(), BoxError> {
         let Some(last) = entries.last() else { return Ok(()) };
         // The end of one entry is the beginning of the next.
-        let mut now = Instant::now();
+        let mut now = self.clock.now();
         let mut outcomes = Vec::with_capacity(entries.len());
         for entry in entries {
             let Some(data) = entry.data.as_ref().filter(|data| !data.is_empty()) else { continue };
@@ -85,7 +80,7 @@ impl StateMachine for Replica {
             let id = request.header.as_ref().map_or(request.id, |header| header.id);
             let applied = self.machine.apply(&request, now);
             let outcome = applied.ok_or_else(|| refused(&"this version does not carry out requests of its kind"))?;
-            let took = now.elapsed();
+            let took = self.clock.now() - now;
             now += took;
             self.metrics.seconds.observe(Kind::of(&request), outcome.is_ok(), took);
             if took > self.warning_apply_duration {
@@ -121,7 +116,6 @@ impl StateMachine for Replica {
             Ok(Change::Nothing) => Ok(Outcome::Done),
             Ok(decided) if accepted => {
                 self.machine.change_membership(decided);
-                self.link();
                 Ok(Outcome::Done)
             }
             Ok(_) => Err(Error::MemberNotFound),
@@ -143,7 +137,7 @@ impl StateMachine for Replica {
     fn leader_changed(&mut self, leadership: Leadership) {
         let mut lessor = self.lessor.lock();
         if leadership.is_self && !lessor.is_primary() {
-            lessor.promote(Instant::now(), self.lease_extension);
+            lessor.promote(self.clock.now(), self.lease_extension);
         } else if !leadership.is_self {
             lessor.demote();
         }
@@ -175,7 +169,6 @@ impl StateMachine for Replica {
         };
         let backend = &self.backend;
         self.machine.restore(state, || backend.replace(replacement, index, term))?;
-        self.link();
         // Watchers go on from where they are, in the new history.
         self.hub.resync();
         Ok(())

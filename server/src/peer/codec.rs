@@ -43,7 +43,7 @@ impl Kind {
 
 /// Why a stream cannot be read on.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StreamError {
+pub(crate) enum StreamError {
     /// It ended between two messages.
     #[error("the stream has ended")]
     Ended,

@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use forebay_proto::raftpb::Message;
-use forebay_storage::snap::MemberRecord;
+use forebay_storage::snap::{MemberRecord, Membership};
 use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::runtime::Handle;
@@ -193,6 +193,10 @@ impl Transport for Peers {
             Some(link) => link.send_snapshot(message, Box::new(counted)),
             None => self.0.network.raft.snapshot_sent(to, false),
         }
+    }
+
+    fn set_members(&mut self, membership: &Membership) {
+        self.set(&membership.members, &membership.removed);
     }
 }
 

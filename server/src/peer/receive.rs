@@ -12,7 +12,10 @@ use std::{
 };
 
 use forebay_proto::raftpb::{Message, MessageType, SnapshotMetadata};
-use forebay_storage::db::Replacement;
+use forebay_storage::{
+    db::{Db, Replacement},
+    disk::Disk,
+};
 use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt as _;
@@ -34,6 +37,18 @@ pub(crate) struct Prepared {
     pub(crate) index: u64,
     pub(crate) replacement: Replacement,
     pub(crate) state: State,
+}
+
+impl Prepared {
+    /// Reads and checks the db file at `path`, which is to be at entry `index`.
+    pub(crate) fn open(db: &Db, path: PathBuf, index: u64, min_lease_ttl: i64) -> Result<Prepared, SaveError> {
+        let replacement = db.open_replacement(path)?;
+        let state = State::read(&replacement.begin_read(), min_lease_ttl)?;
+        if state.applied.index != index {
+            return Err(SaveError::Index { file: state.applied.index, message: index });
+        }
+        Ok(Prepared { index, replacement, state })
+    }
 }
 
 /// Receives snapshots.
@@ -106,14 +121,7 @@ impl Receiver {
     async fn prepare(&self, file: &Received, metadata: &SnapshotMetadata) -> Result<(), SaveError> {
         let (path, index) = (file.0.clone(), metadata.index());
         let (backend, min_lease_ttl) = (self.backend.clone(), self.min_lease_ttl);
-        let reading = tokio::task::spawn_blocking(move || {
-            let replacement = backend.db().open_replacement(path)?;
-            let state = State::read(&replacement.begin_read(), min_lease_ttl)?;
-            if state.applied.index != index {
-                return Err(SaveError::Index { file: state.applied.index, message: index });
-            }
-            Ok(Prepared { index, replacement, state })
-        });
+        let reading = tokio::task::spawn_blocking(move || Prepared::open(backend.db(), path, index, min_lease_ttl));
         let prepared = reading.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         *self.prepared.lock() = Some(prepared);
         Ok(())
@@ -122,7 +130,7 @@ impl Receiver {
 
 /// Why a db was not taken.
 #[derive(Debug, thiserror::Error)]
-enum SaveError {
+pub(crate) enum SaveError {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("{0}")]
@@ -150,12 +158,10 @@ pub(crate) fn file_name(index: u64) -> String {
 }
 
 /// Removes received dbs, and what was being received, of an earlier life.
-pub(crate) fn remove_received(snap_dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(snap_dir)? {
-        let name = entry?.file_name();
-        let name = name.to_string_lossy();
+pub(crate) fn remove_received(disk: &dyn Disk, snap_dir: &Path) -> io::Result<()> {
+    for name in disk.list(snap_dir)? {
         if name.ends_with(".snap.db") || name.starts_with("tmp") {
-            fs::remove_file(snap_dir.join(&*name))?;
+            disk.remove(&snap_dir.join(name))?;
         }
     }
     Ok(())

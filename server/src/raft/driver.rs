@@ -19,6 +19,7 @@ use forebay_proto::{
     walpb,
 };
 use forebay_storage::{
+    disk::Work,
     snap::{SnapError, Snapshots},
     wal::{Wal, Written},
 };
@@ -34,6 +35,7 @@ use super::{
     node::{Node, Ready, Rejected},
     reads::Reads,
 };
+use crate::clock::Clock;
 
 /// Bytes of applied entries kept for slow followers, whatever `snapshot_catchup_entries` says.
 const CATCHUP_BYTES_MAX: usize = 256 << 20;
@@ -58,9 +60,12 @@ impl<S> RaftThread<S> {
     }
 }
 
-/// Everything the thread owns.
-pub(super) struct Driver<S, T> {
+/// Everything the thread owns. It is told when to take a turn, and reads no clock but its own, so that a simulation
+/// runs many of them in one thread.
+pub(crate) struct Driver<S, T> {
     pub(super) config: RaftConfig,
+    pub(super) clock: Clock,
+    pub(super) next_tick: Instant,
     pub(super) node: Node,
     pub(super) wal: Wal,
     pub(super) snapshots: Snapshots,
@@ -70,6 +75,9 @@ pub(super) struct Driver<S, T> {
     pub(super) shared: Arc<Shared>,
     pub(super) reads: Reads,
     pub(super) backlog: Backlog,
+    pub(super) crowd: Crowd,
+    /// How many more proposals are being waited for, and until when.
+    pub(super) gathering: Option<(usize, Instant)>,
     /// Whether the commit index moved since the hard state was last written.
     pub(super) commit_unwritten: bool,
     pub(super) leadership: Leadership,
@@ -93,7 +101,7 @@ pub(super) enum SnapshotWork {
     /// Until its file is written.
     Saving {
         metadata: SnapshotMetadata,
-        file: JoinHandle<Result<Duration, SnapError>>,
+        file: Work<Result<Duration, SnapError>>,
     },
 }
 
@@ -125,6 +133,20 @@ pub(super) fn spawn<S: StateMachine, T: Transport>(mut driver: Driver<S, T>) -> 
 
 impl<S: StateMachine, T: Transport> Driver<S, T> {
     fn run(&mut self) -> Result<(), RaftError> {
+        self.begin()?;
+        let mut inbox = Inbox::default();
+        loop {
+            let rests_until = self.rest()?;
+            let missing = self.gathering.map_or(1, |(missing, _)| missing);
+            self.shared.mailbox.take(&mut inbox, rests_until, missing);
+            if !self.turn(&mut inbox)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Applies what is known to be committed. To be called once, before anything else.
+    pub(crate) fn begin(&mut self) -> Result<(), RaftError> {
         self.work()?;
         if self.node.is_only_voter() {
             // Nobody else can answer, so there is nobody to wait for.
@@ -132,46 +154,61 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
             self.work()?;
         }
         self.shared.replayed.send_replace(true);
-        let mut inbox = Inbox::default();
-        let mut next_tick = Instant::now() + self.config.tick;
-        let mut crowd = Crowd::default();
-        // How many more proposals are being waited for, and until when.
-        let mut gathering = None;
-        loop {
-            let busy = (gathering.is_none() && !self.backlog.is_empty() && self.node.leader() != 0)
-                || (self.reads.wants_round() && self.reads_may_begin());
-            if !busy && gathering.is_none() {
-                self.write_commit()?;
-            }
-            let (missing, until) = gathering.unwrap_or((1, next_tick));
-            self.shared.mailbox.take(&mut inbox, (!busy).then_some(until.min(next_tick)), missing);
-            let now = Instant::now();
-            if now >= next_tick {
-                self.node.tick();
-                self.give_up_waiting(now);
-                // After a pause one tick is enough: the messages that waited show what happened meanwhile.
-                next_tick = (next_tick + self.config.tick).max(now);
-            }
-            let goes_on = self.take_in(&mut inbox, now);
-            let gathers = self.node.role() == StateRole::Leader;
-            gathering = gathers.then(|| crowd.worth_waiting(self.backlog.len(), now)).flatten();
-            if gathering.is_none() {
-                crowd.leaves(self.step_backlog());
-            }
-            if let Some(context) = self.reads_may_begin().then(|| self.reads.begin(now)).flatten() {
-                self.node.read_index(context);
-            }
-            self.work()?;
-            for done in self.snapshots_done.drain(..) {
-                // Whoever sent it may be gone.
-                let _ = done.send(());
-            }
-            self.snapshot_step()?;
-            if !goes_on {
-                self.write_commit()?;
-                return Ok(());
-            }
+        self.next_tick = self.clock.now() + self.config.tick;
+        Ok(())
+    }
+
+    /// Until when there is nothing to do unless something comes in; `None` if there is something now.
+    pub(crate) fn rest(&mut self) -> Result<Option<Instant>, RaftError> {
+        let busy = (self.gathering.is_none() && !self.backlog.is_empty() && self.node.leader() != 0)
+            || (self.reads.wants_round() && self.reads_may_begin());
+        if busy {
+            return Ok(None);
         }
+        if let Some((_, until)) = self.gathering {
+            return Ok(Some(until.min(self.next_tick)));
+        }
+        self.write_commit()?;
+        Ok(Some(self.next_tick))
+    }
+
+    /// A turn with whatever has come in by now.
+    #[cfg(test)]
+    pub(crate) fn turn_now(&mut self) -> Result<bool, RaftError> {
+        let mut inbox = Inbox::default();
+        self.shared.mailbox.take(&mut inbox, None, 1);
+        self.turn(&mut inbox)
+    }
+
+    /// Deals with what came in, and with the time. Returns whether to go on.
+    pub(super) fn turn(&mut self, inbox: &mut Inbox) -> Result<bool, RaftError> {
+        let now = self.clock.now();
+        if now >= self.next_tick {
+            self.node.tick();
+            self.give_up_waiting(now);
+            // After a pause one tick is enough: the messages that waited show what happened meanwhile.
+            self.next_tick = (self.next_tick + self.config.tick).max(now);
+        }
+        let goes_on = self.take_in(inbox, now);
+        let gathers = self.node.role() == StateRole::Leader;
+        self.gathering = gathers.then(|| self.crowd.worth_waiting(self.backlog.len(), now)).flatten();
+        if self.gathering.is_none() {
+            let batch = self.step_backlog();
+            self.crowd.leaves(batch);
+        }
+        if let Some(context) = self.reads_may_begin().then(|| self.reads.begin(now)).flatten() {
+            self.node.read_index(context);
+        }
+        self.work()?;
+        for done in self.snapshots_done.drain(..) {
+            // Whoever sent it may be gone.
+            let _ = done.send(());
+        }
+        self.snapshot_step()?;
+        if !goes_on {
+            self.write_commit()?;
+        }
+        Ok(goes_on)
     }
 
     /// Steps the node with what came in, but for proposals. Returns whether to go on.
@@ -257,7 +294,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
         while let Some(ready) = self.node.ready() {
             self.carry_out(ready)?;
         }
-        if self.leaves_at.is_some_and(|at| at <= Instant::now()) {
+        if self.leaves_at.is_some_and(|at| at <= self.clock.now()) {
             return Err(RaftError::Removed);
         }
         Ok(())
@@ -369,16 +406,18 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
         }
         let conf_state = self.node.conf_state();
         self.state_machine.apply_conf_change(entry, &change, accepted, &conf_state).map_err(RaftError::Apply)?;
+        self.transport.set_members(&self.state_machine.membership());
         let removes_self =
             change.r#type() == ConfChangeType::ConfChangeRemoveNode && change.node_id() == self.node.id();
         if accepted && removes_self {
-            self.leaves_at = Some(Instant::now() + self.config.tick * self.config.election_ticks as u32);
+            self.leaves_at = Some(self.clock.now() + self.config.tick * self.config.election_ticks as u32);
         }
         Ok(())
     }
 
     fn restore(&mut self, snapshot: &Snapshot) -> Result<(), RaftError> {
         self.state_machine.restore(snapshot).map_err(RaftError::Apply)?;
+        self.transport.set_members(&self.state_machine.membership());
         let index = snapshot.metadata.as_ref().map_or(0, SnapshotMetadata::index);
         self.snapshot_index = index;
         self.wal.release_to(index);
@@ -404,7 +443,10 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
                 self.snapshot = if self.state_machine.durable_index() < metadata.index() {
                     SnapshotWork::Flushing(snapshot)
                 } else {
-                    let file = save_in_background(&self.snapshots, snapshot, self.config.snapshots_max)?;
+                    let file = self
+                        .snapshots
+                        .begin_save(snapshot, self.config.snapshots_max)
+                        .map_err(|error| RaftError::Library(format!("cannot start a thread: {error}")))?;
                     SnapshotWork::Saving { metadata, file }
                 };
             }
@@ -507,24 +549,6 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
 /// The record that lets the log be read from a snapshot on.
 fn mark(metadata: &SnapshotMetadata) -> walpb::Snapshot {
     walpb::Snapshot { index: metadata.index, term: metadata.term, conf_state: metadata.conf_state.clone() }
-}
-
-fn save_in_background(
-    snapshots: &Snapshots,
-    snapshot: Snapshot,
-    keep: usize,
-) -> Result<JoinHandle<Result<Duration, SnapError>>, RaftError> {
-    let snapshots = snapshots.clone();
-    let save = move || {
-        let start = Instant::now();
-        snapshots.save(&snapshot)?;
-        snapshots.purge(keep)?;
-        Ok(start.elapsed())
-    };
-    std::thread::Builder::new()
-        .name("raft-snapshot".into())
-        .spawn(save)
-        .map_err(|error| RaftError::Library(format!("cannot start a thread: {error}")))
 }
 
 /// What a panic said.

@@ -46,6 +46,8 @@ use forebay_storage::{
 };
 
 pub(crate) use self::driver::panic_text;
+#[cfg(test)]
+pub(crate) use self::{driver::Driver, start::Circumstances};
 pub use self::{
     driver::RaftThread,
     handle::{Progress, Proposal, RaftHandle, Refused, Role, Status},
@@ -159,6 +161,9 @@ pub trait Transport: Send + 'static {
 
     /// Sends a MsgSnap and the db that belongs to it.
     fn send_snapshot(&mut self, message: Message, db: Box<dyn SnapshotData>);
+
+    /// Membership has, or may have, changed.
+    fn set_members(&mut self, membership: &Membership);
 }
 
 /// The transport of a cluster of one.
@@ -169,6 +174,8 @@ impl Transport for NoPeers {
     fn send(&mut self, _messages: Vec<Message>) {}
 
     fn send_snapshot(&mut self, _message: Message, _db: Box<dyn SnapshotData>) {}
+
+    fn set_members(&mut self, _membership: &Membership) {}
 }
 
 /// Who leads, as far as this member knows.

@@ -21,9 +21,12 @@ use forebay_storage::{
 };
 use prost::Message as _;
 
+use crate::clock::Clock;
+
 use super::{
     Applied, Leadership, RaftConfig, RaftError, RaftMetrics, RaftThread, StateMachine, Transport,
     backlog::Backlog,
+    crowd::Crowd,
     driver::{Driver, SnapshotWork, spawn},
     handle::{RaftHandle, Shared},
     log::Log,
@@ -39,6 +42,23 @@ pub struct Bootstrap {
     pub cluster_id: u64,
     /// All members of a new cluster, this one included. Empty when joining: the leader tells.
     pub members: Vec<MemberRecord>,
+}
+
+/// What a start depends on beside the files.
+#[derive(Debug, Clone)]
+pub(crate) struct Circumstances {
+    pub(crate) clock: Clock,
+    /// Decides the election timeouts.
+    pub(crate) seed: u64,
+    /// When it is. No two starts of a member have the same.
+    pub(crate) since_1970: Duration,
+}
+
+impl Circumstances {
+    fn real() -> Self {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { clock: Clock::System, seed: rand::random(), since_1970 }
+    }
 }
 
 /// A log that was read and is ready to go on.
@@ -170,6 +190,18 @@ impl Opened {
         transport: T,
         metrics: RaftMetrics,
     ) -> Result<RaftThread<S>, RaftError> {
+        spawn(self.into_driver(state_machine, transport, metrics, Circumstances::real())?)
+    }
+
+    /// Brings log, state machine and transport together.
+    pub(crate) fn into_driver<S: StateMachine, T: Transport>(
+        self,
+        state_machine: S,
+        transport: T,
+        metrics: RaftMetrics,
+        circumstances: Circumstances,
+    ) -> Result<Driver<S, T>, RaftError> {
+        let Circumstances { clock, seed, since_1970 } = circumstances;
         let applied = state_machine.applied();
         let id = self.member_id();
         let snapshot = &self.recovered.snapshot;
@@ -196,16 +228,14 @@ impl Opened {
             .map_err(|unknown| RaftError::Invariant(format!("the configuration is not {unknown}")))?;
         let mut log = Log::new((snapshot_index, snapshot.term()), entries, hard_state, conf_state);
         log.set_applied(applied.index);
-        let node_config = NodeConfig {
-            id,
-            election_ticks: self.config.election_ticks,
-            pre_vote: self.config.pre_vote,
-            seed: rand::random(),
-        };
+        let node_config =
+            NodeConfig { id, election_ticks: self.config.election_ticks, pre_vote: self.config.pre_vote, seed };
         let node = Node::new(node_config, log, applied.index)?;
         // etcd's request timeout.
         let waits_max = Duration::from_secs(5) + 2 * self.config.tick * self.config.election_ticks as u32;
-        spawn(Driver {
+        Ok(Driver {
+            next_tick: clock.now(),
+            clock,
             config: self.config,
             node,
             wal: self.wal,
@@ -214,8 +244,10 @@ impl Opened {
             transport,
             metrics,
             shared: self.shared,
-            reads: Reads::new(first_context(id)),
+            reads: Reads::new(first_context(id, since_1970)),
             backlog: Backlog::new(waits_max),
+            crowd: Crowd::default(),
+            gathering: None,
             commit_unwritten: false,
             leadership: Leadership::default(),
             snapshot: SnapshotWork::None,
@@ -272,9 +304,8 @@ fn configuration(applied: &Applied, recovered: &Recovered) -> Result<ConfState, 
 
 /// Contexts of read rounds travel to the leader, which tells them apart by value: 16 bits of the member, 40 of the
 /// start time, 8 to count, overflowing upward.
-fn first_context(id: u64) -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    id << 48 | (now.as_millis() as u64 & 0xff_ffff_ffff) << 8
+fn first_context(id: u64, since_1970: Duration) -> u64 {
+    id << 48 | (since_1970.as_millis() as u64 & 0xff_ffff_ffff) << 8
 }
 
 #[cfg(test)]

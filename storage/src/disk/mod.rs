@@ -13,6 +13,9 @@ use std::{
 };
 
 pub mod sim;
+mod work;
+
+pub use self::work::Work;
 
 /// A file system, as far as the write-ahead log and snapshot files need one.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
@@ -38,6 +41,10 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn exists(&self, path: &Path) -> bool;
     /// Makes the creations, renames and removals in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Whether everything about this disk happens in the calling thread.
+    fn is_simulated(&self) -> bool {
+        false
+    }
 }
 
 /// An open file. Dropping it releases its lock.

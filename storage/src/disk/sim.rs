@@ -36,6 +36,8 @@ struct State {
     dirs: BTreeSet<PathBuf>,
     fault: Option<Fault>,
     mutations: u64,
+    /// Syncs are promised and not done.
+    lies: bool,
 }
 
 #[derive(Debug)]
@@ -54,7 +56,7 @@ struct Content {
     locked: Arc<AtomicBool>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Pending {
     Write { offset: usize, data: Vec<u8> },
     Len(usize),
@@ -73,6 +75,16 @@ impl SimDisk {
         state.fault = Some(Fault { after, kind });
     }
 
+    /// Takes back what [`SimDisk::fail_after`] asked for.
+    pub fn fail_never(&self) {
+        self.state.lock().fault = None;
+    }
+
+    /// From now on a sync does nothing, and says that it has: for finding out whether that would be noticed.
+    pub fn lie(&self) {
+        self.state.lock().lies = true;
+    }
+
     /// Whether the fault asked for has happened.
     pub fn has_failed(&self) -> bool {
         self.state.lock().fault.is_none()
@@ -83,6 +95,29 @@ impl SimDisk {
         self.state.lock().mutations
     }
 
+    /// The disk after the process ended: what was written is there, durable or not. Locks are gone, and what the process
+    /// still does to this disk is not seen by the new one.
+    pub fn killed(&self) -> Self {
+        let state = self.state.lock();
+        // A file with two names has one content.
+        let mut copies: BTreeMap<*const Mutex<Content>, Inode> = BTreeMap::new();
+        let mut copy = |inode: &Inode| {
+            let copied = || {
+                let content = inode.lock();
+                let Content { live, durable, pending, .. } = &*content;
+                let (live, durable, pending) = (live.clone(), durable.clone(), pending.clone());
+                Arc::new(Mutex::new(Content { live, durable, pending, ..Content::default() }))
+            };
+            copies.entry(Arc::as_ptr(inode)).or_insert_with(copied).clone()
+        };
+        let mut copy_all = |names: &BTreeMap<PathBuf, Inode>| -> BTreeMap<PathBuf, Inode> {
+            names.iter().map(|(path, inode)| (path.clone(), copy(inode))).collect()
+        };
+        let (names, durable_names) = (copy_all(&state.names), copy_all(&state.durable_names));
+        let (dirs, lies) = (state.dirs.clone(), state.lies);
+        Self { state: Arc::new(Mutex::new(State { names, durable_names, dirs, lies, ..State::default() })) }
+    }
+
     /// The disk after a power cut: `survives` is asked once for every unsynced sector. Locks are gone.
     pub fn crash(&self, mut survives: impl FnMut() -> bool) -> Self {
         let state = self.state.lock();
@@ -91,7 +126,8 @@ impl SimDisk {
             .iter()
             .map(|(path, inode)| (path.clone(), Arc::new(Mutex::new(inode.lock().after_crash(&mut survives)))))
             .collect();
-        let state = State { durable_names: names.clone(), names, dirs: state.dirs.clone(), ..State::default() };
+        let (dirs, lies) = (state.dirs.clone(), state.lies);
+        let state = State { durable_names: names.clone(), names, dirs, lies, ..State::default() };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -228,12 +264,19 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.mutate()?;
+        if state.lies {
+            return Ok(());
+        }
         // A rename moves a whole directory, so everything below becomes durable with it.
         state.durable_names.retain(|path, _| !path.starts_with(dir));
         let inside: Vec<_> =
             state.names.iter().filter(|(path, _)| path.starts_with(dir)).map(|(p, i)| (p.clone(), i.clone())).collect();
         state.durable_names.extend(inside);
         Ok(())
+    }
+
+    fn is_simulated(&self) -> bool {
+        true
     }
 }
 
@@ -270,7 +313,10 @@ impl DiskFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let failed = self.disk.mutate().err();
+        let failed = match self.disk.mutate() {
+            Ok(state) if state.lies => return Ok(()),
+            state => state.err(),
+        };
         let mut content = self.inode.lock();
         let pending = std::mem::take(&mut content.pending);
         if let Some(error) = failed {

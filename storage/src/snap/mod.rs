@@ -11,6 +11,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -21,7 +22,7 @@ pub use self::{
     json::{member_from_json, member_json, members_from_json},
     membership::{MemberRecord, Membership},
 };
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, Work};
 
 /// Why a snapshot file cannot be written or found.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +70,17 @@ impl Snapshots {
             self.disk.sync_dir(&self.dir)
         };
         write().map_err(|source| self.failed("save", &path, source))
+    }
+
+    /// Begins to save a snapshot, and then to purge all but the newest `keep`. Ends with how long it took.
+    pub fn begin_save(&self, snapshot: raftpb::Snapshot, keep: usize) -> io::Result<Work<Result<Duration, SnapError>>> {
+        let snapshots = self.clone();
+        Work::begin(&*self.disk, "raft-snapshot", move || {
+            let start = Instant::now();
+            snapshots.save(&snapshot)?;
+            snapshots.purge(keep)?;
+            Ok(start.elapsed())
+        })
     }
 
     /// The newest snapshot that checks and that `is_wanted` accepts, by its metadata. Older members want the newest

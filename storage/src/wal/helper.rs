@@ -1,16 +1,9 @@
-//! The thread that does what a log must not wait for: preallocating the next segment, removing old ones.
+//! What a log must not wait for: preallocating the next segment, removing old ones.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        mpsc::{Receiver, Sender, channel},
-    },
-    thread::JoinHandle,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use super::error::{Context as _, WalError};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, Work};
 
 /// A preallocated file under a temporary name.
 pub(super) struct Prepared {
@@ -18,99 +11,64 @@ pub(super) struct Prepared {
     pub(super) file: Box<dyn DiskFile>,
 }
 
-enum Job {
-    Prepare(PathBuf),
-    Remove(PathBuf),
-}
-
 pub(super) struct Helper {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     segment_bytes: u64,
-    worker: Option<Worker>,
-    /// Whether a segment was asked for and not yet taken.
-    asked: bool,
+    /// The next segment, if it was asked for.
+    next: Option<Work<Result<Prepared, WalError>>>,
+    removals: Vec<Work<()>>,
     /// Segments asked for so far. Two temporary names alternate, so that one is never in use while it is made.
     count: u64,
 }
 
-struct Worker {
-    jobs: Sender<Job>,
-    prepared: Receiver<Result<Prepared, WalError>>,
-    thread: JoinHandle<()>,
-}
-
 impl Helper {
-    /// The thread itself starts with the first job: most logs of small clusters never need one.
-    pub(super) fn start(disk: Arc<dyn Disk>, dir: PathBuf, segment_bytes: u64) -> Self {
-        Self { disk, dir, segment_bytes, worker: None, asked: false, count: 0 }
+    pub(super) fn new(disk: Arc<dyn Disk>, dir: PathBuf, segment_bytes: u64) -> Self {
+        Self { disk, dir, segment_bytes, next: None, removals: Vec::new(), count: 0 }
     }
 
     /// Begins to make the next segment, unless that is under way.
     pub(super) fn prepare(&mut self) {
-        if !self.asked {
-            let path = self.dir.join(format!("{}.tmp", self.count % 2));
-            self.count += 1;
-            self.asked = self.send(Job::Prepare(path));
+        if self.next.is_some() {
+            return;
         }
+        let path = self.dir.join(format!("{}.tmp", self.count % 2));
+        self.count += 1;
+        let (disk, segment_bytes) = (self.disk.clone(), self.segment_bytes);
+        self.next = self.begin(move || prepare(&*disk, path, segment_bytes));
     }
 
     /// The next segment; waits for it if it is not there yet.
     pub(super) fn take(&mut self) -> Result<Prepared, WalError> {
         self.prepare();
-        self.asked = false;
-        let gone = || WalError::Poisoned { cause: "the thread that prepares segments has ended".into() };
-        self.worker.as_ref().ok_or_else(gone)?.prepared.recv().map_err(|_| gone())?
+        let gone = |what: &str| WalError::Poisoned { cause: format!("the thread that prepares segments {what}") };
+        self.next.take().ok_or_else(|| gone("cannot be started"))?.join().map_err(|_| gone("has panicked"))?
     }
 
     /// Removes a segment in the background.
     pub(super) fn remove(&mut self, path: PathBuf) {
-        self.send(Job::Remove(path));
-    }
-
-    fn send(&mut self, job: Job) -> bool {
-        if self.worker.is_none() {
-            self.worker = self.spawn();
-        }
-        self.worker.as_ref().is_some_and(|worker| worker.jobs.send(job).is_ok())
-    }
-
-    fn spawn(&self) -> Option<Worker> {
-        let (jobs, queue) = channel();
-        let (done, prepared) = channel();
-        let (disk, segment_bytes) = (self.disk.clone(), self.segment_bytes);
-        let thread = std::thread::Builder::new().name("wal-files".into()).spawn(move || {
-            for job in queue {
-                match job {
-                    Job::Prepare(path) => {
-                        if done.send(prepare(&*disk, path, segment_bytes)).is_err() {
-                            break;
-                        }
-                    }
-                    Job::Remove(path) => match disk.remove(&path) {
-                        Ok(()) => tracing::info!(path = %path.display(), "purged a WAL segment"),
-                        Err(error) => tracing::warn!(path = %path.display(), %error, "cannot purge a WAL segment"),
-                    },
-                }
-            }
+        let disk = self.disk.clone();
+        let removal = self.begin(move || match disk.remove(&path) {
+            Ok(()) => tracing::info!(path = %path.display(), "purged a WAL segment"),
+            Err(error) => tracing::warn!(path = %path.display(), %error, "cannot purge a WAL segment"),
         });
-        match thread {
-            Ok(thread) => Some(Worker { jobs, prepared, thread }),
-            Err(error) => {
-                tracing::error!(%error, "cannot start the thread that prepares WAL segments");
-                None
-            }
-        }
+        self.removals.retain(|removal| !removal.is_finished());
+        self.removals.extend(removal);
+    }
+
+    fn begin<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<Work<T>> {
+        let begun = Work::begin(&*self.disk, "wal-files", work);
+        begun.inspect_err(|error| tracing::error!(%error, "cannot start a thread for WAL segments")).ok()
     }
 }
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        let Some(Worker { jobs, prepared, thread }) = self.worker.take() else { return };
-        drop(jobs);
         // A panic there has been reported by its own thread.
-        let _ = thread.join();
-        for left in prepared.try_iter().flatten() {
+        for removal in self.removals.drain(..) {
+            let _ = removal.join();
+        }
+        if let Some(Ok(Ok(left))) = self.next.take().map(Work::join) {
             let _ = self.disk.remove(&left.path);
         }
     }

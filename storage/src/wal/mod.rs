@@ -7,7 +7,7 @@
 //!
 //! [`Wal::append`] is the only call on the path of a write: it encodes a whole batch into one buffer, writes it with
 //! one call and syncs it with another. Everything else that takes time, preallocating the next segment and removing
-//! old ones, happens on a helper thread.
+//! old ones, happens beside it ([`helper`]).
 //!
 //! **A failed write or sync is final.** What is on the disk after it is unknown, and asking again may report success
 //! for bytes the kernel has given up. The log is poisoned: every later call fails, and only a fresh [`Wal::open`],
@@ -148,7 +148,7 @@ impl Wal {
         disk.sync_dir(parent).context("sync", parent)?;
         let offset = encoder.bytes().len() as u64;
         Ok(Self {
-            helper: Helper::start(disk.clone(), dir.to_owned(), options.segment_bytes),
+            helper: Helper::new(disk.clone(), dir.to_owned(), options.segment_bytes),
             disk,
             dir: dir.to_owned(),
             options,
@@ -219,7 +219,7 @@ impl Wal {
         tail.file.allocate(options.segment_bytes.max(offset)).context("allocate", &path)?;
         tail.file.sync_data().context("sync", &path)?;
         let wal = Self {
-            helper: Helper::start(disk.clone(), dir.to_owned(), options.segment_bytes),
+            helper: Helper::new(disk.clone(), dir.to_owned(), options.segment_bytes),
             disk,
             dir: dir.to_owned(),
             options,

@@ -447,6 +447,8 @@ impl Transport for Outbox {
         assert_eq!(bytes, b"db");
         self.0.lock().unwrap().push(message);
     }
+
+    fn set_members(&mut self, _membership: &Membership) {}
 }
 
 #[test]
