@@ -22,7 +22,10 @@ pub(crate) struct Call {
 ///
 /// The stack is written with tower's `ServiceBuilder`, which composes any types. A layer is not a
 /// `tower::Service` because nothing here needs `poll_ready`: a future that may be awaited by
-/// reference costs no clone of the stack and no box per layer, and dropping it abandons the call.
+/// reference costs no clone of the stack, and dropping it abandons the call.
+///
+/// A future contains those of all layers below it, and is moved when a layer begins to await it. So layers that keep
+/// much of their own box what they await: without, a seventh of a call's CPU time went into moving futures.
 pub(crate) trait Handler: Send + Sync + 'static {
     /// Answers one call.
     fn handle(&self, call: Call) -> impl Future<Output = Result<Response, Failure>> + Send;

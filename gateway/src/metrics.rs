@@ -1,7 +1,7 @@
 //! The gateway's metrics. Labels are bounded: methods come from the table in [`crate::methods`],
 //! endpoints from the configuration.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, exponential_buckets,
@@ -10,9 +10,12 @@ use tonic::Code;
 
 use crate::{admission, methods::Method, mirror::MirrorMetrics};
 
-/// Handles to every metric; clones share them.
+/// Handles to every metric; clones share them, and cost a count: each call has some.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub struct Metrics(Arc<Handles>);
+
+#[derive(Debug)]
+pub struct Handles {
     requests: IntCounterVec,
     request_seconds: HistogramVec,
     requests_in_flight: IntGauge,
@@ -30,7 +33,7 @@ impl Metrics {
     /// Creates the metrics and registers them.
     pub fn new(registry: &Registry) -> prometheus::Result<Metrics> {
         let buckets = || exponential_buckets(0.0005, 2.0, 15);
-        let metrics = Metrics {
+        let metrics = Handles {
             requests: IntCounterVec::new(
                 Opts::new("forebay_gateway_requests_total", "Calls answered, by method and gRPC code."),
                 &["method", "code"],
@@ -88,9 +91,19 @@ impl Metrics {
         registry.register(Box::new(metrics.upstream_seconds.clone()))?;
         registry.register(Box::new(metrics.upstream_connections.clone()))?;
         registry.register(Box::new(metrics.upstream_retries.clone()))?;
-        Ok(metrics)
+        Ok(Metrics(Arc::new(metrics)))
     }
+}
 
+impl std::ops::Deref for Metrics {
+    type Target = Handles;
+
+    fn deref(&self) -> &Handles {
+        &self.0
+    }
+}
+
+impl Handles {
     pub(crate) fn began(&self) {
         self.requests_in_flight.inc();
     }

@@ -113,7 +113,7 @@ impl<S> Mirror<S> {
 
 impl<S: Handler> Handler for Mirror<S> {
     async fn handle(&self, call: Call) -> Result<Response, Failure> {
-        let Some(active) = &self.active else { return self.inner.handle(call).await };
+        let Some(active) = &self.active else { return self.inner.handle(call).boxed().await };
         let call = match call.method.path {
             RANGE | RANGE_STREAM => match active.range(call).await? {
                 Outcome::Answered(response) => return Ok(response),
@@ -127,7 +127,7 @@ impl<S: Handler> Handler for Mirror<S> {
             _ => call,
         };
         let changes = call.method.kind == Kind::Mutation;
-        let response = self.inner.handle(call).await?;
+        let response = self.inner.handle(call).boxed().await?;
         Ok(if changes { active.acknowledged(response) } else { response })
     }
 }

@@ -70,7 +70,7 @@ impl<S: Handler> Handler for Admit<S> {
         if is_watch {
             return self.watch(call, held).await;
         }
-        held.settling(self.inner.handle(call).await?).await
+        held.settling(self.inner.handle(call).boxed().await?).await
     }
 }
 

@@ -97,7 +97,7 @@ impl<S: Handler> Handler for Lists<S> {
             let page = Self::first_page(&admitted)?;
             Some((admitted, page))
         }) else {
-            return self.inner.handle(call).await;
+            return self.inner.handle(call).boxed().await;
         };
         let (head, _body) = call.request.into_parts();
         let asked = admitted.asked.as_ref().expect("a list was read");
@@ -159,7 +159,7 @@ impl<S: Handler> Reading<S> {
         loop {
             let left = limit - assembly.objects();
             let request = page::request(&self.message, assembly.next(), objects.min(left));
-            let answered = self.inner.handle(self.call(request)).await?;
+            let answered = self.inner.handle(self.call(request)).boxed().await?;
             let message = match page::read(answered, assembly.reserved(), PATIENCE).await? {
                 Ok(message) => message,
                 Err(status) if assembly.is_overtaken(&status) => return Ok(None),

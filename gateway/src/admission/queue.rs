@@ -3,6 +3,7 @@
 //! It stands below whatever answers without the upstream, so only what reaches the upstream takes a
 //! seat. What carries no [`Admitted`] is the gateway's own and passes.
 
+use futures::FutureExt as _;
 use std::{
     pin::Pin,
     sync::Arc,
@@ -50,7 +51,7 @@ impl<S: Handler> Handler for Queue<S> {
         let holds_a_seat = |rpc: Rpc| call.method.shape != Shape::Duplex && !rpc.waits_for_clients();
         let admitted = match call.request.extensions().get::<Arc<Admitted>>() {
             Some(admitted) if holds_a_seat(admitted.rpc) => Arc::clone(admitted),
-            _ => return self.inner.handle(call).await,
+            _ => return self.inner.handle(call).boxed().await,
         };
         let patience = super::patience(call.deadline);
         let entry =
@@ -75,7 +76,7 @@ impl<S: Handler> Handler for Queue<S> {
             return Ok(Refusal::no_memory().response());
         }
         let began = Instant::now();
-        let response = self.inner.handle(call).await;
+        let response = self.inner.handle(call).boxed().await;
         // How long a large answer takes says more of it than of the upstream.
         if admitted.cost.seats == 1
             && let Some(outcome) = outcome(admitted.rpc, &response)

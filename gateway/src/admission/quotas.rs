@@ -15,6 +15,7 @@
 mod budget;
 mod guard;
 
+use futures::FutureExt as _;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -149,10 +150,10 @@ impl<S: Handler> Handler for Quotas<S> {
             let writes = admitted.asked.as_ref().is_some_and(|asked| !asked.puts.is_empty());
             writes && !admitted.policy.policy.quotas.is_empty()
         });
-        let Some(admitted) = admitted.cloned() else { return self.inner.handle(call).await };
+        let Some(admitted) = admitted.cloned() else { return self.inner.handle(call).boxed().await };
         match self.demands(&admitted) {
             Err(refusal) => Ok(refusal.response()),
-            Ok(demands) if demands.is_empty() => self.inner.handle(call).await,
+            Ok(demands) if demands.is_empty() => self.inner.handle(call).boxed().await,
             Ok(demands) => self.within(&demands, &admitted, call).await,
         }
     }
@@ -185,7 +186,7 @@ impl<S: Handler> Quotas<S> {
             }
         }
         if near.is_empty() {
-            let response = self.inner.handle(call).await;
+            let response = self.inner.handle(call).boxed().await;
             drop(flying);
             return response;
         }
@@ -279,7 +280,7 @@ impl<S: Handler> Helper<'_, S> {
         *request.uri_mut() = method.path.parse().expect("a method's path is a URI");
         *request.headers_mut() = self.headers.clone();
         request.extensions_mut().insert(Arc::clone(&self.admitted));
-        self.inner.handle(Call { method, deadline: self.deadline, request }).await
+        self.inner.handle(Call { method, deadline: self.deadline, request }).boxed().await
     }
 
     /// Counts the objects of a budget. A refusal is told to the client: it would be told the same if

@@ -3,6 +3,7 @@
 //! The gateway does this itself, although the upstream knows the deadline too: only so can the
 //! rescue decide what a mutation that was cut off ends in.
 
+use futures::FutureExt as _;
 use std::{
     pin::Pin,
     task::{Context, Poll},
@@ -30,8 +31,8 @@ impl<S> Deadline<S> {
 
 impl<S: Handler> Handler for Deadline<S> {
     async fn handle(&self, call: Call) -> Result<Response, Failure> {
-        let Some(deadline) = call.deadline else { return self.inner.handle(call).await };
-        let response = match time::timeout_at(deadline, self.inner.handle(call)).await {
+        let Some(deadline) = call.deadline else { return self.inner.handle(call).boxed().await };
+        let response = match time::timeout_at(deadline, self.inner.handle(call).boxed()).await {
             Ok(answered) => answered?,
             Err(_elapsed) => return Err(Failure::DeadlineExceeded),
         };

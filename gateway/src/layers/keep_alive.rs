@@ -6,6 +6,7 @@
 //! own: once the client stops, so do the renewals. The client is told only when the path is not back
 //! within a third of the shortest TTL seen, when renewing would come too late anyway.
 
+use futures::FutureExt as _;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -59,7 +60,7 @@ impl<S> KeepAlive<S> {
 impl<S: Handler> Handler for KeepAlive<S> {
     async fn handle(&self, call: Call) -> Result<Response, Failure> {
         if !call.method.is_keep_alive() {
-            return self.inner.handle(call).await;
+            return self.inner.handle(call).boxed().await;
         }
         let session = Session::new(Arc::clone(&self.inner), call);
         let frames = stream::try_unfold(session, |mut session| async move {
