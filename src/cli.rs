@@ -16,7 +16,7 @@ use crate::{
     logging::{Level, LogConfig, Logger},
     observe, policy,
     roles::{self, Ended},
-    signals, suggest, version,
+    signals, suggest, utl, version,
 };
 
 /// What the first words ask for; the rest is the role's to read.
@@ -29,19 +29,28 @@ pub enum Command<'a> {
     Quota(&'a [String]),
     Tap(&'a [String]),
     Policy(&'a [String]),
+    Utl(Vec<String>),
     Version,
     Help(Option<&'a str>),
 }
 
 /// Every word that a command line may start with.
-pub const COMMANDS: [&str; 9] = ["up", "server", "gateway", "top", "quota", "tap", "policy", "version", "help"];
+pub const COMMANDS: [&str; 10] = ["up", "server", "gateway", "top", "quota", "tap", "policy", "utl", "version", "help"];
+
+/// The tools of etcd that `forebay utl` is too, when it is called by their names.
+const TOOLS: [(&str, &[&str]); 3] =
+    [("etcdutl", &[]), ("etcd-dump-db", &["dump-db"]), ("etcd-dump-logs", &["dump-logs"])];
 
 impl Command<'_> {
     /// Reads the first words. `arguments` begin with the program's name, which decides too.
     pub fn read(arguments: &[String]) -> Result<Command<'_>, (u8, Problem)> {
         let (program, rest) = arguments.split_first().map_or(("forebay", [].as_slice()), |(name, rest)| (name, rest));
         let first = rest.first().map(String::as_str);
-        if Path::new(program).file_name().is_some_and(|name| name == "etcd") {
+        let name = Path::new(program).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some((_, words)) = TOOLS.iter().find(|(tool, _)| *tool == name) {
+            return Ok(Command::Utl(words.iter().map(|word| (*word).to_owned()).chain(rest.iter().cloned()).collect()));
+        }
+        if name == "etcd" {
             return match first {
                 Some(proxy @ ("gateway" | "grpc-proxy")) => Err((
                     1,
@@ -60,6 +69,7 @@ impl Command<'_> {
             "quota" => Ok(Command::Quota(after)),
             "tap" => Ok(Command::Tap(after)),
             "policy" => Ok(Command::Policy(after)),
+            "utl" => Ok(Command::Utl(after.to_vec())),
             "version" | "--version" | "-version" | "-V" => Ok(Command::Version),
             "help" => Ok(Command::Help(after.first().map(String::as_str))),
             "--help" | "-help" | "-h" => Ok(Command::Help(None)),
@@ -92,6 +102,7 @@ pub fn run(arguments: &[String], env: &Environment) -> ExitCode {
             complain("policy", &report.problems);
             if report.status == 0 { printed } else { ExitCode::from(report.status) }
         }
+        Ok(Command::Utl(args)) => utl::run(&args, |problems| complain("utl", problems)),
         Ok(Command::Version) => print(&version::page()),
         Ok(Command::Help(None)) => print(&help::overview()),
         Ok(Command::Help(Some(topic))) => match help::topic(topic) {
@@ -269,6 +280,10 @@ mod tests {
             ("/usr/local/bin/etcd", "Server([])"),
             ("etcd server", "Server([\"server\"])"),
             ("etcd --version", "Server([\"--version\"])"),
+            ("forebay utl hashkv db", "Utl([\"hashkv\", \"db\"])"),
+            ("/bin/etcdutl hashkv db", "Utl([\"hashkv\", \"db\"])"),
+            ("etcd-dump-db hash d", "Utl([\"dump-db\", \"hash\", \"d\"])"),
+            ("etcd-dump-logs d", "Utl([\"dump-logs\", \"d\"])"),
         ] {
             let words = words(line);
             assert_eq!(format!("{:?}", Command::read(&words).expect("a command")), want, "{line}");

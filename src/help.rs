@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use crate::{
     flags::{gates, gateway as gateway_flags, server as server_flags, table::Flag, up as up_flags},
-    policy as policy_command,
+    policy as policy_command, utl as utl_command,
 };
 
 /// What `forebay help` can be asked about.
-pub const TOPICS: [&str; 11] = [
+pub const TOPICS: [&str; 12] = [
     "up",
     "server",
     "gateway",
@@ -16,6 +16,7 @@ pub const TOPICS: [&str; 11] = [
     "quota",
     "tap",
     "policy",
+    "utl",
     "version",
     "environment",
     "config-file",
@@ -30,6 +31,7 @@ pub fn topic(name: &str) -> Option<String> {
         "gateway" => Some(gateway()),
         "top" | "quota" | "tap" => Some(OBSERVE.to_owned()),
         "policy" => Some(policy()),
+        "utl" => Some(utl()),
         "version" => Some(VERSION.to_owned()),
         "environment" => Some(ENVIRONMENT.to_owned()),
         "config-file" => Some(CONFIG_FILE.to_owned()),
@@ -51,10 +53,12 @@ Usage:
   forebay quota                the quotas that a gateway keeps, and how much of them is used
   forebay tap                  every request of a gateway, as it ends
   forebay policy VERB ...      what a policy file says: check, explain, diff
+  forebay utl COMMAND ...      etcd's files without a member: snapshots, hashes, checks, dumps, space
   forebay version              which etcd we are compatible with, and our own version
   forebay help [topic]         more on {topics}
 
-Called by the name of etcd, as through a symbolic link, it is `forebay server`.
+Called by the name of etcd, as through a symbolic link, it is `forebay server`; by those of etcdutl,
+etcd-dump-db and etcd-dump-logs, what these are.
 
 Try it:
   forebay
@@ -119,6 +123,43 @@ prints the policy that holds without a file, to begin an own one with, and `sche
 Exit status: 0; 1 if a file is wrong, or `diff` found a difference; 2 if the command line cannot be read.
 ";
     page(usage, &policy_command::explain::flags(), policy_command::explain::Settings::default())
+}
+
+pub fn utl() -> String {
+    use utl_command::{dump_db, dump_logs, offline, snapshot, space};
+    let usage = "Usage: forebay utl snapshot save FILE --endpoints HOST:PORT
+       forebay utl snapshot status|verify FILE
+       forebay utl snapshot restore FILE --data-dir DIR [flags]
+       forebay utl hashkv FILE [--rev N]
+       forebay utl check PATH
+       forebay utl space PATH|--endpoints HOST:PORT [flags]
+       forebay utl dump-logs DIR [flags]
+       forebay utl dump-db list-bucket|iterate-bucket|scan-keys|hash PATH ...
+       forebay utl defrag --data-dir DIR
+       forebay utl migrate --data-dir DIR --target-version X.Y
+
+What is done to etcd's files, or to ours, which are the same, while no member uses them. PATH is a data
+directory or a db file, FILE also a saved snapshot. Nothing but save, restore, defrag and migrate writes
+anything. dump-logs reads the log of a running member too; space asks one for a snapshot.
+
+space prints objects, average size, uncompacted revisions and their product, which is the space they take;
+its share of the db; and CHURN, the share of the writes since the last compaction. `verify` restores a
+snapshot, checks every file and compares the history. `check` names what is wrong, where, and what repairs it.
+
+  -w, --write-out simple|table|json|fields
+
+Exit status: 0; 1 if it cannot be done: the last lines say why, and what repairs it; 2 if the command line
+cannot be read.
+";
+    [
+        page(usage, &snapshot::flags(), snapshot::Settings::default()),
+        page("", &snapshot::verify_flags(), snapshot::VerifySettings::default()),
+        page("", &dump_logs::flags(), dump_logs::Settings::default()),
+        page("", &dump_db::flags(), dump_db::Settings::default()),
+        page("", &space::flags(), space::Settings::default()),
+        page("", &offline::flags(), offline::Settings::default()),
+    ]
+    .concat()
 }
 
 const VERSION: &str = "Usage: forebay version

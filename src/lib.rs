@@ -12,4 +12,5 @@ pub mod policy;
 pub mod roles;
 pub mod signals;
 pub use forebay_policies::suggest;
+pub mod utl;
 pub mod version;

@@ -5,6 +5,9 @@ use std::env::consts;
 /// The release of etcd whose API, files and flags are ours. Clients read it and decide by it.
 pub const ETCD_VERSION: &str = "3.7.1";
 
+/// The version of the API, as etcdutl prints it.
+pub const API_VERSION: &str = "3.7";
+
 /// Our own release.
 pub const FOREBAY_VERSION: &str = env!("CARGO_PKG_VERSION");
 

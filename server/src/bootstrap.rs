@@ -2,11 +2,10 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use forebay_storage::snap::MemberRecord;
+use forebay_storage::{identity, snap::MemberRecord};
 
 use crate::{
     config::{Config, InitialState},
-    identity,
     peer::{Client, ClientError, get_members, get_versions, id_text},
     raft::Bootstrap,
     version::{MIN_CLUSTER, Version},

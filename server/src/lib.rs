@@ -16,7 +16,6 @@ mod config;
 mod corrupt;
 mod downgrade;
 mod files;
-pub mod identity;
 mod lease;
 mod leases;
 mod member;

@@ -7,12 +7,14 @@ use forebay_proto::{
     Error,
     raftpb::{ConfChange, ConfChangeType},
 };
-use forebay_storage::snap::{MemberRecord, member_json};
+use forebay_storage::{
+    identity,
+    snap::{MemberRecord, member_json},
+};
 use http::{HeaderMap, Method, StatusCode};
 use tonic::Status;
 
 use crate::{
-    identity,
     member::{Deadline, Member},
     peer::Answer,
 };

@@ -3,7 +3,7 @@
 use std::{ops::ControlFlow, time::Instant};
 
 use forebay_keyspace::{Keyspace, RecordError, Restore, Revision};
-use forebay_proto::KeyRange;
+use forebay_proto::{KeyRange, raftpb::ConfState};
 use forebay_storage::{
     db::{self, ReadTxn},
     schema,
@@ -89,8 +89,13 @@ impl State {
             alarms.raise(&alarm);
         }
         let (index, term) = schema::read_applied(txn)?;
-        let applied = raft::Applied { index, conf_state: schema::read_conf_state(txn)? };
         let (membership, downgrade) = (schema::read_membership(txn)?, schema::read_downgrade(txn)?);
+        // etcdutl restores a snapshot for new members and leaves the configuration of the old ones: the log has the new.
+        let is_of = |conf_state: &ConfState| {
+            let mut ids = conf_state.voters.iter().chain(&conf_state.learners);
+            ids.all(|id| membership.members.iter().any(|member| member.id == *id))
+        };
+        let applied = raft::Applied { index, conf_state: schema::read_conf_state(txn)?.filter(is_of) };
         Ok(State { keyspace, lessor, alarms, membership, downgrade, applied, term, unfinished })
     }
 }

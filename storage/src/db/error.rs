@@ -25,8 +25,8 @@ pub enum Error {
     #[error("{}: file has {length} bytes, its meta page promises {promised}", path.display())]
     Truncated { path: PathBuf, length: u64, promised: u64 },
     /// A page does not hold what its place in the tree requires.
-    #[error("{}: page {page}: expected {expected}, found {found}", path.display())]
-    Corrupt { path: PathBuf, page: u64, expected: &'static str, found: String },
+    #[error("{}: page {page} at byte {offset}: expected {expected}, found {found}", path.display())]
+    Corrupt { path: PathBuf, page: u64, offset: u64, expected: &'static str, found: String },
     /// An earlier write or fsync failed, so what the file holds is unknown until it is opened again.
     #[error("{}: refusing to write after an earlier write or fsync failed", path.display())]
     Poisoned { path: PathBuf },

@@ -14,6 +14,7 @@ mod bucket;
 mod defragment;
 mod error;
 mod freelist;
+mod leaves;
 mod meta;
 mod node;
 mod page;
@@ -39,7 +40,8 @@ use self::write::Writer;
 
 pub use self::bucket::{APPEND_FILL, BucketMut};
 pub use self::error::{Error, Result};
-pub use self::read::{Bucket, Cursor, Entry, ReadTxn};
+pub use self::leaves::{Leaf, Leaves};
+pub use self::read::{Backward, Bucket, Cursor, Entry, ReadTxn};
 pub use self::snapshot::SnapshotReader;
 pub use self::write::WriteTxn;
 

@@ -136,6 +136,12 @@ impl<'t> Bucket<'t> {
         Cursor { pages: self.pages(), root: self.root.clone(), path: Vec::new(), leaf: None, next: 0 }
     }
 
+    /// Walks the bucket from its last entry to its first.
+    #[must_use]
+    pub fn backward(&self) -> Backward<'t> {
+        Backward { pages: self.pages(), root: self.root.clone(), path: Vec::new(), leaf: None, left: 0 }
+    }
+
     /// Calls `f` for every entry in order; a nested bucket has an empty value. Reads far ahead.
     pub fn for_each(&self, mut f: impl FnMut(&[u8], &[u8])) -> Result<()> {
         let mut cursor = self.cursor();
@@ -251,5 +257,58 @@ impl Cursor<'_> {
             }
         }
         Ok(false)
+    }
+}
+
+/// Walks a bucket from its end to its beginning.
+#[derive(Debug)]
+pub struct Backward<'t> {
+    pages: Pages<'t>,
+    root: Root,
+    /// Branch pages from the root down, each with the child that was taken.
+    path: Vec<(Page, usize)>,
+    /// None before the first step; then the leaf of which `left` entries are still to come.
+    leaf: Option<Page>,
+    left: usize,
+}
+
+impl Backward<'_> {
+    /// The entry before the one that was returned last; first the last of the bucket.
+    pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>> {
+        if self.leaf.is_none() {
+            let root = match &self.root {
+                Root::Page(id) => self.pages.get(*id)?,
+                Root::Inline(page) => page.clone(),
+            };
+            self.descend(root)?;
+        }
+        while self.left == 0 {
+            let Some((page, index)) = self.path.pop() else { return Ok(None) };
+            if let Some(before) = index.checked_sub(1) {
+                let child = self.pages.get(page.child(before))?;
+                self.path.push((page, before));
+                self.descend(child)?;
+            }
+        }
+        self.left -= 1;
+        let leaf = self.leaf.as_ref().expect("the descent ended in a leaf");
+        let is_bucket = leaf.is_bucket(self.left);
+        let (key, value) = leaf.key_and_value(self.left);
+        Ok(Some(Entry { key, value: if is_bucket { &[] } else { value }, is_bucket }))
+    }
+
+    fn descend(&mut self, mut page: Page) -> Result<()> {
+        while page.kind == Kind::Branch {
+            if self.path.len() > DEPTH_LIMIT {
+                return Err(too_deep(&self.pages, 0));
+            }
+            let last = page.count() - 1;
+            let child = self.pages.get(page.child(last))?;
+            self.path.push((page, last));
+            page = child;
+        }
+        self.left = page.count();
+        self.leaf = Some(page);
+        Ok(())
     }
 }

@@ -77,7 +77,9 @@ impl Store {
     }
 
     pub(super) fn corrupt(&self, page: u64, flaw: Flaw) -> Error {
-        Error::Corrupt { path: self.path.clone(), page, expected: flaw.expected, found: flaw.found }
+        // A damaged pointer may say any page.
+        let offset = page.saturating_mul(self.page_size as u64);
+        Error::Corrupt { path: self.path.clone(), page, offset, expected: flaw.expected, found: flaw.found }
     }
 
     pub(super) fn io(&self, operation: &'static str, offset: u64) -> impl FnOnce(io::Error) -> Error {

@@ -54,6 +54,11 @@ impl Snapshots {
         Ok(snapshots)
     }
 
+    /// Uses a directory as it is, to look at.
+    pub fn at(disk: Arc<dyn Disk>, dir: &Path) -> Self {
+        Self { disk, dir: dir.to_owned() }
+    }
+
     /// Saves a snapshot; when this returns it is durable under its name, and before that the name does not exist.
     pub fn save(&self, snapshot: &raftpb::Snapshot) -> Result<(), SnapError> {
         let metadata = snapshot.metadata.clone().unwrap_or_default();
@@ -105,6 +110,22 @@ impl Snapshots {
         Ok(None)
     }
 
+    /// The newest snapshot that checks. Nothing is set aside.
+    pub fn peek(&self) -> Result<Option<raftpb::Snapshot>, SnapError> {
+        for name in self.names()?.iter().rev() {
+            match self.read(name) {
+                Err(SnapError::Broken { .. }) => {}
+                read => return read.map(Some),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The snapshot in the file of this name.
+    pub fn read(&self, name: &str) -> Result<raftpb::Snapshot, SnapError> {
+        self.load(&self.dir.join(name))
+    }
+
     /// Removes all but the newest `keep` snapshot files; 0 keeps all. `--max-snapshots`.
     pub fn purge(&self, keep: usize) -> Result<(), SnapError> {
         let names = self.names()?;
@@ -134,7 +155,7 @@ impl Snapshots {
 
     fn load(&self, path: &Path) -> Result<raftpb::Snapshot, SnapError> {
         let broken = |reason: String| SnapError::Broken { path: path.to_owned(), reason };
-        let file = self.disk.open(path).map_err(|source| self.failed("open", path, source))?;
+        let file = self.disk.open_read_only(path).map_err(|source| self.failed("open", path, source))?;
         let bytes = read_all(&*file).map_err(|source| self.failed("read", path, source))?;
         let envelope = snappb::Snapshot::decode(bytes).map_err(|error| broken(error.to_string()))?;
         let data = envelope.data.filter(|data| !data.is_empty()).ok_or_else(|| broken("no data".into()))?;

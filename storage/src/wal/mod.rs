@@ -14,10 +14,12 @@
 //! which believes nothing but checksums, may go on.
 
 mod error;
+mod first;
 mod helper;
 mod reader;
 mod record;
 mod recover;
+pub mod scan;
 mod segment;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -47,6 +49,7 @@ use self::{
 };
 pub use self::{
     error::WalError,
+    first::first_entries,
     recover::{Recovered, Repair},
 };
 use crate::disk::{Disk, DiskFile};

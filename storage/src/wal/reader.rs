@@ -45,8 +45,19 @@ impl<'f> Reader<'f> {
         is_last: bool,
         crc: Option<u32>,
     ) -> Result<Self, WalError> {
-        let len = file.len().context("read the length of", path)?;
-        Ok(Self { path, window: Window { file, len, start: 0, buf: Vec::new() }, is_last, offset: 0, crc })
+        Self::resume(path, file, is_last, crc, 0)
+    }
+
+    /// Goes on behind the records before `offset`, after which the chain stands at `crc`.
+    pub(super) fn resume(
+        path: &'f Path,
+        file: &'f dyn DiskFile,
+        is_last: bool,
+        crc: Option<u32>,
+        offset: u64,
+    ) -> Result<Self, WalError> {
+        let len = file.len().context("read the length of", path)?.max(offset);
+        Ok(Self { path, window: Window { file, len, start: 0, buf: Vec::new() }, is_last, offset, crc })
     }
 
     /// The chain after the records read so far.

@@ -134,7 +134,7 @@ fn errors_name_the_file_the_page_and_what_was_expected() {
     bytes[page * PAGE + 8] = 0x40;
     assert_eq!(
         open(bytes).unwrap_err().to_string(),
-        format!("/d/db: page {page}: expected a branch or leaf page, found flags 0x40")
+        format!("/d/db: page {page} at byte {}: expected a branch or leaf page, found flags 0x40", page * PAGE)
     );
 }
 
@@ -176,7 +176,7 @@ fn a_bucket_that_lost_its_mark_is_refused() {
     bytes[flags] = 0;
     assert_eq!(
         open(bytes).unwrap_err().to_string(),
-        format!("/d/db: page {root}: expected nothing but buckets in the root, found a value")
+        format!("/d/db: page {root} at byte {}: expected nothing but buckets in the root, found a value", root * PAGE)
     );
 }
 

@@ -110,6 +110,14 @@ fn check_reads(rng: &mut StdRng, txn: &ReadTxn, model: &Model) {
             let found = cursor.next_entry().unwrap().unwrap();
             assert_eq!((found.key, found.value), (&key[..], &value[..]));
         }
+        let mut backward = bucket.backward();
+        for (key, value) in entries.iter().rev().take(50) {
+            let found = backward.next_entry().unwrap().unwrap();
+            assert_eq!((found.key, found.value), (&key[..], &value[..]));
+        }
+        if entries.len() <= 50 {
+            assert_eq!(backward.next_entry().unwrap(), None);
+        }
         let last = bucket.last().unwrap();
         assert_eq!(last.as_ref().map(|(key, _)| &key[..]), entries.keys().next_back().map(Vec::as_slice));
     }

@@ -7,7 +7,7 @@ use sha1::{Digest, Sha1};
 /// ```
 /// // What etcd gives a member that starts with its defaults.
 /// let urls = ["http://localhost:2380".to_owned()];
-/// assert_eq!(forebay_server::identity::member_id(&urls, "etcd-cluster"), 0x8e9e05c52164694d);
+/// assert_eq!(forebay_storage::identity::member_id(&urls, "etcd-cluster"), 0x8e9e05c52164694d);
 /// ```
 pub fn member_id(peer_urls: &[String], token: &str) -> u64 {
     let mut urls: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
@@ -23,7 +23,7 @@ pub fn member_id(peer_urls: &[String], token: &str) -> u64 {
 /// The id of a cluster: the start of a hash of the ids of its first members. It never changes.
 ///
 /// ```
-/// assert_eq!(forebay_server::identity::cluster_id(&[0x8e9e05c52164694d]), 0xcdf818194e3a8c32);
+/// assert_eq!(forebay_storage::identity::cluster_id(&[0x8e9e05c52164694d]), 0xcdf818194e3a8c32);
 /// ```
 pub fn cluster_id(members: &[u64]) -> u64 {
     let mut ids = members.to_vec();

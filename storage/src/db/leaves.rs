@@ -1,0 +1,92 @@
+//! The leaf pages of a file, one after the other as they stand in it, whatever points to them: for a file that does not
+//! open any more, and for versions that were deleted and not yet written over.
+
+use std::io;
+use std::path::Path;
+
+use crate::disk::{Disk as _, OsDisk};
+
+use super::error::{Error, Flaw, Result};
+use super::page::{self, Header, Kind, Page};
+use super::read_meta;
+use super::store::Store;
+
+/// A walk over the leaf pages of a file.
+#[derive(Debug)]
+pub struct Leaves {
+    store: Store,
+    /// The pages that the file has, and the meta page promises.
+    end: u64,
+    next: u64,
+}
+
+impl Leaves {
+    /// Takes no lock: what a member writes meanwhile may or may not be seen.
+    pub fn open(path: &Path) -> Result<Self> {
+        let failed = |operation: &'static str| {
+            let path = path.to_path_buf();
+            move |source: io::Error| Error::Io { path, operation, offset: 0, source }
+        };
+        let file = OsDisk.open_read_only(path).map_err(failed("open"))?;
+        let meta = read_meta(&*file, path)?;
+        let pages = file.len().map_err(failed("stat"))? / meta.page_size as u64;
+        let store = Store::new(path.to_path_buf(), file, meta, true);
+        Ok(Self { store, end: pages.min(meta.high_water), next: 2 })
+    }
+
+    /// The next leaf page, or why a page is none that can be read; the walk goes on behind it.
+    pub fn next_leaf(&mut self) -> Result<Option<Result<Leaf>>> {
+        while self.next < self.end {
+            let id = self.next;
+            self.next += 1;
+            let header = Header::read(&self.store.read_pages(id, 1)?);
+            if header.flags != page::LEAF {
+                continue;
+            }
+            let pages = u64::from(header.overflow) + 1;
+            if header.id != id || pages > self.end - id {
+                let found = format!("page {} with {} overflow pages", header.id, header.overflow);
+                return Ok(Some(Err(self
+                    .store
+                    .corrupt(id, Flaw::new("a page inside the file with its own id", found)))));
+            }
+            let page = match Page::parse(self.store.read_pages(id, pages)?) {
+                Ok(page) => page,
+                Err(flaw) => return Ok(Some(Err(self.store.corrupt(id, flaw)))),
+            };
+            debug_assert_eq!(page.kind, Kind::Leaf);
+            self.next = id + pages;
+            if page.count() > 0 {
+                return Ok(Some(Ok(Leaf { id, page })));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A leaf page with at least one entry.
+#[derive(Debug)]
+pub struct Leaf {
+    id: u64,
+    page: Page,
+}
+
+impl Leaf {
+    /// The number of the page.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// How many entries it has: at least one.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a leaf without entries is passed over")]
+    pub fn len(&self) -> usize {
+        self.page.count()
+    }
+
+    /// Keys and values as they stand on the page.
+    pub fn entries(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        (0..self.page.count()).map(|index| self.page.key_and_value(index))
+    }
+}

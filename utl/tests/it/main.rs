@@ -1,0 +1,5 @@
+//! Files made here, and what the commands make of them, whole or damaged.
+
+mod damage;
+mod files;
+mod restoring;
