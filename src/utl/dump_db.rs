@@ -61,7 +61,7 @@ pub(super) fn run(args: &[String], out: Out<'_>) -> Done {
                 .map_err(|error| Failure::usage(format!("{revision:?} is no revision: {}", error.flag_text())))?;
             let path = files::db_path(Path::new(path));
             Ok(buckets::scan_keys(&path, start, &mut |line| Ok(writeln!(out, "{line}")?), &mut |complaint| {
-                eprintln!("{complaint}")
+                eprintln!("{complaint}");
             })?)
         }
         ("hash", [path]) => {

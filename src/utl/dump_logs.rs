@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use forebay_proto::raftpb::Entry;
 use forebay_utl::{
     Error,
     logs::{self, Decoder, Filter, Log, Part, Totals},
@@ -99,40 +100,50 @@ pub(super) fn run(args: &[String], shape: Shape, out: Out<'_>) -> Done {
         return Ok(logs::raw(&part.wal_dir(), from, &mut |line| Ok(writeln!(out, "{line}")?))?);
     }
     let filter = Filter::read(&settings.entry_type)?;
-    let mut log = Log::open(&part)?;
-    if settings.top {
-        let mut totals = Totals::new(usize::try_from(settings.depth).unwrap_or(usize::MAX));
-        log.entries(&mut |entry| {
+    let log = Log::open(&part)?;
+    if settings.top { top(log, &filter, &settings, shape, out) } else { entries(log, &filter, &settings, out) }
+}
+
+/// Prints who wrote how much.
+fn top(mut log: Log, filter: &Filter, settings: &Settings, shape: Shape, out: Out<'_>) -> Done {
+    let mut totals = Totals::new(usize::try_from(settings.depth).unwrap_or(usize::MAX));
+    let print = |totals: &Totals, out: Out<'_>| {
+        let text = if shape == Shape::Json { totals.json() } else { totals.table() };
+        out.write_all(text.as_bytes()).and_then(|()| out.flush())
+    };
+    log.entries(&mut |entry| {
+        if filter.wants(entry) {
+            totals.count(entry);
+        }
+        Ok(())
+    })?;
+    print(&totals, out)?;
+    if !settings.follow {
+        return Ok(());
+    }
+    loop {
+        let mut counted = false;
+        look_again(&mut log, &mut |entry| {
             if filter.wants(entry) {
                 totals.count(entry);
+                counted = true;
             }
             Ok(())
         })?;
-        let print = |totals: &Totals, out: Out<'_>| {
-            let text = if shape == Shape::Json { totals.json() } else { totals.table() };
-            out.write_all(text.as_bytes()).and_then(|()| out.flush())
-        };
-        print(&totals, out)?;
-        while settings.follow {
-            let mut counted = false;
-            look_again(&mut log, &mut |entry| {
-                if filter.wants(entry) {
-                    totals.count(entry);
-                    counted = true;
-                }
-                Ok(())
-            })?;
-            if counted {
-                out.write_all(b"\n")?;
-                print(&totals, out)?;
-            }
+        if counted {
+            out.write_all(b"\n")?;
+            print(&totals, out)?;
         }
-        return Ok(());
     }
-    let mut decoder = given(&settings.stream_decoder).map(|command| Decoder::start(&command)).transpose()?;
+}
+
+/// Prints entries as etcd-dump-logs does.
+fn entries(mut log: Log, filter: &Filter, settings: &Settings, out: Out<'_>) -> Done {
+    let command = &settings.stream_decoder;
+    let mut decoder = (!command.is_empty()).then(|| Decoder::start(command)).transpose()?;
     out.write_all(log.head(decoder.is_some()).as_bytes())?;
     let mut count = 0;
-    let mut print = |entry: &_, out: Out<'_>| -> Result<(), Error> {
+    let mut print = |entry: &Entry, out: Out<'_>| -> Result<(), Error> {
         if !filter.wants(entry) {
             return Ok(());
         }
@@ -145,9 +156,11 @@ pub(super) fn run(args: &[String], shape: Shape, out: Out<'_>) -> Done {
         Ok(writeln!(out)?)
     };
     log.entries(&mut |entry| print(entry, out))?;
-    while settings.follow {
-        out.flush()?;
-        look_again(&mut log, &mut |entry| print(entry, out))?;
+    if settings.follow {
+        loop {
+            out.flush()?;
+            look_again(&mut log, &mut |entry| print(entry, out))?;
+        }
     }
     if log.is_torn() {
         // What etcd calls an unexpected end of file, and repairs at its next start as we do.
@@ -157,25 +170,18 @@ pub(super) fn run(args: &[String], shape: Shape, out: Out<'_>) -> Done {
 }
 
 /// Takes what was written meanwhile. A record that is being written may look damaged: the second look counts.
-fn look_again(
-    log: &mut Log,
-    visit: &mut dyn FnMut(&forebay_proto::raftpb::Entry) -> Result<(), Error>,
-) -> Result<(), Failure> {
+fn look_again(log: &mut Log, visit: &mut dyn FnMut(&Entry) -> Result<(), Error>) -> Done {
     thread::sleep(LOOK);
     let mut seen = 0u64;
-    let mut again = 0u64;
     let looked = log.more(&mut |entry| {
         seen += 1;
         visit(entry)
     });
-    match looked {
-        Err(Error::Wal(_)) => {
-            thread::sleep(LOOK);
-            Ok(log.more(&mut |entry| {
-                again += 1;
-                if again > seen { visit(entry) } else { Ok(()) }
-            })?)
-        }
-        looked => Ok(looked?),
-    }
+    let Err(Error::Wal(_)) = looked else { return Ok(looked?) };
+    thread::sleep(LOOK);
+    let mut again = 0u64;
+    Ok(log.more(&mut |entry| {
+        again += 1;
+        if again > seen { visit(entry) } else { Ok(()) }
+    })?)
 }

@@ -142,7 +142,7 @@ impl Field {
         match (self.kind, wire) {
             (Type::Message, Wire::Bytes(bytes)) => push(format!("{{{}}}", message(&self.of, bytes, depth + 1)?)),
             (Type::String | Type::Bytes, Wire::Bytes(_)) if self.name == "password" => {
-                push("\"<value removed>\"".into())
+                push("\"<value removed>\"".into());
             }
             (Type::String | Type::Bytes, Wire::Bytes(bytes)) => push(quote(bytes)),
             // A packed list.

@@ -47,6 +47,12 @@ pub struct Place<'a> {
     pub offset: u64,
 }
 
+/// Why a visitor ends a scan: what it expected, and what it found.
+pub type Refusal = (String, String);
+
+/// Who is handed the records.
+pub type Visit<'v> = dyn FnMut(Place<'_>, Scanned<'_>) -> Result<(), Refusal> + 'v;
+
 /// Where a scan begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
@@ -92,13 +98,8 @@ impl Scan {
         Self { disk, dir: dir.into() }
     }
 
-    /// Hands every record from `from` on to `visit`, which ends the scan with an error of its own by refusing one: a
-    /// pair of what it expected and what it found.
-    pub fn run(
-        &self,
-        from: From,
-        visit: &mut dyn FnMut(Place<'_>, Scanned<'_>) -> Result<(), (String, String)>,
-    ) -> Result<End, WalError> {
+    /// Hands every record from `from` on to `visit`, which ends the scan by refusing one.
+    pub fn run(&self, from: From, visit: &mut Visit<'_>) -> Result<End, WalError> {
         let (mut names, mut crc, mut offset) = (segment::list(&*self.disk, &self.dir)?, None, 0);
         match from {
             From::Start => {}
@@ -131,7 +132,7 @@ impl Scan {
         is_last: bool,
         crc: Option<u32>,
         offset: u64,
-        visit: &mut dyn FnMut(Place<'_>, Scanned<'_>) -> Result<(), (String, String)>,
+        visit: &mut Visit<'_>,
     ) -> Result<End, WalError> {
         let path = name.path(&self.dir);
         let file = self.disk.open_read_only(&path).context("open", &path)?;
@@ -154,8 +155,8 @@ impl Scan {
     }
 }
 
-fn scanned(record: Record<'_>) -> Result<Scanned<'_>, (String, String)> {
-    fn decoded<M: Message + Default>(data: &[u8], expected: &str) -> Result<M, (String, String)> {
+fn scanned(record: Record<'_>) -> Result<Scanned<'_>, Refusal> {
+    fn decoded<M: Message + Default>(data: &[u8], expected: &str) -> Result<M, Refusal> {
         M::decode(Bytes::copy_from_slice(data)).map_err(|error| (expected.to_owned(), error.to_string()))
     }
     Ok(match record.kind {
@@ -212,7 +213,7 @@ mod tests {
         assert_eq!(indexes(&scan, From::Start).0, (1..=35).collect::<Vec<_>>());
         let (found, _) = indexes(&scan, From::Index(35));
         assert!(found.contains(&35) && !found.contains(&1), "{found:?}");
-        assert_eq!(indexes(&scan, position).0, []);
+        assert!(indexes(&scan, position).0.is_empty());
     }
 
     #[test]

@@ -91,7 +91,7 @@ fn what_cannot_be_restored_leaves_nothing_behind() {
     refused(&good, "expected sha256");
     fs::write(&snapshot, b"this is no snapshot").unwrap();
     refused(&Restore { skip_hash_check: true, ..good.clone() }, "no valid meta page");
-    fs::write(&snapshot, &whole[..whole.len() / 2 & !511]).unwrap();
+    fs::write(&snapshot, &whole[..(whole.len() / 2) & !511]).unwrap();
     refused(&Restore { skip_hash_check: true, ..good.clone() }, "its meta page promises");
     fs::write(&snapshot, &whole).unwrap();
     refused(&Restore { name: "m9".into(), ..good.clone() }, "couldn't find local name \"m9\"");
