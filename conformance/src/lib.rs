@@ -10,7 +10,8 @@
 //! What is recorded comes from [`cases`] (one per fact of the protocol), from seeded random
 //! [`programs`] and [`watches`], from [`http`] requests and from [`etcdctl`] itself. [`crash`] asks
 //! the other question: whether what was acknowledged is still there after a `kill -9`; [`cluster`] asks it of several
-//! members, of one kind or mixed; [`metrics`] reads what both count.
+//! members, of one kind or mixed; [`metrics`] reads what both count;
+//! [`content`] is everything that a member has, for moving its files, and [`tools`] runs what reads them.
 //!
 //! **Invariant:** this crate knows `forebay-proto` and processes, and no other crate of the
 //! workspace: nothing that is tested here can be mistaken the same way by its test.
@@ -34,6 +35,8 @@ pub mod etcdctl;
 pub mod http;
 
 pub mod cluster;
+pub mod content;
 pub mod crash;
 pub mod flaps;
 pub mod metrics;
+pub mod tools;

@@ -45,6 +45,11 @@ impl fmt::Display for Release {
     }
 }
 
+/// A tool by the folder and the name that `install-peers.sh` gives it, such as `3.7/etcdutl`, if it is installed.
+pub fn tool(name: &str) -> Option<PathBuf> {
+    installed(name)
+}
+
 /// The Python that has the `etcd3` client, if it is installed.
 pub fn python() -> Option<PathBuf> {
     installed("python/bin/python")

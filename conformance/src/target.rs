@@ -106,10 +106,19 @@ pub struct Target {
 impl Target {
     /// Starts a fresh target and waits until it serves. `args` go to the member.
     pub async fn start(kind: Kind, args: &[&str]) -> anyhow::Result<Target> {
+        Target::prepared(kind, args, &|_, _| Ok(())).await
+    }
+
+    /// The same on a data directory that `prepare` has filled. It is told where, and the member's peer URL.
+    pub async fn prepared(
+        kind: Kind,
+        args: &[&str],
+        prepare: &dyn Fn(&Path, &str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Target> {
         // A free port can be taken by somebody else before the process binds it: try again then.
         let mut last = None;
         for _ in 0..3 {
-            match Target::try_start(kind, args).await {
+            match Target::try_start(kind, args, prepare).await {
                 Ok(target) => return Ok(target),
                 Err(error) if format!("{error:#}").to_lowercase().contains(IN_USE) => last = Some(error),
                 Err(error) => return Err(error),
@@ -118,9 +127,14 @@ impl Target {
         Err(last.expect("three attempts leave an error"))
     }
 
-    async fn try_start(kind: Kind, args: &[&str]) -> anyhow::Result<Target> {
+    async fn try_start(
+        kind: Kind,
+        args: &[&str],
+        prepare: &dyn Fn(&Path, &str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Target> {
         let dir = TempDir::with_prefix("conformance-")?;
         let [member, peer, gateway] = free_addresses()?;
+        prepare(&data_dir(dir.path()), &format!("http://{peer}"))?;
         let mut command = member_command(kind, dir.path(), member, peer)?;
         command.args(args);
         let member_process = Process::start(command, member, dir.path().join("member.log")).await?;
@@ -179,6 +193,26 @@ impl Target {
         format!("http://{}", self.client)
     }
 
+    /// Where the member keeps its files.
+    pub fn data_dir(&self) -> PathBuf {
+        data_dir(self.dir.path())
+    }
+
+    /// A place for files of the test's own.
+    pub fn scratch(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Ends the member as an operator does, and waits until it has.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        self.member_process.terminate().await
+    }
+
+    /// What the member logged last.
+    pub fn log(&self) -> String {
+        self.member_process.log()
+    }
+
     /// Ends the member with SIGKILL, in the middle of whatever it does.
     pub fn kill(&mut self) {
         self.member_process.kill();
@@ -229,7 +263,7 @@ pub(crate) fn named_command(
     if kind.release() == Some(Release::V3_4) {
         command.args(["--logger", "zap"]);
     }
-    command.arg("--data-dir").arg(dir.join("data"));
+    command.arg("--data-dir").arg(data_dir(dir));
     for flag in ["--listen-client-urls", "--advertise-client-urls"] {
         command.args([flag, &format!("http://{member}")]);
     }
@@ -237,6 +271,10 @@ pub(crate) fn named_command(
         command.args([flag, &format!("http://{peer}")]);
     }
     Ok(command)
+}
+
+fn data_dir(dir: &Path) -> PathBuf {
+    dir.join("data")
 }
 
 /// What decides how watches are answered, and so has to be the same in a gateway.
@@ -342,7 +380,8 @@ fn spawn(command: &mut Command, log: &Path) -> anyhow::Result<Child> {
 }
 
 async fn is_serving(at: SocketAddr) -> anyhow::Result<()> {
-    for path in ["/version", "/health"] {
+    // A member that is out of space serves reads, and that is enough.
+    for path in ["/version", "/health?exclude=NOSPACE"] {
         let response = http::Call::get(path).send(at).await.with_context(|| format!("GET {path}"))?;
         let (status, body) = (response.status, response.body_text());
         ensure!(status == 200 && !body.contains("not_decided"), "GET {path}: {status} {body}");

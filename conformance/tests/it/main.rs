@@ -10,4 +10,5 @@ mod http;
 mod metrics;
 mod programs;
 mod swap;
+mod tools;
 mod watches;

@@ -2,17 +2,12 @@
 //! knew in the log alone.
 
 use forebay_conformance::{
+    content::{Content, Progress, content, identities, progress, write},
     peers::{self, Release},
     session,
     target::{Kind, Target},
 };
-use forebay_proto::{
-    etcdserverpb::{
-        CompactionRequest, DeleteRangeRequest, HashKvRequest, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp,
-        TxnRequest, kv_client::KvClient, lease_client::LeaseClient, maintenance_client::MaintenanceClient, request_op,
-    },
-    mvccpb::KeyValue,
-};
+use forebay_proto::etcdserverpb::{AuthRoleAddRequest, AuthUserAddRequest, auth_client::AuthClient};
 
 /// Leaves everything since the start to the log.
 const NOTHING_TO_THE_DB: &[&str] = &["--backend-batch-interval=1h", "--backend-batch-limit=1000000"];
@@ -20,44 +15,24 @@ const NOTHING_TO_THE_DB: &[&str] = &["--backend-batch-interval=1h", "--backend-b
 /// And keeps the way back to an older release open; etcd itself goes up when it can, and an older one then refuses.
 const AND_HELD: &[&str] = &["--backend-batch-interval=1h", "--backend-batch-limit=1000000", "--hold-cluster-version"];
 
-/// What a member has: its keys, and the hash of every revision of them.
-#[derive(Debug, PartialEq)]
-struct Content {
-    keys: Vec<KeyValue>,
-    revision: i64,
-    hash: u32,
+async fn had(target: &Target) -> anyhow::Result<(Content, Progress)> {
+    Ok((content(target).await?, progress(target).await?))
 }
 
-async fn content(target: &Target) -> anyhow::Result<Content> {
-    let channel = session::connect(target).await?;
-    let everything = RangeRequest { key: b"\0"[..].into(), range_end: b"\0"[..].into(), ..Default::default() };
-    let answer = KvClient::new(channel.clone()).range(everything).await?.into_inner();
-    let hash = MaintenanceClient::new(channel).hash_kv(HashKvRequest::default()).await?.into_inner().hash;
-    Ok(Content { keys: answer.kvs, revision: answer.header.unwrap_or_default().revision, hash })
+/// What was there is there, and raft did not go back.
+async fn has(target: &Target, (had, was): (Content, Progress), who: &str) -> anyhow::Result<()> {
+    assert_eq!(content(target).await?, had, "{who}");
+    let is = progress(target).await?;
+    assert!(is.term > was.term && is.index >= was.index, "{who}: {was:?}, then {is:?}");
+    Ok(())
 }
 
-fn put(key: String, lease: i64) -> PutRequest {
-    PutRequest { value: format!("value of {key}").into(), key: key.into(), lease, ..Default::default() }
-}
-
-/// Writes something of every kind. `round` keeps the keys of different rounds apart.
-async fn write(target: &Target, round: &str) -> anyhow::Result<()> {
-    let channel = session::connect(target).await?;
-    let mut kv = KvClient::new(channel.clone());
-    let granted = LeaseClient::new(channel).lease_grant(LeaseGrantRequest { ttl: 3600, id: 0 }).await?.into_inner();
-    for n in 0..20 {
-        kv.put(put(format!("{round}/{:02}", n % 13), if n % 5 == 0 { granted.id } else { 0 })).await?;
-    }
-    let ops = ["x", "y"]
-        .map(|key| RequestOp { request: Some(request_op::Request::RequestPut(put(format!("{round}/txn/{key}"), 0))) });
-    kv.txn(TxnRequest { success: ops.to_vec(), ..Default::default() }).await?;
-    let deleted = kv
-        .delete_range(DeleteRangeRequest { key: format!("{round}/03").into(), ..Default::default() })
-        .await?
-        .into_inner();
-    let revision = deleted.header.unwrap_or_default().revision - 10;
-    kv.compact(CompactionRequest { revision, physical: true }).await?;
-    kv.put(put(format!("{round}/last"), 0)).await?;
+/// Users and roles, without anybody being asked for them.
+async fn add_identities(target: &Target) -> anyhow::Result<()> {
+    let mut auth = AuthClient::new(session::connect(target).await?);
+    let user = AuthUserAddRequest { name: "ann".into(), password: "secret".into(), ..Default::default() };
+    auth.user_add(user).await?;
+    auth.role_add(AuthRoleAddRequest { name: "reader".into() }).await?;
     Ok(())
 }
 
@@ -68,19 +43,24 @@ async fn moves(test: &str, release: Release, and_back: bool) -> anyhow::Result<(
         return Ok(());
     }
     let mut target = Target::start(etcd, NOTHING_TO_THE_DB).await?;
+    add_identities(&target).await?;
     write(&target, "by etcd").await?;
-    let before = content(&target).await?;
+    let (before, named) = (had(&target).await?, identities(&target).await?);
     target.restart_as(Kind::Server, AND_HELD).await?;
-    assert_eq!(content(&target).await?, before, "what etcd {release} left is what we found");
+    has(&target, before, &format!("what etcd {release} left is what we found")).await?;
     write(&target, "by forebay").await?;
-    let before = content(&target).await?;
+    let before = had(&target).await?;
+    if let Some(found) = identities(&target).await? {
+        assert_eq!(Some(found), named);
+    }
     if and_back {
         target.restart_as(etcd, NOTHING_TO_THE_DB).await?;
-        assert_eq!(content(&target).await?, before, "what we left is what etcd {release} found");
+        has(&target, before, &format!("what we left is what etcd {release} found")).await?;
+        assert_eq!(identities(&target).await?, named, "users and roles went through our hands");
         write(&target, "by etcd again").await?;
-        let before = content(&target).await?;
+        let before = had(&target).await?;
         target.restart_as(Kind::Server, &[]).await?;
-        assert_eq!(content(&target).await?, before, "and once more");
+        has(&target, before, "and once more").await?;
     }
     Ok(())
 }
