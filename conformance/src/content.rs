@@ -3,13 +3,15 @@
 use forebay_proto::{
     etcdserverpb::{
         AlarmMember, AlarmRequest, AlarmType, AuthRoleListRequest, AuthUserListRequest, CompactionRequest,
-        DeleteRangeRequest, HashKvRequest, LeaseGrantRequest, LeaseLeasesRequest, LeaseTimeToLiveRequest, Member,
-        MemberAddRequest, MemberListRequest, MemberRemoveRequest, PutRequest, RangeRequest, RequestOp, StatusRequest,
-        TxnRequest, alarm_request::AlarmAction, auth_client::AuthClient, cluster_client::ClusterClient,
+        DeleteRangeRequest, HashKvRequest, LeaseGrantRequest, LeaseLeasesRequest, LeaseRevokeRequest,
+        LeaseTimeToLiveRequest, Member, MemberListRequest, MemberUpdateRequest, PutRequest, RangeRequest, RequestOp,
+        StatusRequest, TxnRequest, alarm_request::AlarmAction, auth_client::AuthClient, cluster_client::ClusterClient,
         kv_client::KvClient, lease_client::LeaseClient, maintenance_client::MaintenanceClient, request_op,
     },
     mvccpb::KeyValue,
 };
+
+use tonic::transport::Channel;
 
 use crate::{session, target::Target};
 
@@ -88,13 +90,13 @@ fn put(key: String, lease: i64) -> PutRequest {
 /// Writes something of every kind, and leaves an alarm raised. `round` keeps the keys of different rounds apart.
 pub async fn write(target: &Target, round: &str) -> anyhow::Result<()> {
     let channel = session::connect(target).await?;
-    alarm(target, AlarmAction::Deactivate).await?;
+    disarm(channel.clone()).await?;
     let mut kv = KvClient::new(channel.clone());
     let mut leases = LeaseClient::new(channel.clone());
     let granted = leases.lease_grant(LeaseGrantRequest { ttl: 3600, id: 0 }).await?.into_inner();
     let revoked = leases.lease_grant(LeaseGrantRequest { ttl: 3600, id: 0 }).await?.into_inner();
     kv.put(put(format!("{round}/revoked"), revoked.id)).await?;
-    leases.lease_revoke(forebay_proto::etcdserverpb::LeaseRevokeRequest { id: revoked.id }).await?;
+    leases.lease_revoke(LeaseRevokeRequest { id: revoked.id }).await?;
     for n in 0..20 {
         kv.put(put(format!("{round}/{:02}", n % 13), if n % 5 == 0 { granted.id } else { 0 })).await?;
     }
@@ -108,18 +110,24 @@ pub async fn write(target: &Target, round: &str) -> anyhow::Result<()> {
     let revision = deleted.header.unwrap_or_default().revision - 10;
     kv.compact(CompactionRequest { revision, physical: true }).await?;
     kv.put(put(format!("{round}/last"), 0)).await?;
-    let mut cluster = ClusterClient::new(channel);
-    // A learner that never starts changes no quorum.
-    let learner = MemberAddRequest { peer_ur_ls: vec!["http://127.0.0.1:1".to_owned()], is_learner: true };
-    let learner = cluster.member_add(learner).await?.into_inner().member.unwrap_or_default().id;
-    cluster.member_remove(MemberRemoveRequest { id: learner }).await?;
-    alarm(target, AlarmAction::Activate).await
+    // An entry that changes the membership, and leaves it as it is.
+    let mut cluster = ClusterClient::new(channel.clone());
+    let members = cluster.member_list(MemberListRequest::default()).await?.into_inner().members;
+    for Member { id, peer_ur_ls, .. } in members {
+        cluster.member_update(MemberUpdateRequest { id, peer_ur_ls }).await?;
+    }
+    let mut maintenance = MaintenanceClient::new(channel);
+    let member_id = maintenance.status(StatusRequest {}).await?.into_inner().header.unwrap_or_default().member_id;
+    let (action, alarm) = (AlarmAction::Activate as i32, AlarmType::Nospace as i32);
+    maintenance.alarm(AlarmRequest { action, member_id, alarm }).await?;
+    Ok(())
 }
 
-async fn alarm(target: &Target, action: AlarmAction) -> anyhow::Result<()> {
-    let mut maintenance = MaintenanceClient::new(session::connect(target).await?);
-    let member = maintenance.status(StatusRequest {}).await?.into_inner().header.unwrap_or_default().member_id;
-    let request = AlarmRequest { action: action as i32, member_id: member, alarm: AlarmType::Nospace as i32 };
-    maintenance.alarm(request).await?;
+/// Ends every alarm, also those of members that a restore left behind.
+async fn disarm(channel: Channel) -> anyhow::Result<()> {
+    let mut maintenance = MaintenanceClient::new(channel);
+    for AlarmMember { member_id, alarm } in maintenance.alarm(AlarmRequest::default()).await?.into_inner().alarms {
+        maintenance.alarm(AlarmRequest { action: AlarmAction::Deactivate as i32, member_id, alarm }).await?;
+    }
     Ok(())
 }

@@ -20,10 +20,10 @@ pub fn quote(bytes: &[u8]) -> String {
                 '\t' => out.push_str("\\t"),
                 '\x0b' => out.push_str("\\v"),
                 c if c.is_ascii_control() => hex(&mut out, c as u8),
-                // Go prints no space but the plain one.
-                c if c.is_control() || (c != ' ' && c.is_whitespace()) => {
-                    write!(out, "\\u{:04x}", c as u32).expect("a string takes everything");
-                }
+                c if !is_printable(c) => match c as u32 {
+                    code @ ..=0xffff => write!(out, "\\u{code:04x}").expect("a string takes everything"),
+                    code => write!(out, "\\U{code:08x}").expect("a string takes everything"),
+                },
                 c => out.push(c),
             }
         }
@@ -31,6 +31,15 @@ pub fn quote(bytes: &[u8]) -> String {
     }
     out.push('"');
     out
+}
+
+/// Whether there is something to see: Go and Rust agree on what that is, but for what one knows a newer Unicode of.
+fn is_printable(c: char) -> bool {
+    // Behind another, since what combines is escaped only where it stands first.
+    let mut text = [b'a'; 5];
+    let len = 1 + c.encode_utf8(&mut text[1..]).len();
+    let text = std::str::from_utf8(&text[..len]).expect("invariant: an encoded char is UTF-8");
+    c == '\'' || text.escape_debug().nth(1) == Some(c)
 }
 
 fn hex(out: &mut String, byte: u8) {
@@ -56,9 +65,13 @@ mod tests {
     #[test]
     fn quotes_as_go_does() {
         for (bytes, quoted) in [
-            (&b"k \xc3\xa9\"x"[..], "\"k é\\\"x\""),
+            (&b"k '\xc3\xa9\"x"[..], "\"k 'é\\\"x\""),
             (b"v\x01\xff\n", "\"v\\x01\\xff\\n\""),
             (b"\xc2\xa0\xe2\x80\xa8", "\"\\u00a0\\u2028\""),
+            (
+                "\u{f50e}\u{feff}\u{10ffff}e\u{301}\u{1f600}".as_bytes(),
+                "\"\\uf50e\\ufeff\\U0010ffffe\u{301}\u{1f600}\"",
+            ),
             (b"", "\"\""),
         ] {
             assert_eq!(quote(bytes), quoted);

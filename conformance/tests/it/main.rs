@@ -12,3 +12,11 @@ mod programs;
 mod swap;
 mod tools;
 mod watches;
+
+use std::{future::Future, time::Duration};
+
+/// The whole of a test that talks to other processes: none of them may keep it for ever.
+async fn within(test: impl Future<Output = anyhow::Result<()>>) {
+    const LIMIT: Duration = Duration::from_secs(240);
+    tokio::time::timeout(LIMIT, test).await.expect("the processes answer in time").expect("the test succeeds");
+}

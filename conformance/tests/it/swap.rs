@@ -9,6 +9,8 @@ use forebay_conformance::{
 };
 use forebay_proto::etcdserverpb::{AuthRoleAddRequest, AuthUserAddRequest, auth_client::AuthClient};
 
+use crate::within;
+
 /// Leaves everything since the start to the log.
 const NOTHING_TO_THE_DB: &[&str] = &["--backend-batch-interval=1h", "--backend-batch-limit=1000000"];
 
@@ -67,15 +69,15 @@ async fn moves(test: &str, release: Release, and_back: bool) -> anyhow::Result<(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_goes_on_where_etcd_3_4_was_killed() {
-    moves("swap::the_server_goes_on_where_etcd_3_4_was_killed", Release::V3_4, false).await.unwrap();
+    within(moves("swap::the_server_goes_on_where_etcd_3_4_was_killed", Release::V3_4, false)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_3_5_and_the_server_take_turns() {
-    moves("swap::etcd_3_5_and_the_server_take_turns", Release::V3_5, true).await.unwrap();
+    within(moves("swap::etcd_3_5_and_the_server_take_turns", Release::V3_5, true)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_3_7_and_the_server_take_turns() {
-    moves("swap::etcd_3_7_and_the_server_take_turns", Release::V3_7, true).await.unwrap();
+    within(moves("swap::etcd_3_7_and_the_server_take_turns", Release::V3_7, true)).await;
 }
