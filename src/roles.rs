@@ -1,6 +1,7 @@
 //! The roles, as async functions that take the validated configuration and return when they have ended.
 
 mod ports;
+mod quotas;
 mod settings;
 mod tls;
 
@@ -54,15 +55,17 @@ pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
     let tls = tls::member_clients(&config)?;
     let peer_ports = ports::peers(&config.listen_peer_urls, tls::member_peers(&config)?).await?;
     let registry = registry()?;
+    let file = config.policy.clone().map(|path| PolicyFile::new(path, false));
     let member = forebay_server::start(settings::member(&config)?, peer_ports, &registry).await?;
     let told = Config {
         max_message_bytes: member.config().max_message_bytes(),
         advertise_client_urls: Vec::new(),
+        admission: AdmissionConfig { policy: policy(file.as_ref())?, ..AdmissionConfig::default() },
         ..Config::default()
     };
     let gateway = Gateway::new(&told, Upstream::Local(member.api()), Metrics::new(&registry)?);
-    let admission = gateway.admission().clone();
-    tokio::spawn(async move { admission.run(None).await });
+    let running = gateway.clone();
+    tokio::spawn(async move { running.run(file).await });
     let probes = Arc::new(MemberProbes::new(member.clone(), registry.clone()));
     let ports = serve(
         bound,
@@ -91,6 +94,11 @@ pub async fn server(config: ServerConfig) -> anyhow::Result<Ended> {
     let peer_ports = ports::peers(&config.listen_peer_urls, tls::member_peers(&config)?).await?;
     let registry = registry()?;
     let member = forebay_server::start(settings::member(&config)?, peer_ports, &registry).await?;
+    if let Some(path) = &config.policy {
+        let file = PolicyFile::new(path.clone(), false);
+        let policy = file.load()?;
+        tokio::spawn(quotas::hold(member.clone(), file, policy));
+    }
     let probes = Arc::new(MemberProbes::new(member.clone(), registry.clone()));
     let ports = serve(
         bound,
@@ -120,7 +128,7 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
         max_message_bytes: config.max_request_bytes + forebay_server::GRPC_OVERHEAD_BYTES,
         mirror: settings::mirror(&config),
         admission: AdmissionConfig {
-            policy: file.as_ref().map_or_else(|| Ok(Policy::builtin()), PolicyFile::load)?,
+            policy: policy(file.as_ref())?,
             memory_bytes: config.memory_limit,
             slow_request: config.slow_request,
         },
@@ -136,8 +144,8 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
     let addresses = Address::list(&config.endpoints.join(","))?;
     let upstream = Upstream::Remote(Pool::connect(&told, pool, addresses, tls::upstream(&config)?, metrics.clone()));
     let gateway = Gateway::new(&told, upstream, metrics);
-    let admission = gateway.admission().clone();
-    tokio::spawn(async move { admission.run(file).await });
+    let running = gateway.clone();
+    tokio::spawn(async move { running.run(file).await });
     let probes = GatewayProbes::new(&gateway, registry.clone()).expect("the upstream is a pool");
     let limits = settings::gateway_limits(&config);
     let tls = tls::gateway_clients(&config)?;
@@ -150,6 +158,11 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
     let stop = signals::stop().await?;
     tokio::join!(gateway.drain(GRACE), ports.close());
     Ok(Ended::Told(stop))
+}
+
+/// The policy of a file, or the built-in one.
+fn policy(file: Option<&PolicyFile>) -> anyhow::Result<Policy> {
+    Ok(file.map_or_else(|| Ok(Policy::builtin()), PolicyFile::load)?)
 }
 
 async fn bind(config: &ServerConfig) -> anyhow::Result<Bound> {

@@ -13,6 +13,7 @@
 mod admin;
 mod admit;
 mod answers;
+mod held;
 mod identity;
 mod intake;
 mod lists;
@@ -51,7 +52,10 @@ use forebay_policies::{
 use forebay_proto::KeyRange;
 use parking_lot::Mutex;
 use rand::Rng as _;
-use tokio::{sync::broadcast, time::Instant};
+use tokio::{
+    sync::{Notify, broadcast},
+    time::Instant,
+};
 use tonic::Code;
 
 pub use self::admin::ADMIN;
@@ -59,6 +63,7 @@ pub use self::reload::{PolicyError, PolicyFile};
 pub(crate) use self::{admit::Admit, identity::OwnCall, lists::Lists, metrics::Metrics, queue::Queue, quotas::Quotas};
 use self::{
     answers::Refusal,
+    held::Held,
     identity::{Identities, TokenId},
     loaded::Loaded,
     memory::Memory,
@@ -99,6 +104,10 @@ struct Shared {
     sizes: Mutex<Sizes>,
     memory: Memory,
     budgets: Budgets,
+    /// Quotas that the upstream holds.
+    held: Held,
+    /// Another policy is in force.
+    policy_changed: Notify,
     /// Who does what.
     accounting: Mutex<Accounting>,
     /// Every request, for those who look on.
@@ -175,6 +184,8 @@ impl Admission {
             sizes: Mutex::new(Sizes::new(SIZES)),
             memory,
             budgets: Budgets::default(),
+            held: Held::default(),
+            policy_changed: Notify::new(),
             accounting: Mutex::new(Accounting::new(ROWS, rand::rng().random())),
             tap: broadcast::Sender::new(TAPPED),
             slow: config.slow_request,
@@ -187,6 +198,7 @@ impl Admission {
     pub fn set_policy(&self, policy: Policy) {
         let previous = self.0.loaded.load();
         self.0.loaded.store(Arc::new(Loaded::new(policy, &self.0.metrics, Some(&previous))));
+        self.0.policy_changed.notify_one();
     }
 
     /// The layer that reads large lists in pages.

@@ -4,7 +4,14 @@ use std::time::Duration;
 
 use forebay_edge::Api;
 
-use crate::{admission::Admission, config::Config, layers::Draining, metrics::Metrics, stack, upstream::Upstream};
+use crate::{
+    admission::{Admission, PolicyFile},
+    config::Config,
+    layers::Draining,
+    metrics::Metrics,
+    stack,
+    upstream::Upstream,
+};
 
 /// A gateway in front of an upstream.
 #[derive(Clone)]
@@ -38,6 +45,12 @@ impl Gateway {
     /// Who may do how much.
     pub fn admission(&self) -> &Admission {
         &self.admission
+    }
+
+    /// Keeps admission up to date for as long as it is polled: the policy as its file has it, and what the upstream is
+    /// to hold of it.
+    pub async fn run(&self, file: Option<PolicyFile>) {
+        tokio::join!(self.admission.run(file), self.admission.announce(&self.upstream));
     }
 
     /// Takes no new calls, ends streams, and lets unary calls finish for at most `bound`; returns

@@ -23,7 +23,7 @@ use forebay_proto::Error;
 
 use crate::{
     hash::HashJob,
-    record::{Change, Revision},
+    record::{Change, Revision, Version},
     store::Keyspace,
     tree::Tree,
 };
@@ -87,6 +87,11 @@ impl Keyspace {
     /// Goes on with compactions: looks at `limit` changes of the history, one at least, and removes what they made
     /// garbage, at most twice as many versions. The caller removes the same from its db file.
     pub fn compact_step(&mut self, limit: usize) -> CompactStep {
+        self.compact_step_showing(limit, &mut |_| {})
+    }
+
+    /// As [`Keyspace::compact_step`], and shows every version of a key that goes.
+    pub fn compact_step_showing(&mut self, limit: usize, show: &mut dyn FnMut(&Version)) -> CompactStep {
         let limit = limit.max(1);
         let is_published = self.is_published();
         let Some(compaction) = self.compactions.front_mut() else { return CompactStep::Idle };
@@ -96,7 +101,10 @@ impl Keyspace {
         if !self.leftovers.is_empty() {
             let leftovers = self.leftovers.drain(..limit.min(self.leftovers.len()));
             let mut removed: Vec<_> = leftovers
-                .map(|version| remove(&mut self.tree, version.key(), (version.revision(), version.is_tombstone())))
+                .map(|version| {
+                    show(&version);
+                    remove(&mut self.tree, &version)
+                })
                 .collect();
             removed.sort_unstable();
             return CompactStep::Removed(removed);
@@ -114,8 +122,10 @@ impl Keyspace {
         let mut changes = changes.take_while(|change| change.version.mod_revision() <= revision);
         let mut removed = Vec::new();
         for change in changes.by_ref().take(limit) {
-            let garbage = garbage(change, from, revision);
-            removed.extend(garbage.map(|garbage| remove(&mut self.tree, change.version.key(), garbage)));
+            for version in garbage(change, from, revision) {
+                show(version);
+                removed.push(remove(&mut self.tree, version));
+            }
         }
         if let Some(next) = changes.next() {
             compaction.cursor = next.version.revision();
@@ -137,17 +147,17 @@ impl Keyspace {
     }
 }
 
-fn remove(tree: &mut Tree, key: &[u8], garbage: (Revision, bool)) -> (Revision, bool) {
-    let taken = tree.take(key, garbage.0);
-    assert!(taken, "what is removed is a version that its key has: {garbage:?} of {}", key.escape_ascii());
-    garbage
+fn remove(tree: &mut Tree, version: &Version) -> (Revision, bool) {
+    let taken = tree.take(version.key(), version.revision());
+    assert!(taken, "what is removed is a version that its key has: {version:?}");
+    (version.revision(), version.is_tombstone())
 }
 
 /// What a change made garbage for a compaction at `revision` after one at `from`.
-fn garbage(change: &Change, from: i64, revision: i64) -> impl Iterator<Item = (Revision, bool)> {
+fn garbage(change: &Change, from: i64, revision: i64) -> impl Iterator<Item = &Version> {
     let at = change.version.revision();
     // What the change at `from` or below replaced went with the compaction before.
-    let replaced = change.prev.as_ref().filter(|_| at.main > from).map(|prev| (prev.revision(), false));
-    let tombstone = (change.version.is_tombstone() && at.main < revision).then_some((at, true));
+    let replaced = change.prev.as_ref().filter(|_| at.main > from);
+    let tombstone = (change.version.is_tombstone() && at.main < revision).then_some(&change.version);
     replaced.into_iter().chain(tombstone)
 }

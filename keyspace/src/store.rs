@@ -102,6 +102,15 @@ impl Keyspace {
         Snapshot::new(&self.tree, self.revision, self.compacted, None)
     }
 
+    /// Shows every version of the keys of a range, by key and oldest first, each with whether it is its key's newest. A
+    /// lock is held meanwhile: `visit` should count and return.
+    pub fn for_each_version(&self, range: &KeyRange, visit: &mut dyn FnMut(&Version, bool)) {
+        self.tree.for_each_in(range, &mut |chain| {
+            let newest = chain.newest().revision();
+            chain.versions().for_each(|version| visit(version, version.revision() == newest));
+        });
+    }
+
     /// Begins a write txn.
     pub fn write(&mut self) -> WriteTxn<'_> {
         WriteTxn { main: self.revision + 1, sub: 0, keyspace: self }

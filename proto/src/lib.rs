@@ -59,6 +59,7 @@ generated! {
 mod error;
 pub mod json;
 mod nesting;
+pub mod quotas;
 mod range;
 
 pub use error::Error;

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use crate::{
     backend::{Backend, Op},
     metrics::CompactionMetrics,
+    quotas::Quotas,
     raft::panic_text,
 };
 
@@ -51,12 +52,13 @@ impl Compactor {
     /// undone is done after the next start. Should it panic, `fail` is called with what it said.
     pub fn start(
         keyspace: Arc<Mutex<Keyspace>>,
+        quotas: Arc<Quotas>,
         backend: Arc<Backend>,
         pace: Pace,
         metrics: CompactionMetrics,
         fail: impl FnOnce(String) + Send + 'static,
     ) -> (Compactor, JoinHandle<()>) {
-        let (compactor, compaction) = Compactor::new(keyspace, backend, pace.limit, metrics);
+        let (compactor, compaction) = Compactor::new(keyspace, quotas, backend, pace.limit, metrics);
         let run = move || {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(compaction, pace.pause))) {
                 fail(format!("compaction cannot go on: {}", panic_text(&*panic)));
@@ -69,13 +71,14 @@ impl Compactor {
     /// As [`Compactor::start`], but without a thread: the work is done by whoever has it.
     pub(crate) fn new(
         keyspace: Arc<Mutex<Keyspace>>,
+        quotas: Arc<Quotas>,
         backend: Arc<Backend>,
         limit: usize,
         metrics: CompactionMetrics,
     ) -> (Compactor, Compaction) {
         let (sender, scheduled) = channel();
         let waiting = VecDeque::new();
-        (Compactor(sender), Compaction { scheduled, waiting, current: None, keyspace, backend, limit, metrics })
+        (Compactor(sender), Compaction { scheduled, waiting, current: None, keyspace, quotas, backend, limit, metrics })
     }
 
     /// Finishes the compaction at `revision`, which the keyspace has accepted. The receiver resolves
@@ -111,6 +114,7 @@ pub(crate) struct Compaction {
     waiting: VecDeque<Scheduled>,
     current: Option<Current>,
     keyspace: Arc<Mutex<Keyspace>>,
+    quotas: Arc<Quotas>,
     backend: Arc<Backend>,
     limit: usize,
     metrics: CompactionMetrics,
@@ -130,7 +134,7 @@ impl Compaction {
     pub(crate) fn step(&mut self) -> bool {
         self.waiting.extend(self.scheduled.try_iter());
         let Some(mut current) = self.current.take().or_else(|| self.begin()) else { return false };
-        let stepped = step(current.revision, &self.keyspace, &self.backend, self.limit);
+        let stepped = step(current.revision, &self.keyspace, &self.quotas, &self.backend, self.limit);
         stepped.observe(&self.metrics, std::mem::take(&mut current.is_first));
         if stepped.is_last {
             self.finish(current);
@@ -183,12 +187,12 @@ fn millis(time: Duration) -> f64 {
 }
 
 /// One step of the oldest compaction, on the way to the one at `revision`.
-fn step(revision: i64, keyspace: &Mutex<Keyspace>, backend: &Backend, limit: usize) -> Stepped {
+fn step(revision: i64, keyspace: &Mutex<Keyspace>, quotas: &Quotas, backend: &Backend, limit: usize) -> Stepped {
     // The file is told under the keyspace's lock, so that it hears of a removal before it hears of
     // anything that was applied after it.
     let mut keyspace = keyspace.lock();
     let start = Instant::now();
-    let (is_last, removed) = match keyspace.compact_step(limit) {
+    let (is_last, removed) = match keyspace.compact_step_showing(limit, &mut |version| quotas.compacted(version)) {
         CompactStep::Waiting => (false, 0),
         CompactStep::Removed(removed) => {
             let count = removed.len();
@@ -235,7 +239,9 @@ mod tests {
         keyspace.publish();
         let keyspace = Arc::new(Mutex::new(keyspace));
         let pace = Pace { limit: 1, pause: Duration::from_secs(3600) };
-        let (compactor, thread) = Compactor::start(keyspace.clone(), backend.clone(), pace, metrics.compaction, fail);
+        let quotas = Arc::new(Quotas::new(keyspace.clone()));
+        let (compactor, thread) =
+            Compactor::start(keyspace.clone(), quotas, backend.clone(), pace, metrics.compaction, fail);
         let mut finished = compactor.schedule(101, hash);
         drop(compactor);
         thread.join().unwrap();

@@ -25,6 +25,7 @@ mod metrics;
 mod peer;
 mod probes;
 mod proposals;
+mod quotas;
 pub mod raft;
 mod rpc;
 #[cfg(test)]

@@ -31,6 +31,7 @@ use crate::{
     metrics::{Kind, Metrics},
     peer::Peers,
     proposals::{RequestIds, Waiters},
+    quotas::Quotas,
     raft::{Progress, Proposal, RaftError, RaftHandle, RaftThread, Refused, Role},
     rpc::Rpc,
     version::Version,
@@ -59,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) reader: Reader,
     pub(crate) watches: Watches,
     pub(crate) lessor: Arc<Mutex<Lessor>>,
+    pub(crate) quotas: Arc<Quotas>,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) peers: Peers,
     /// Ends the serving of other members.
@@ -127,6 +129,11 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
+    /// When it ends.
+    pub(crate) fn at(self) -> Instant {
+        self.at
+    }
+
     /// How long there still is.
     pub(crate) fn left(self, now: Instant) -> Duration {
         self.at.saturating_duration_since(now)
@@ -386,7 +393,10 @@ impl Member {
             return Err(Error::RequestTooLarge.into());
         }
         let data = Bytes::from(request.encode_to_vec());
-        let answered = self.wait_for(id, deadline, |raft| raft.propose(Proposal { id, data })).await?;
+        let answered = match self.0.quotas.concern(&request) {
+            false => self.wait_for(id, deadline, |raft| raft.propose(Proposal { id, data, term: None })).await?,
+            true => self.propose_within_quotas(&request, id, data, deadline).await?,
+        };
         self.0.metrics.request_seconds.observe(kind, answered.is_some(), start.elapsed());
         self.outcome(answered, deadline)
     }

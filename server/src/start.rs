@@ -44,6 +44,7 @@ use crate::{
     metrics::Metrics,
     peer::{Client, Identity, PeerMetrics, PeerService, Peers, Receiver, id_text},
     proposals::{RequestIds, Waiters},
+    quotas::Quotas,
     raft::{self, RaftMetrics},
     upkeep,
 };
@@ -178,13 +179,20 @@ pub async fn start(config: Config, peer_ports: PeerPorts, registry: &Registry) -
     let backend = Arc::new(backend);
     let reader = state.keyspace.reader();
     let keyspace = Arc::new(Mutex::new(state.keyspace));
+    let quotas = Arc::new(Quotas::new(keyspace.clone()));
     let lessor = Arc::new(Mutex::new(state.lessor));
     let cluster = Arc::new(Cluster::default());
     let waiters = Arc::new(Waiters::default());
     let hub = Hub::new(Arc::new(reader.clone()), config.max_request_bytes);
     let pace = compactor::Pace { limit: config.compaction_batch_limit, pause: config.compaction_sleep_interval };
-    let (compactor, compacting) =
-        Compactor::start(keyspace.clone(), backend.clone(), pace, metrics.compaction.clone(), fail.clone());
+    let (compactor, compacting) = Compactor::start(
+        keyspace.clone(),
+        quotas.clone(),
+        backend.clone(),
+        pace,
+        metrics.compaction.clone(),
+        fail.clone(),
+    );
     if let Some(revision) = state.unfinished {
         drop(compactor.schedule(revision, None));
     }
@@ -201,13 +209,14 @@ pub async fn start(config: Config, peer_ports: PeerPorts, registry: &Registry) -
         downgrade: state.downgrade,
     };
     let replica = Replica {
-        machine: Machine::new(restored, cluster.clone(), compactor, metrics.apply.clone()),
+        machine: Machine::new(restored, cluster.clone(), compactor, metrics.apply.clone(), quotas.clone()),
         max_learners: config.max_learners,
         clock: Clock::System,
         prepared,
         backend: backend.clone(),
         hub: hub.clone(),
         waiters: waiters.clone(),
+        quotas: quotas.clone(),
         lessor: lessor.clone(),
         lease_extension: config.election_timeout,
         metrics: metrics.apply.clone(),
@@ -239,6 +248,7 @@ pub async fn start(config: Config, peer_ports: PeerPorts, registry: &Registry) -
         reader,
         watches,
         lessor,
+        quotas,
         cluster,
         peers: peers.clone(),
         peers_closing: Drain::default(),

@@ -72,6 +72,8 @@ pub struct ServerConfig {
     pub downgrade_check_time: Duration,
     /// Whether the version of a cluster that has one is never raised.
     pub hold_cluster_version: bool,
+    /// The policy file, whose quotas the member holds.
+    pub policy: Option<PathBuf>,
 
     pub max_request_bytes: u64,
     pub max_txn_ops: u64,

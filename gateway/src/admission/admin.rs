@@ -142,7 +142,8 @@ impl Shared {
             })
         });
         let quotas: Vec<Value> = quotas.collect();
-        json!({"quotas": quotas, "budgets": self.budgets.usage()})
+        let budgets: Vec<Value> = self.budgets.usage().into_iter().chain(self.held.usage()).collect();
+        json!({"quotas": quotas, "budgets": budgets})
     }
 }
 

@@ -110,6 +110,9 @@ impl<S> Quotas<S> {
         let mut demands: Vec<Demand<'a>> = Vec::new();
         let Some(asked) = &admitted.asked else { return Ok(demands) };
         for quota in &admitted.policy.policy.quotas {
+            if self.admission.0.held.holds(quota) {
+                continue;
+            }
             for put in &asked.puts {
                 let KeyRange::Key(key) = &asked.keys[put.key] else { continue };
                 if !key.starts_with(&quota.prefix) {

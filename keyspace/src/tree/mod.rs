@@ -145,15 +145,27 @@ impl Tree {
             let fits = keys <= max && changes.len() <= max && chain.changes(from, upto, max, &mut changes);
             if fits { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
-        let walked = match range {
+        self.walk(range, &mut visit).is_continue().then_some(changes)
+    }
+
+    /// Shows the keys of a range with all their versions, in the order of keys. A leaf is locked during `visit`.
+    pub(crate) fn for_each_in(&self, range: &KeyRange, visit: &mut dyn FnMut(&Chain)) {
+        let walked = self.walk(range, &mut |chain| {
+            visit(chain);
+            ControlFlow::Continue(())
+        });
+        debug_assert!(walked.is_continue(), "nobody breaks off");
+    }
+
+    fn walk(&self, range: &KeyRange, visit: &mut dyn FnMut(&Chain) -> ControlFlow<()>) -> ControlFlow<()> {
+        match range {
             KeyRange::Key(key) => {
                 let end = [key, &b"\0"[..]].concat();
-                walk(&self.root, Bounds { lower: Some(key), upper: Some(&end) }, &mut visit)
+                walk(&self.root, Bounds { lower: Some(key), upper: Some(&end) }, visit)
             }
             _ if range.is_empty() => ControlFlow::Continue(()),
-            _ => walk(&self.root, bounds(range), &mut visit),
-        };
-        walked.is_continue().then_some(changes)
+            _ => walk(&self.root, bounds(range), visit),
+        }
     }
 
     /// Shows every key with all its versions, in the order of keys. A leaf is locked during `visit`.

@@ -8,6 +8,7 @@ mod check;
 mod diff;
 mod document;
 mod locate;
+mod quotas;
 mod resolve;
 mod schema;
 
@@ -19,6 +20,7 @@ pub use document::{
     Allowed, CodelSpec, Distinguisher, Document, Hard, LevelSpec, Mode, NamespaceSpec, OnLimit, QuotaSpec, RuleSpec,
     Segment, Spec,
 };
+pub use quotas::{quotas_from_json, quotas_to_json};
 pub use schema::SCHEMA;
 
 /// A file that can be used.

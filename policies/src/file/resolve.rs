@@ -113,7 +113,7 @@ impl Rule {
 }
 
 impl QuotaSpec {
-    fn resolve(&self) -> Quota {
+    pub(super) fn resolve(&self) -> Quota {
         Quota {
             name: self.name.clone(),
             mode: self.mode,

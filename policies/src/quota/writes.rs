@@ -22,36 +22,35 @@ pub enum Branch {
 /// The puts and deletes of a request.
 #[derive(Clone, Debug, Default)]
 pub struct Writes<'r> {
-    /// Keys with the size of their new object. None keeps the value.
-    puts: BTreeMap<&'r [u8], Option<u64>>,
+    /// Keys with the size of their new object. A put that keeps the value changes no size, and is not among them.
+    puts: BTreeMap<&'r [u8], u64>,
     /// In order, and none overlaps another, so that no object is counted as freed twice.
     deletes: Vec<KeyRange>,
-}
-
-/// A key that is written.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Put<'r> {
-    pub key: &'r [u8],
-    pub size: Option<u64>,
+    /// Whether it is known which branches are taken, so that all of it comes true or nothing.
+    certain: bool,
 }
 
 impl Branch {
-    /// The branch that a write of a Kubernetes API server takes, as far as the objects tell. For whoever has to decide
-    /// before the txn is applied: a create of what exists and an update of what does not fail, and grow nothing.
-    pub fn expected(txn: &TxnRequest, objects: &impl Objects) -> Branch {
-        let (key, must_exist) = match KubernetesWrite::of(txn) {
-            Some(KubernetesWrite::Create { key, .. }) => (key, false),
-            Some(KubernetesWrite::Update { key, .. } | KubernetesWrite::Delete { key, .. }) => (key, true),
-            None => return Branch::Unknown,
-        };
-        if objects.object(key).is_some() == must_exist { Branch::Success } else { Branch::Failure }
+    /// The branch that a txn takes whatever is carried out before it, as far as that is certain at a revision of the
+    /// store: one without compares succeeds, and an update of an object that does not exist, as a Kubernetes API server
+    /// writes it, fails. It will never have that revision again.
+    pub fn certain(txn: &TxnRequest, revision: i64, objects: &impl Objects) -> Branch {
+        match KubernetesWrite::of(txn) {
+            _ if txn.compare.is_empty() => Branch::Success,
+            Some(KubernetesWrite::Update { key, mod_revision })
+                if mod_revision <= revision && objects.object(key).is_none() =>
+            {
+                Branch::Failure
+            }
+            _ => Branch::Unknown,
+        }
     }
 }
 
 impl<'r> Writes<'r> {
     /// The write of a put.
     pub fn of_put(request: &'r PutRequest) -> Writes<'r> {
-        let mut writes = Writes::default();
+        let mut writes = Writes { certain: true, ..Writes::default() };
         writes.put(request);
         writes
     }
@@ -60,8 +59,8 @@ impl<'r> Writes<'r> {
     /// know, both branches' puts count, and no delete is counted on.
     pub fn of_txn(txn: &'r TxnRequest, taken: &mut impl FnMut(&TxnRequest) -> Branch) -> Writes<'r> {
         let mut writes = Writes::default();
-        let certain = writes.txn(txn, taken);
-        if certain {
+        writes.certain = writes.txn(txn, taken);
+        if writes.certain {
             writes.deletes = disjoint(writes.deletes);
         } else {
             writes.deletes.clear();
@@ -74,8 +73,23 @@ impl<'r> Writes<'r> {
         self.puts.is_empty()
     }
 
-    pub(super) fn puts(&self) -> impl Iterator<Item = Put<'r>> {
-        self.puts.iter().map(|(key, size)| Put { key, size: *size })
+    /// The keys that are put, with the size of their objects.
+    pub fn puts(&self) -> impl Iterator<Item = (&'r [u8], u64)> {
+        self.puts.iter().map(|(key, size)| (*key, *size))
+    }
+
+    /// Whether it shrinks and deletes what it says.
+    pub(super) fn is_certain(&self) -> bool {
+        self.certain
+    }
+
+    /// Whether it may take as much away as it adds.
+    pub(super) fn gives_up(&self) -> bool {
+        self.certain && (!self.deletes.is_empty() || self.puts.len() > 1)
+    }
+
+    pub(super) fn puts_key(&self, key: &[u8]) -> bool {
+        self.puts.contains_key(key)
     }
 
     pub(super) fn deletes(&self) -> &[KeyRange] {
@@ -112,7 +126,10 @@ impl<'r> Writes<'r> {
 
     /// Two branches may write the same key; then the larger object counts.
     fn put(&mut self, put: &'r PutRequest) {
-        let size = (!put.ignore_value).then(|| (put.key.len() + put.value.len()) as u64);
+        if put.ignore_value {
+            return;
+        }
+        let size = (put.key.len() + put.value.len()) as u64;
         let entry = self.puts.entry(&put.key).or_insert(size);
         *entry = (*entry).max(size);
     }

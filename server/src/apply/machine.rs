@@ -24,6 +24,7 @@ use crate::{
     lease::Lessor,
     membership::Change,
     metrics::ApplyMetrics,
+    quotas::Quotas,
     raft::BoxError,
     state::State,
 };
@@ -38,6 +39,7 @@ pub struct Machine {
     alarms: Alarms,
     membership: Membership,
     metrics: ApplyMetrics,
+    quotas: Arc<Quotas>,
     /// The version that the cluster is on its way down to, if it is.
     downgrade: Option<String>,
     /// Changes of the db file since they were last taken.
@@ -61,10 +63,17 @@ pub struct Restored {
 
 impl Machine {
     /// Goes on from what was restored.
-    pub fn new(restored: Restored, cluster: Arc<Cluster>, compactor: Compactor, metrics: ApplyMetrics) -> Machine {
+    pub fn new(
+        restored: Restored,
+        cluster: Arc<Cluster>,
+        compactor: Compactor,
+        metrics: ApplyMetrics,
+        quotas: Arc<Quotas>,
+    ) -> Machine {
         let Restored { keyspace, lessor, alarms, membership, downgrade } = restored;
+        let ops = Vec::new();
         let machine =
-            Machine { keyspace, lessor, cluster, compactor, alarms, membership, metrics, downgrade, ops: Vec::new() };
+            Machine { keyspace, lessor, cluster, compactor, alarms, membership, metrics, quotas, downgrade, ops };
         machine.show();
         machine
     }
@@ -79,6 +88,7 @@ impl Machine {
         }
         replace()?;
         keyspace.replace(state.keyspace);
+        self.quotas.reload(&keyspace);
         drop(keyspace);
         *self.lessor.lock() = state.lessor;
         (self.alarms, self.membership, self.downgrade) = (state.alarms, state.membership, state.downgrade);
@@ -132,6 +142,7 @@ impl Machine {
         // get ahead with removing what the file has not heard of.
         let mut keyspace = self.keyspace.lock();
         let batch = keyspace.publish();
+        self.quotas.refresh(&keyspace);
         backend.add(batch.iter().cloned().map(Op::Batch).chain(self.ops.drain(..)), index, term);
         batch
     }
@@ -201,6 +212,7 @@ impl Machine {
         let mut txn = keyspace.write();
         let result = eval::put(&mut txn, &|id| lessor.exists(id), request)?;
         txn.changes().iter().for_each(|change| lessor.observe(change));
+        self.quotas.observe(txn.changes());
         Tally::put(request).count(&self.metrics);
         Ok(Outcome::Put(result))
     }
@@ -211,6 +223,7 @@ impl Machine {
         let mut txn = keyspace.write();
         let result = eval::delete_range(&mut txn, request);
         txn.changes().iter().for_each(|change| lessor.observe(change));
+        self.quotas.observe(txn.changes());
         Tally::deletion(request.prev_kv).count(&self.metrics);
         Ok(Outcome::DeleteRange(result))
     }
@@ -221,6 +234,7 @@ impl Machine {
         let mut txn = keyspace.write();
         let result = eval::txn(&mut txn, &|id| lessor.exists(id), request)?;
         txn.changes().iter().for_each(|change| lessor.observe(change));
+        self.quotas.observe(txn.changes());
         Tally::txn(request, &result).count(&self.metrics);
         Ok(Outcome::Txn(result))
     }
@@ -248,6 +262,7 @@ impl Machine {
         for key in keys {
             txn.delete_range(&KeyRange::Key(key.into()));
         }
+        self.quotas.observe(txn.changes());
         drop(txn);
         self.ops.push(Op::Delete { bucket: schema::LEASE, key: schema::lease_key(id) });
         Ok(Outcome::Done)

@@ -20,6 +20,7 @@ use crate::{
     metrics::{ApplyMetrics, Kind},
     peer::Prepared,
     proposals::Waiters,
+    quotas::Quotas,
     raft::{self, BoxError, Dropped, Leadership, SnapshotData, StateMachine},
 };
 
@@ -33,6 +34,8 @@ pub struct Replica {
     pub hub: Hub,
     /// Who waits for it.
     pub waiters: Arc<Waiters<Applied>>,
+    /// What is on its way under quotas.
+    pub quotas: Arc<Quotas>,
     /// Promoted and demoted as leadership comes and goes.
     pub lessor: Arc<Mutex<Lessor>>,
     /// Added to every lease when this member becomes leader.
@@ -59,6 +62,7 @@ impl Replica {
         if let Some(batch) = batch {
             self.hub.publish(&batch);
         }
+        self.quotas.done(outcomes.iter().map(|(id, _)| *id));
         self.waiters.complete(outcomes.into_iter());
     }
 }
@@ -131,6 +135,7 @@ impl StateMachine for Replica {
             Dropped::Refused => Error::LeaderChanged,
             Dropped::Stopped => Error::Stopped,
         };
+        self.quotas.done(std::iter::once(proposal));
         self.waiters.complete(std::iter::once((proposal, Err(error))));
     }
 
@@ -140,6 +145,7 @@ impl StateMachine for Replica {
             lessor.promote(self.clock.now(), self.lease_extension);
         } else if !leadership.is_self {
             lessor.demote();
+            self.quotas.step_down();
         }
     }
 

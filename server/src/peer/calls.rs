@@ -2,7 +2,7 @@
 
 use forebay_edge::{Body, Request, Response};
 use forebay_proto::{
-    Error,
+    Error, decode_raft_request,
     etcdserverpb::{LeaseKeepAliveRequest, LeaseKeepAliveResponse},
     leasepb::{LeaseInternalRequest, LeaseInternalResponse},
 };
@@ -17,7 +17,11 @@ use super::{
     receive::Refusal,
     service::{error, json, members, not_allowed},
 };
-use crate::{lease::LeaseError, member::Member};
+use crate::{
+    lease::LeaseError,
+    member::Member,
+    quotas::{Decided, HOLDS, PROPOSE, peer_status},
+};
 
 /// The largest request. It carries an id or a revision.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
@@ -56,7 +60,7 @@ fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
 
 /// Whether a path is answered here.
 pub(super) fn knows(path: &str) -> bool {
-    matches!(path, "/members/hashkv" | "/downgrade/enabled" | "/leases" | "/leases/internal")
+    matches!(path, "/members/hashkv" | "/downgrade/enabled" | "/leases" | "/leases/internal" | PROPOSE | HOLDS)
         || path.starts_with("/members/promote/")
 }
 
@@ -77,6 +81,8 @@ pub(super) async fn answer(member: &Member, request: Request) -> Response {
         "/downgrade/enabled" => downgrade_enabled(member).await,
         "/leases" => renew(member, request).await,
         "/leases/internal" => time_to_live(member, request).await,
+        PROPOSE => propose(member, request).await,
+        HOLDS => Ok(json("{}\n".into())),
         path => promote(member, path.trim_start_matches("/members/promote/")).await,
     }
     .unwrap_or_else(|(status, text)| error(status, &text))
@@ -148,6 +154,21 @@ async fn time_to_live(member: &Member, request: Request) -> Result<Response, Ref
     let query = query.lease_time_to_live_request.unwrap_or_default();
     let answer = member.time_to_live_here(&query).await.map_err(refuse_lease)?;
     Ok(protobuf(&LeaseInternalResponse { lease_time_to_live_response: Some(answer) }))
+}
+
+/// Decides about what another member of ours was asked to write, and proposes it.
+async fn propose(member: &Member, request: Request) -> Result<Response, Refusal> {
+    let most = member.config().max_message_bytes();
+    let bad = |_| (StatusCode::BAD_REQUEST, "error reading body".to_owned());
+    let data = Bounded::new(request.into_body(), PATIENCE).all(most).await.map_err(bad)?;
+    let request = decode_raft_request(data.clone())
+        .map_err(|_| (StatusCode::BAD_REQUEST, "error unmarshalling request".to_owned()))?;
+    let id = request.header.as_ref().map_or(request.id, |header| header.id);
+    match member.propose_for_peer(&request, id, data).await {
+        Ok(Decided::Proposed) => Ok(json("{}\n".into())),
+        Ok(Decided::NotLeader) => Err((StatusCode::CONFLICT, "not the leader".into())),
+        Err(status) => Err((peer_status(&status), status.message().to_owned())),
+    }
 }
 
 async fn promote(member: &Member, id: &str) -> Result<Response, Refusal> {

@@ -77,6 +77,19 @@ impl Backlog {
         })
     }
 
+    /// Takes those out that are bound to another term than this one, in which this member leads; returns their ids.
+    pub(super) fn take_outdated(&mut self, leads_in: Option<u64>) -> Vec<u64> {
+        let is_outdated = |proposal: &Proposal| proposal.term.is_some() && proposal.term != leads_in;
+        if !self.waiting.iter().any(|(_, proposal)| is_outdated(proposal)) {
+            return Vec::new();
+        }
+        let (outdated, waiting): (VecDeque<_>, VecDeque<_>) =
+            self.waiting.drain(..).partition(|(_, proposal)| is_outdated(proposal));
+        self.waiting = waiting;
+        self.bytes -= outdated.iter().map(|(_, proposal)| proposal.data.len()).sum::<usize>();
+        outdated.into_iter().map(|(_, proposal)| proposal.id).collect()
+    }
+
     /// How many of the first have waited too long.
     pub(super) fn overdue(&self, now: Instant) -> usize {
         self.waiting.iter().take_while(|(since, _)| *since + self.waits_max <= now).count()
@@ -88,7 +101,7 @@ mod tests {
     use super::*;
 
     fn proposals(ids: std::ops::Range<u64>, bytes: usize) -> impl Iterator<Item = Proposal> {
-        ids.map(move |id| Proposal { id, data: vec![0; bytes].into() })
+        ids.map(move |id| Proposal { id, data: vec![0; bytes].into(), term: None })
     }
 
     fn backlog() -> Backlog {
@@ -121,5 +134,17 @@ mod tests {
         assert_eq!(backlog.overdue(start + Duration::from_secs(6)), 0);
         assert_eq!(backlog.overdue(start + Duration::from_secs(7)), 3);
         assert_eq!(backlog.overdue(start + Duration::from_secs(8)), 5);
+    }
+
+    #[test]
+    fn what_is_bound_to_a_term_does_not_come_into_the_log_of_another() {
+        let mut backlog = backlog();
+        let bound = [None, Some(3), Some(4), None].into_iter().zip(1..);
+        let proposals = bound.map(|(term, id)| Proposal { id, data: vec![0; 10].into(), term });
+        backlog.add(proposals, Instant::now());
+        assert_eq!(backlog.take_outdated(Some(4)), [2]);
+        assert_eq!((backlog.len(), backlog.bytes()), (3, 30));
+        assert_eq!(backlog.take_outdated(None), [3], "it does not lead");
+        assert_eq!(backlog.take(2).collect::<Vec<_>>(), [1, 4]);
     }
 }

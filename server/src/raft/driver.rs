@@ -262,6 +262,10 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
 
     /// Proposes as much of the backlog as makes a batch. Returns how many that were.
     fn step_backlog(&mut self) -> usize {
+        let leads_in = (self.node.role() == StateRole::Leader).then(|| self.node.term());
+        for id in self.backlog.take_outdated(leads_in) {
+            self.dropped(id, Dropped::Refused);
+        }
         let len = if self.node.leader() != 0 { self.backlog.batch_len() } else { 0 };
         if len > 0 {
             let refused = self.node.propose(self.backlog.data(len)).is_err();

@@ -38,6 +38,8 @@ pub struct Proposal {
     pub id: u64,
     /// The encoded `InternalRaftRequest`.
     pub data: Bytes,
+    /// The only term in which it may come into the log, by this member as its leader; `None` for any, by any.
+    pub term: Option<u64>,
 }
 
 /// Why something was not even queued.
@@ -448,7 +450,7 @@ pub(super) mod tests {
     }
 
     fn proposal(id: u64, bytes: usize) -> Proposal {
-        Proposal { id, data: vec![0; bytes].into() }
+        Proposal { id, data: vec![0; bytes].into(), term: None }
     }
 
     fn taken(handle: &RaftHandle) -> Inbox {

@@ -10,6 +10,7 @@ mod kv;
 mod lease;
 mod lock;
 mod maintenance;
+mod quotas;
 mod watch;
 
 use std::{
@@ -104,6 +105,7 @@ fn dispatch(member: Member, request: Request) -> BoxFuture<'static, Response> {
         "/v3electionpb.Election/Leader" => call.answer(election::leader(member, request)),
         "/v3electionpb.Election/Observe" => answer(election::observe(member, request)),
         "/v3electionpb.Election/Resign" => call.answer(election::resign(member, request)),
+        forebay_proto::quotas::HOLD => call.answer(quotas::hold(member, request)),
         "/grpc.health.v1.Health/Check" => call.answer(health::check(member, request)),
         "/grpc.health.v1.Health/Watch" => answer(health::watch(member, request)),
         path if LATER.contains(&path) => {

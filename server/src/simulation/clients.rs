@@ -228,7 +228,7 @@ impl World {
         let id = running.ids.next();
         request.header = Some(RequestHeader { id, ..RequestHeader::default() });
         let reply = running.waiters.register(id, self.epoch + Duration::from_secs(1 << 30));
-        let proposal = Proposal { id, data: request.encode_to_vec().into() };
+        let proposal = Proposal { id, data: request.encode_to_vec().into(), term: None };
         if running.raft.propose(proposal).is_err() {
             running.waiters.forget(id);
             return None;

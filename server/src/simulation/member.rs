@@ -36,6 +36,7 @@ use crate::{
     metrics::Metrics,
     peer::{Prepared, file_name},
     proposals::{RequestIds, Waiters},
+    quotas::Quotas,
     raft::{
         self, Bootstrap, BoxError, Circumstances, Driver, Dropped, Leadership, Opened, RaftHandle, RaftMetrics,
         SnapshotData, StateMachine, Transport,
@@ -168,7 +169,9 @@ impl Seat {
         let cluster = Arc::new(Cluster::default());
         let waiters = Arc::new(Waiters::default());
         let hub = Hub::new(Arc::new(reader.clone()), config.max_request_bytes);
-        let (compactor, compaction) = Compactor::new(keyspace.clone(), backend.clone(), 10, metrics.compaction.clone());
+        let quotas = Arc::new(Quotas::new(keyspace.clone()));
+        let (compactor, compaction) =
+            Compactor::new(keyspace.clone(), quotas.clone(), backend.clone(), 10, metrics.compaction.clone());
         if let Some(revision) = state.unfinished {
             drop(compactor.schedule(revision, None));
         }
@@ -182,13 +185,14 @@ impl Seat {
         };
         let clock = Clock::Simulated(self.hand.clone());
         let replica = Replica {
-            machine: Machine::new(restored, cluster.clone(), compactor, metrics.apply.clone()),
+            machine: Machine::new(restored, cluster.clone(), compactor, metrics.apply.clone(), quotas.clone()),
             max_learners: config.max_learners,
             clock: clock.clone(),
             prepared: prepared.clone(),
             backend: backend.clone(),
             hub: hub.clone(),
             waiters: waiters.clone(),
+            quotas,
             lessor: lessor.clone(),
             lease_extension: config.election_timeout,
             metrics: metrics.apply,

@@ -413,7 +413,7 @@ impl World {
             let header = Some(RequestHeader { id: request_id, ..RequestHeader::default() });
             let revoke = Some(LeaseRevokeRequest { id: lease });
             let request = InternalRaftRequest { header, lease_revoke: revoke, ..InternalRaftRequest::default() };
-            let _ = running.raft.propose(Proposal { id: request_id, data: request.encode_to_vec().into() });
+            let _ = running.raft.propose(Proposal { id: request_id, data: request.encode_to_vec().into(), term: None });
             proposed.push(request_id);
         }
         for request_id in &proposed {

@@ -38,14 +38,14 @@ fn configure(config: &mut Config, name: &str, url: &str, list: &[(String, Vec<St
 }
 
 /// A cluster that serves.
-struct Cluster {
-    nodes: Vec<Node>,
+pub struct Cluster {
+    pub nodes: Vec<Node>,
     urls: Vec<String>,
     list: Vec<(String, Vec<String>)>,
 }
 
 impl Cluster {
-    async fn start(members: usize, change: impl Fn(&mut Config)) -> Cluster {
+    pub async fn start(members: usize, change: impl Fn(&mut Config)) -> Cluster {
         let mut bound = Vec::new();
         for _ in 0..members {
             bound.push(port());
@@ -65,7 +65,7 @@ impl Cluster {
     }
 
     /// The place of the leader that everybody names.
-    async fn leader(&self) -> usize {
+    pub async fn leader(&self) -> usize {
         let found = std::cell::Cell::new(None);
         eventually("one leader", || async {
             let mut leaders = Vec::new();
@@ -80,7 +80,7 @@ impl Cluster {
     }
 
     /// Waits until all members hold the same, and are at one revision.
-    async fn agree(&self) -> i64 {
+    pub async fn agree(&self) -> i64 {
         eventually("all members to agree", || async {
             let mut states = Vec::new();
             for node in &self.nodes {

@@ -11,6 +11,7 @@ mod leases;
 mod maintenance;
 mod methods;
 mod quota;
+mod quotas;
 mod restarts;
 mod sizes;
 mod support;

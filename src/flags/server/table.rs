@@ -61,6 +61,7 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag(CLUSTERING, "max-learners", Int(|s| &mut s.max_learners), "Most learners in the cluster."),
         flag(CLUSTERING, "downgrade-check-time", Slot::Duration(|s| &mut s.downgrade_check_time), "How often a downgrade under way is looked at."),
         flag(CLUSTERING, "hold-cluster-version", Bool(|s| &mut s.hold_cluster_version), "Never raise the version of a cluster that has one, so that older members of etcd can come back (Forebay's own)."),
+        flag(STORAGE, "policy", Text(|s| &mut s.policy), "Policy file whose quotas the cluster holds; it is read again when it changes (Forebay's own)."),
         flag(CLUSTERING, "discovery-srv", Text(|s| &mut s.discovery_srv), "DNS domain to find the cluster by (refused: not built in)."),
         flag(CLUSTERING, "discovery-srv-name", Text(|s| &mut s.discovery_srv_name), "Suffix of the DNS service name (refused: not built in)."),
         flag(CLUSTERING, "discovery-token", Text(|s| &mut s.discovery_token), "Token of the discovery service (refused: not built in).").at("discovery-config.token"),

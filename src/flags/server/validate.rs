@@ -122,6 +122,7 @@ pub fn validate(mut said: Said) -> Verdict {
         compact_hash_check_time: s.compact_hash_check_time.to_std(),
         downgrade_check_time: s.downgrade_check_time.to_std(),
         hold_cluster_version: s.hold_cluster_version,
+        policy: (!s.policy.is_empty()).then(|| PathBuf::from(&s.policy)),
         max_request_bytes: s.max_request_bytes,
         max_txn_ops: s.max_txn_ops,
         max_concurrent_streams: s.max_concurrent_streams,

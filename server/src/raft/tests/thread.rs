@@ -209,7 +209,7 @@ impl Rig {
 
     fn propose(&self, ids: std::ops::Range<u64>) {
         for id in ids {
-            self.handle().propose(Proposal { id, data: Bytes::from(format!("p{id}")) }).unwrap();
+            self.handle().propose(Proposal { id, data: Bytes::from(format!("p{id}")), term: None }).unwrap();
         }
     }
 
@@ -403,15 +403,15 @@ async fn a_failing_disk_stops_the_member_without_acknowledging() {
         let handle = rig.handle();
         rig.disk.fail_after(after, io::ErrorKind::StorageFull);
         for id in 10..30 {
-            if handle.propose(Proposal { id, data: Bytes::from_static(b"x") }).is_err() {
+            if handle.propose(Proposal { id, data: Bytes::from_static(b"x"), term: None }).is_err() {
                 break;
             }
         }
         // Some of these may have been in time, and are then applied; the failed write's are not.
-        let _ = handle.propose(Proposal { id: 30, data: vec![0; 20_000].into() });
+        let _ = handle.propose(Proposal { id: 30, data: vec![0; 20_000].into(), term: None });
         tokio::time::timeout(Duration::from_secs(20), handle.stopped()).await.unwrap();
         assert_eq!(handle.read_index().await, Err(Refused::Stopped));
-        assert_eq!(handle.propose(Proposal { id: 31, data: Bytes::new() }), Err(Refused::Stopped));
+        assert_eq!(handle.propose(Proposal { id: 31, data: Bytes::new(), term: None }), Err(Refused::Stopped));
         let applied = rig.seen.values();
         let Err(error) = rig.thread.join() else { panic!("not stopped") };
         assert!(matches!(error, RaftError::Wal(_)), "{error}");

@@ -1,0 +1,142 @@
+//! Quotas that the upstream holds itself: a cluster of ours is told of them, and needs no guards.
+//!
+//! It is told when the policy changes, and asked every few seconds whether that still holds: an etcd may have come into
+//! its place, or another gateway may have told it something else. What it does not hold is held here.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use forebay_edge::{Body, grpc};
+use forebay_policies::{
+    Mode, Policy, Quota,
+    file::{quotas_from_json, quotas_to_json},
+};
+use forebay_proto::quotas::{HOLD, HoldRequest, HoldResponse};
+use http::{HeaderValue, header::CONTENT_TYPE};
+use prost::Message as _;
+use tokio::time::{self, Instant};
+use tonic::Code;
+
+use super::Admission;
+use crate::{
+    call::{Call, Failure, Handler},
+    methods::Method,
+    replies,
+};
+
+/// How often the upstream is asked.
+const ASK: Duration = Duration::from_secs(5);
+/// How long it may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What a policy without a name is called there.
+const NAMELESS: &str = "policy";
+
+/// What the upstream says that it holds.
+#[derive(Default)]
+pub(super) struct Held {
+    said: ArcSwap<Said>,
+}
+
+#[derive(Default)]
+struct Said {
+    quotas: HashSet<String>,
+    usage: Vec<serde_json::Value>,
+}
+
+impl Held {
+    /// Whether the upstream decides about this quota.
+    pub(super) fn holds(&self, quota: &Quota) -> bool {
+        let said = self.said.load();
+        !said.quotas.is_empty() && said.quotas.contains(&quotas_to_json(std::slice::from_ref(quota)))
+    }
+
+    /// Whether it holds a quota of this name.
+    pub(super) fn usage(&self) -> Vec<serde_json::Value> {
+        self.said.load().usage.clone()
+    }
+
+    fn none(&self) {
+        self.said.store(Arc::default());
+    }
+
+    fn answer(&self, policy: &Policy, answer: &HoldResponse) {
+        if !answer.held || answer.quotas.is_empty() {
+            return self.none();
+        }
+        let held = quotas_from_json(&answer.quotas).unwrap_or_default();
+        let hard = |name: &str| held.iter().find(|quota| quota.name == name).map(|quota| quota.hard);
+        let usage = answer.usage.iter().filter_map(|usage| {
+            let hard = hard(&usage.quota)?;
+            let prefix = usage.prefix.escape_ascii().to_string();
+            let row = |resource: &str, used: u64, hard: Option<u64>| {
+                let (quota, prefix) = (&usage.quota, &prefix);
+                let row = serde_json::json!({"quota": quota, "prefix": prefix, "resource": resource, "used": used});
+                hard.map(|hard| {
+                    let mut row = row;
+                    row["hard"] = hard.into();
+                    row
+                })
+            };
+            Some([
+                row("objects", usage.objects, hard.objects),
+                row("bytes", usage.bytes, hard.bytes),
+                row("uncompactedBytes", usage.uncompacted_bytes, hard.uncompacted_bytes),
+            ])
+        });
+        let usage = usage.flatten().flatten().collect();
+        let ours = enforced(policy).into_iter().filter(|quota| held.contains(quota));
+        let quotas = ours.map(|quota| quotas_to_json(&[quota])).collect();
+        self.said.store(Arc::new(Said { quotas, usage }));
+    }
+}
+
+fn enforced(policy: &Policy) -> Vec<Quota> {
+    policy.quotas.iter().filter(|quota| quota.mode == Mode::Enforce).cloned().collect()
+}
+
+impl Admission {
+    /// Tells the upstream which quotas to hold, for as long as it is polled.
+    pub(crate) async fn announce(&self, upstream: &impl Handler) {
+        let mut told: Option<String> = None;
+        loop {
+            let loaded = self.0.loaded.load_full();
+            let json = quotas_to_json(&enforced(&loaded.policy));
+            let has_any = loaded.policy.quotas.iter().any(|quota| quota.mode == Mode::Enforce);
+            if has_any || told.is_some() {
+                let is_new = told.as_ref() != Some(&json);
+                match ask(upstream, &loaded.policy, if is_new { json.clone().into() } else { Bytes::new() }).await {
+                    Ok(Ok(answer)) => {
+                        self.0.held.answer(&loaded.policy, &answer);
+                        if answer.held {
+                            told = Some(json);
+                        }
+                    }
+                    // An etcd does not know the method; a cluster of ours may not let us say so.
+                    Ok(Err(code)) if code != Code::Unavailable => self.0.held.none(),
+                    Ok(Err(_)) | Err(_) => {}
+                }
+            }
+            tokio::select! {
+                () = self.0.policy_changed.notified() => {}
+                () = time::sleep(ASK) => {}
+            }
+        }
+    }
+}
+
+async fn ask(upstream: &impl Handler, policy: &Policy, quotas: Bytes) -> Result<Result<HoldResponse, Code>, Failure> {
+    let name = if policy.name.is_empty() { NAMELESS } else { &policy.name };
+    let asked = HoldRequest { policy: name.to_owned(), quotas };
+    let mut request = http::Request::new(Body::full(grpc::encode(&asked)));
+    *request.method_mut() = http::Method::POST;
+    *request.uri_mut() = HOLD.parse().expect("a method's path is a URI");
+    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    let call = Call { method: Method::find(HOLD), deadline: Some(Instant::now() + PATIENCE), request };
+    let answering = async { replies::unary(upstream.handle(call).await?).await };
+    let answered = time::timeout(PATIENCE, answering).await.map_err(|_elapsed| Failure::DeadlineExceeded)??;
+    Ok(match answered {
+        Ok((message, _)) => HoldResponse::decode(message).map_err(|_| Code::Internal),
+        Err(trailers) => Err(replies::status(&trailers).code()),
+    })
+}
