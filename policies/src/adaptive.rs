@@ -19,7 +19,7 @@ pub struct Gradient {
     /// Above this it never rises. Too high and a sudden overload takes long to be noticed.
     pub max: u32,
     /// How much longer than usual requests may take without being taken for overload. At 1 every unevenness lowers
-    /// the limit.
+    /// the limit. More than 1.
     pub tolerance: f64,
     /// How much of the way to a new limit is gone at once.
     pub smoothing: f64,
@@ -35,7 +35,7 @@ impl Default for Gradient {
             initial: 40,
             min: 20,
             max: 1_000,
-            tolerance: 1.1,
+            tolerance: 1.05,
             smoothing: 0.2,
             window: Duration::from_millis(100),
             long_windows: 600.0,
@@ -159,8 +159,10 @@ impl AdaptiveLimit {
             return;
         }
         let gradient = (tolerance * samples / ratios).clamp(0.5, 1.0);
-        // Room for a few to wait inside the upstream: without them nobody would learn that it bears more.
-        let next = self.limit * gradient + self.limit / 20.0 + 1.0;
+        // Room for a few to wait inside the upstream: without them nobody would learn that it bears more. The nearer
+        // latencies are to what is tolerated the less there is, or they would settle beyond it.
+        let left = ((tolerance - ratios / samples) / (tolerance - 1.0)).clamp(0.0, 1.0);
+        let next = self.limit * gradient + (self.limit / 20.0 + 1.0) * left;
         self.limit = bounded(self.limit * (1.0 - smoothing) + next * smoothing);
     }
 }

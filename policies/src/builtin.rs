@@ -52,6 +52,13 @@ pub(crate) fn first_rules(admin: Vec<Subject>, exempt: LevelId) -> Vec<Rule> {
         ours("admin", Match { subjects: admin, ..Match::default() }, exempt, Limits::default()),
         // Checking a password is slow on purpose, so guessing them would be an attack on the processor.
         ours("authenticate", rpcs(&[Rpc::Authenticate]), exempt, per_client(Rate::per_second(20), 100)),
+        // Who waits for a lock, or leads, does so with a key under his lease; if it comes late, he is deposed.
+        ours(
+            "elections",
+            Match { elections: true, ..Match::default() },
+            exempt,
+            per_client(Rate::per_second(1_000), 2_000),
+        ),
         // Each of these reads or writes the whole database.
         ours(
             "maintenance",

@@ -82,6 +82,9 @@ impl Match {
         if !self.touching.is_empty() && !request.keys.iter().any(|keys| under(&self.touching, prefix::touches, keys)) {
             return Some("touching");
         }
+        if self.elections && !request.elects {
+            return Some("elections");
+        }
         if self.min_objects.is_some_and(|least| predicted.objects < least.0) {
             return Some("minObjects");
         }

@@ -71,6 +71,9 @@ pub struct Match {
     /// Some key of the request may lie under these prefixes. For rules that restrict: a wider range does not evade it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub touching: Vec<String>,
+    /// The request writes the key of a lock or an election, as etcd's clients do; for a rule of ours.
+    #[serde(skip)]
+    pub elections: bool,
     /// The request is predicted to answer with at least so many objects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_objects: Option<Quantity>,

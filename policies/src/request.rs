@@ -29,12 +29,25 @@ pub struct Request<'a> {
     pub limit: u64,
     /// What of the objects a range answers with.
     pub answer: Answer,
+    /// Whether it writes nothing but the key of a lock or an election: a key under a lease that has the lease's id for
+    /// its last segment, as the concurrency packages of etcd's clients name it.
+    pub elects: bool,
 }
 
 impl<'a> Request<'a> {
     /// A request that names nothing but its method, to be filled in.
     pub fn new(client: &'a Client, rpc: Rpc) -> Request<'a> {
-        Request { client, rpc, keys: &[], bytes: 0, ops: 1, writes: 0, limit: 0, answer: Answer::Objects }
+        Request {
+            client,
+            rpc,
+            keys: &[],
+            bytes: 0,
+            ops: 1,
+            writes: 0,
+            limit: 0,
+            answer: Answer::Objects,
+            elects: false,
+        }
     }
 
     /// The first key that is named, which decides where the request is accounted.

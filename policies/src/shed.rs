@@ -15,8 +15,6 @@ pub const CLASSES: usize = 16;
 /// How many cohorts a class has.
 pub const COHORTS: usize = 128;
 
-/// A mean wait beyond this is overload.
-const WAIT_MAX: Duration = Duration::from_millis(20);
 /// A round ends after this time, or after so many requests.
 const ROUND: Duration = Duration::from_secs(1);
 const ROUND_REQUESTS: u64 = 2_000;
@@ -24,6 +22,8 @@ const ROUND_REQUESTS: u64 = 2_000;
 /// Lets in what the upstream has time for, the most important first.
 #[derive(Debug)]
 pub struct Shedder {
+    /// A mean wait beyond this is overload.
+    wait_max: Duration,
     /// Ranks up to this get in.
     cursor: usize,
     /// Requests of this round by rank, whether they got in or not.
@@ -47,13 +47,14 @@ pub fn cohort(flow: u64, hour: u64) -> usize {
     (hasher.finish() % COHORTS as u64) as usize
 }
 
-impl Default for Shedder {
-    fn default() -> Shedder {
-        Shedder { cursor: CLASSES * COHORTS - 1, arrived: vec![0; CLASSES * COHORTS], round: Round::default() }
-    }
-}
-
 impl Shedder {
+    /// Lets everything in. A mean wait beyond `wait_max` is overload; DAGOR has 20 ms. With less, clients that wait for
+    /// their answers before they ask again are refused where patience would have served them.
+    pub fn new(wait_max: Duration) -> Shedder {
+        let arrived = vec![0; CLASSES * COHORTS];
+        Shedder { wait_max, cursor: CLASSES * COHORTS - 1, arrived, round: Round::default() }
+    }
+
     /// Whether a request of this class, 0 the most important, and [`cohort`] gets in.
     pub fn admits(&mut self, now: Instant, class: usize, cohort: usize) -> bool {
         self.round.since.get_or_insert(now);
@@ -85,7 +86,7 @@ impl Shedder {
             return;
         }
         let round = std::mem::take(&mut self.round);
-        let overloaded = round.waited > 0 && round.wait_nanos / u128::from(round.waited) > WAIT_MAX.as_nanos();
+        let overloaded = round.waited > 0 && round.wait_nanos / u128::from(round.waited) > self.wait_max.as_nanos();
         // 5 % less than got in, or 1 % more than it.
         if overloaded {
             let due = round.admitted * 95 / 100;
@@ -137,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_less_important_is_refused_first_and_comes_back() {
-        let (begin, mut shedder) = (start(), Shedder::default());
+        let (begin, mut shedder) = (start(), Shedder::new(Duration::from_millis(20)));
         let (important, others) = offer(&mut shedder, begin, 500.0, 60);
         assert!(important >= 80, "{important} of about 100 of the important");
         assert!((300..=500).contains(&others), "{others} of about 900");
@@ -147,7 +148,7 @@ mod tests {
 
     #[test]
     fn the_most_important_class_is_never_refused() {
-        let (begin, mut shedder) = (start(), Shedder::default());
+        let (begin, mut shedder) = (start(), Shedder::new(Duration::from_millis(20)));
         offer(&mut shedder, begin, 10.0, 60);
         assert!((0..COHORTS).all(|cohort| shedder.admits(begin + Duration::from_secs(60), 0, cohort)));
     }

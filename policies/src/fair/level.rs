@@ -114,6 +114,11 @@ impl Level {
         self.in_use == 0 || self.in_use.saturating_add(seats) <= bound
     }
 
+    /// Whether requests of the queue have seats.
+    pub fn runs(&self, queue: u32) -> bool {
+        self.queues[queue as usize].running > 0
+    }
+
     /// Whether the queue takes one more.
     pub fn has_room(&self, queue: u32) -> bool {
         self.queues[queue as usize].len() < self.queue_length

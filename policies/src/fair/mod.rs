@@ -121,6 +121,9 @@ pub struct Occupancy {
     pub overloaded: u32,
 }
 
+/// This part of the seats is for queues that have none.
+const SPARE_PART: u32 = 16;
+
 impl Scheduler {
     /// No request waits or runs. `limit` is the concurrency to begin with.
     pub fn new(levels: &[policy::Level], limit: u32) -> Scheduler {
@@ -190,7 +193,7 @@ impl Scheduler {
         let queue = self.levels[at].choose(entry.flow);
         let level = &self.levels[at];
         let is_its_turn = self.waiting == 0 || level.waiting == 0 && level.in_use < level.nominal;
-        if is_its_turn && self.fits(at, seats) {
+        if is_its_turn && self.fits(at, queue, seats) {
             let running = self.start(at, queue, seats, now);
             return Enqueued::Admitted(self.issue(running));
         }
@@ -301,7 +304,7 @@ impl Scheduler {
             let at = waiting.min_by(|a, b| self.levels[*a].compare_use(&self.levels[*b]))?;
             let level = &self.levels[at];
             let (queue, seats) = level.next();
-            if self.fits(at, seats) {
+            if self.fits(at, queue, seats) {
                 return Some((at, queue));
             }
             if level.in_use < level.nominal && level.may_take(seats) {
@@ -311,11 +314,14 @@ impl Scheduler {
         }
     }
 
-    /// Whether a level may take so many seats more. A request that is wider than everything has to run alone.
-    fn fits(&self, at: usize, seats: u32) -> bool {
+    /// Whether a queue of a level may take so many seats more. A request that is wider than everything has to run alone.
+    fn fits(&self, at: usize, queue: u32, seats: u32) -> bool {
         let others = self.levels.iter().enumerate().filter(|(other, _)| *other != at);
         let kept: u32 = others.map(|(_, level)| level.kept.saturating_sub(level.in_use)).sum();
-        let has_room = self.in_use == 0 || self.in_use.saturating_add(kept).saturating_add(seats) <= self.limit;
+        // Whoever runs already leaves the last seats to those who come anew: they need not wait until one is given back.
+        let spare = if self.levels[at].runs(queue) { self.limit / SPARE_PART } else { 0 };
+        let wanted = self.in_use.saturating_add(kept).saturating_add(spare).saturating_add(seats);
+        let has_room = self.in_use == 0 || wanted <= self.limit;
         has_room && self.levels[at].may_take(seats)
     }
 

@@ -96,7 +96,7 @@ fn exempt_requests_neither_wait_nor_count() {
 #[test]
 fn a_level_borrows_what_is_idle_and_gives_it_back_first() {
     let (now, mut scheduler) = (start(), Scheduler::new(&[level("a", 30), level("b", 10)], 40));
-    let borrowed: Vec<Ticket> = (0..40).map(|_| admit(&mut scheduler, now, entry(1, 1, 1))).collect();
+    let borrowed: Vec<Ticket> = (0..40).map(|flow| admit(&mut scheduler, now, entry(1, flow, 1))).collect();
     let waiting = queue(&mut scheduler, now, entry(1, 1, 1));
     let late = queue(&mut scheduler, now, entry(0, 1, 1));
     scheduler.finish(now, borrowed[0]);
@@ -108,11 +108,25 @@ fn a_level_borrows_what_is_idle_and_gives_it_back_first() {
 fn what_a_level_does_not_lend_is_free_when_it_comes() {
     let kept = policy::Level { lendable: Percent(0), ..level("kept", 10) };
     let (now, mut scheduler) = (start(), Scheduler::new(&[kept, level("greedy", 30)], 40));
-    let taken = (0..100).filter(|_| matches!(scheduler.enqueue(now, entry(1, 1, 1)), Enqueued::Admitted(_))).count();
-    assert_eq!(taken, 30);
+    let is_admitted = |flow| matches!(scheduler.enqueue(now, entry(1, flow, 1)), Enqueued::Admitted(_));
+    assert_eq!((0..100).map(is_admitted).filter(|admitted| *admitted).count(), 30);
     for flow in 0..10 {
         admit(&mut scheduler, now, entry(0, flow, 1));
     }
+}
+
+#[test]
+fn who_has_seats_leaves_the_last_ones_to_those_who_have_none() {
+    let (now, mut scheduler) = (start(), Scheduler::new(&[level("a", 1)], 64));
+    let taken = (0..100).filter(|_| matches!(scheduler.enqueue(now, entry(0, 1, 1)), Enqueued::Admitted(_))).count();
+    assert_eq!(taken, 60);
+    // Flows are hashes.
+    let flow = |name: u64| name.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let newcomers: Vec<Ticket> = (2..6).map(|name| queue(&mut scheduler, now, entry(0, flow(name), 1))).collect();
+    let woken = poll(&mut scheduler, now);
+    assert_eq!(woken.len(), newcomers.len());
+    assert!(newcomers.into_iter().all(|ticket| woken.contains(&Woken::Admitted(ticket))), "{woken:?}");
+    assert_eq!(scheduler.seats(), (64, 64));
 }
 
 #[test]

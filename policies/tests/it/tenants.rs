@@ -31,7 +31,7 @@ fn fairness(results: &[Result]) -> f64 {
     sum * sum / (parts.len() as f64 * squares)
 }
 
-/// Runs the victims beside an abuser, and says what came of both, victims first. Their p99 stays within 1.5 times of
+/// Runs the victims beside an abuser, and says what came of both, victims first. Their p99 stays within 1.2 times of
 /// what it is when they are alone, and they get equal parts.
 fn unharmed_beside(abuser: Load, seed: u64) -> Vec<Result> {
     let policy = Policy::builtin();
@@ -46,16 +46,18 @@ fn unharmed_beside(abuser: Load, seed: u64) -> Vec<Result> {
         beside[VICTIMS].answered.len(),
         beside[VICTIMS].sent
     );
-    assert!(now <= usual * 3 / 2, "p99 {now:?}, alone {usual:?}");
+    assert!(now <= usual * 6 / 5, "p99 {now:?}, alone {usual:?}");
     assert!(fairness >= 0.95, "{fairness}");
     beside
 }
 
 #[test]
 fn victims_of_a_flood_of_gets_do_not_notice_it() {
-    let beside = unharmed_beside(gets("abuser", 1_250.0 * 4.0, 5, 30), 2);
-    let refused: u64 = beside[..VICTIMS].iter().map(|victim| victim.refused).sum();
-    assert!(refused < 20, "{refused} requests of victims were refused");
+    for seed in [2, 12, 22] {
+        let beside = unharmed_beside(gets("abuser", 1_250.0 * 4.0, 5, 30), seed);
+        let refused: u64 = beside[..VICTIMS].iter().map(|victim| victim.refused).sum();
+        assert!(refused < 20, "{refused} requests of victims were refused");
+    }
 }
 
 #[test]

@@ -59,7 +59,10 @@ fn one(quota: &QuotaSpec, place: &Place, findings: &mut Findings) {
         findings.warn(&place_hard.key(key), "nothing can be created here");
     }
     for (key, _) in set.iter().filter(|(key, value)| matches!(*key, "bytes" | "uncompactedBytes") && value.is_some()) {
-        findings.warn(&place_hard.key(key), "not held yet: gateways count objects only");
+        findings.warn(
+            &place_hard.key(key),
+            "held by a cluster of Forebay members; in front of an etcd gateways count objects only",
+        );
     }
     if hard.object_bytes.is_some_and(|bytes| bytes.0 > REQUEST_BYTES_MAX) {
         findings.warn(&place_hard.key("objectBytes"), "larger than any request may be: never reached");
