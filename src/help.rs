@@ -113,10 +113,13 @@ pub fn policy() -> String {
     let usage = "Usage: forebay policy check FILE
        forebay policy explain FILE [flags]
        forebay policy diff OLD NEW
+       forebay policy apply --dry-run FILE [--endpoint=HOST:PORT] [-o table|json|csv]
+       forebay policy status [--endpoint=HOST:PORT] [-o table|json|csv]
        forebay policy default
        forebay policy schema
 
-Reads policy files; no gateway is needed. `check` finds everything wrong with a file. `explain` says what
+Reads policy files. `apply --dry-run` asks a gateway which of those who are there now would notice a file,
+and `status` what its policy does; the others need no gateway. `check` finds everything wrong with a file. `explain` says what
 would happen to a request, by which rule, and why. `diff` says what two files say differently. `default`
 prints the policy that holds without a file, to begin an own one with, and `schema` the JSON schema.
 

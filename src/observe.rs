@@ -91,8 +91,134 @@ struct Quota {
 struct Budget {
     quota: String,
     prefix: String,
+    #[serde(default = "objects")]
+    resource: String,
     used: u64,
     hard: u64,
+}
+
+fn objects() -> String {
+    "objects".to_owned()
+}
+
+/// The answer of `/forebay/v1/policy`.
+#[derive(Debug, Deserialize)]
+struct PolicyStatus {
+    name: String,
+    current: bool,
+    rules: Vec<RuleStatus>,
+    levels: Vec<LevelStatus>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RuleStatus {
+    name: String,
+    mode: String,
+    level: String,
+    admitted: u64,
+    refused: u64,
+    shadow_refused: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LevelStatus {
+    name: String,
+    exempt: bool,
+    seats: u32,
+    nominal_seats: u32,
+    waiting: u32,
+    overloaded_queues: u32,
+}
+
+/// The answer of `/forebay/v1/policy/try`.
+#[derive(Debug, Deserialize)]
+struct Tried {
+    changes: Vec<TriedRow>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TriedRow {
+    client: String,
+    prefix: String,
+    rpc: String,
+    requests_per_second: f64,
+    load_bytes_per_second: f64,
+    rule_now: String,
+    rule_then: String,
+    level_then: String,
+    exceeds: Option<String>,
+    mode: String,
+}
+
+/// `forebay policy status`: what the policy in force does, as tables.
+pub fn policy_status(args: &[String]) -> Result<String, Problem> {
+    let asked = Arguments::read(args)?;
+    let text = request::get(&asked.endpoint, "policy")?;
+    if asked.output == Output::Json {
+        return Ok(text);
+    }
+    let status: PolicyStatus = read(&text)?;
+    let mut rules = Table::new(&["RULE", "MODE", "LEVEL", "ADMITTED", "REFUSED", "SHADOW REFUSED"]);
+    let stale = if status.current { "" } else { " (its file cannot be used; this is the last good one)" };
+    rules.title = format!("policy {}{stale}", status.name);
+    for rule in status.rules {
+        let counts = [rule.admitted, rule.refused, rule.shadow_refused].map(|count| count.to_string());
+        let [admitted, refused, shadow] = counts;
+        rules.row([rule.name, rule.mode, rule.level, admitted, refused, shadow]);
+    }
+    let mut levels = Table::new(&["LEVEL", "SEATS", "OF", "WAITING", "OVERLOADED QUEUES"]);
+    for level in status.levels {
+        let of = if level.exempt { "exempt".to_owned() } else { level.nominal_seats.to_string() };
+        let (waiting, overloaded) = (level.waiting.to_string(), level.overloaded_queues.to_string());
+        levels.row([level.name, level.seats.to_string(), of, waiting, overloaded]);
+    }
+    Ok(match asked.output {
+        Output::Csv => format!("{}\n{}", rules.csv(), levels.csv()),
+        _ => format!("{rules}\n{levels}"),
+    })
+}
+
+/// `forebay policy apply --dry-run`: what a policy file would change for those who are there now.
+pub fn policy_dry_run(file: &str, args: &[String]) -> Result<String, Problem> {
+    let asked = Arguments::read(args)?;
+    let text = request::post(&asked.endpoint, "policy/try", file)?;
+    if asked.output == Output::Json {
+        return Ok(text);
+    }
+    let tried: Tried = read(&text)?;
+    if tried.changes.is_empty() {
+        return Ok("nobody who was there in the last seconds would notice\n".to_owned());
+    }
+    let mut table = Table::new(&[
+        "CLIENT",
+        "PREFIX",
+        "RPC",
+        "REQ/s",
+        "LOAD/s",
+        "RULE NOW",
+        "RULE THEN",
+        "LEVEL",
+        "MODE",
+        "EXCEEDS",
+    ]);
+    for row in tried.changes {
+        table.row([
+            row.client,
+            row.prefix,
+            row.rpc,
+            count(row.requests_per_second),
+            bytes(row.load_bytes_per_second),
+            row.rule_now,
+            row.rule_then,
+            row.level_then,
+            row.mode,
+            row.exceeds.unwrap_or_default(),
+        ]);
+    }
+    Ok(if asked.output == Output::Csv { table.csv() } else { table.to_string() })
 }
 
 /// `forebay top`.
@@ -138,7 +264,7 @@ pub fn quota(args: &[String]) -> Result<ExitCode, Problem> {
         table.row([
             budget.quota.clone(),
             budget.prefix.clone(),
-            "objects".to_owned(),
+            budget.resource.clone(),
             budget.used.to_string(),
             budget.hard.to_string(),
             percent.to_string(),

@@ -1,4 +1,4 @@
-//! `forebay policy`: what policy files say, without a gateway.
+//! `forebay policy`: what policy files say, and what they do or would do in a running gateway.
 
 mod files;
 
@@ -11,7 +11,7 @@ use forebay_policies::{
 
 use crate::{
     flags::{Problem, go::quote},
-    help, suggest,
+    help, observe, suggest,
 };
 use files::read;
 
@@ -40,7 +40,7 @@ impl Report {
     }
 }
 
-const VERBS: [&str; 5] = ["check", "explain", "diff", "default", "schema"];
+const VERBS: [&str; 7] = ["check", "explain", "diff", "apply", "status", "default", "schema"];
 
 /// Does what the words after `forebay policy` ask for.
 pub fn run(args: &[String]) -> Report {
@@ -52,6 +52,8 @@ pub fn run(args: &[String]) -> Report {
         ("diff", [old, new]) => diff(old, new),
         ("default", []) => Report::page(Policy::builtin_text()),
         ("schema", []) => Report::page(SCHEMA),
+        ("status", flags) => answered(observe::policy_status(flags)),
+        ("apply", rest) => apply(rest),
         ("check", _) => Report::usage("policy check takes one file"),
         ("explain", _) => Report::usage("policy explain takes a file, and flags after it"),
         ("diff", _) => Report::usage("policy diff takes two files"),
@@ -66,6 +68,31 @@ pub fn run(args: &[String]) -> Report {
             ),
             None => Report::usage(format!("unknown verb {}", quote(other))),
         },
+    }
+}
+
+fn answered(answer: Result<String, Problem>) -> Report {
+    match answer {
+        Ok(page) => Report::page(page),
+        Err(problem) => Report::failed(1, vec![problem]),
+    }
+}
+
+/// Asks a gateway what a file would change. A policy is applied by its file: a gateway reads it when it changes.
+fn apply(rest: &[String]) -> Report {
+    let (dry_run, rest): (Vec<_>, Vec<_>) = rest.iter().cloned().partition(|word| word == "--dry-run");
+    let Some((path, flags)) = rest.split_first().filter(|(path, _)| !path.starts_with('-')) else {
+        return Report::usage("policy apply takes --dry-run and a file, and flags after it");
+    };
+    if dry_run.is_empty() {
+        return Report::usage(
+            "a policy is applied by changing the file that --policy of the gateway names; ask with --dry-run before",
+        );
+    }
+    match (read(path), std::fs::read_to_string(path)) {
+        (Ok(_), Ok(text)) => answered(observe::policy_dry_run(&text, flags)),
+        (Err(problems), _) => Report::failed(1, problems),
+        (_, Err(error)) => Report::failed(1, vec![Problem::new(format!("{path}: {error}"))]),
     }
 }
 

@@ -7,6 +7,7 @@ mod tls;
 
 use std::{
     io::{self, Write as _},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +21,7 @@ use forebay_edge::{
     tls::Acceptor,
 };
 use forebay_gateway::{
-    Admission, AdmissionConfig, Config, Gateway, GatewayProbes, Metrics, PolicyFile, PoolConfig, Upstream,
+    AdminToken, Admission, AdmissionConfig, Config, Gateway, GatewayProbes, Metrics, PolicyFile, PoolConfig, Upstream,
     upstream::{Address, Pool},
 };
 use forebay_policies::Policy;
@@ -131,6 +132,7 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
             policy: policy(file.as_ref())?,
             memory_bytes: config.memory_limit,
             slow_request: config.slow_request,
+            admin_token: config.admin_token_file.as_deref().map(admin_token).transpose()?,
         },
         ..Config::default()
     };
@@ -163,6 +165,12 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
 /// The policy of a file, or the built-in one.
 fn policy(file: Option<&PolicyFile>) -> anyhow::Result<Policy> {
     Ok(file.map_or_else(|| Ok(Policy::builtin()), PolicyFile::load)?)
+}
+
+/// The token in a file.
+fn admin_token(path: &Path) -> anyhow::Result<AdminToken> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("--admin-token-file {}", path.display()))?;
+    AdminToken::new(&text).with_context(|| format!("--admin-token-file {}: the file is empty", path.display()))
 }
 
 async fn bind(config: &ServerConfig) -> anyhow::Result<Bound> {

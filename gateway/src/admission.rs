@@ -21,6 +21,7 @@ mod loaded;
 mod memory;
 mod metrics;
 mod namespace;
+mod pressure;
 mod queue;
 mod quotas;
 mod recent;
@@ -30,6 +31,7 @@ mod scan;
 mod seats;
 mod settle;
 mod tally;
+mod token;
 mod watches;
 
 use std::{
@@ -43,7 +45,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use forebay_policies::{
-    Accounts, Class, Client, Cost, Expected, Policy, Request, Rpc, Sizes,
+    Accounts, Charge, Class, Client, Cost, Expected, Limit, OnLimit, Policy, Request, Rpc, Sizes, Verdict,
     bucket::{Bucket, Pace},
     heavy::{Accounting, Sums},
     prefix,
@@ -54,12 +56,13 @@ use parking_lot::Mutex;
 use rand::Rng as _;
 use tokio::{
     sync::{Notify, broadcast},
-    time::Instant,
+    time::{self, Instant},
 };
 use tonic::Code;
 
 pub use self::admin::ADMIN;
 pub use self::reload::{PolicyError, PolicyFile};
+pub use self::token::AdminToken;
 pub(crate) use self::{admit::Admit, identity::OwnCall, lists::Lists, metrics::Metrics, queue::Queue, quotas::Quotas};
 use self::{
     answers::Refusal,
@@ -67,6 +70,7 @@ use self::{
     identity::{Identities, TokenId},
     loaded::Loaded,
     memory::Memory,
+    pressure::Pressure,
     quotas::Budgets,
     scan::Asked,
 };
@@ -108,6 +112,14 @@ struct Shared {
     held: Held,
     /// Another policy is in force.
     policy_changed: Notify,
+    /// A request that was counted among those of its rule has ended.
+    ended: Notify,
+    /// How many wait for that.
+    queued: AtomicU64,
+    /// What the upstream says of itself, and how long everybody waits.
+    pressure: Pressure,
+    /// Who brings it is the operator.
+    admin_token: Option<AdminToken>,
     /// Who does what.
     accounting: Mutex<Accounting>,
     /// Every request, for those who look on.
@@ -173,6 +185,25 @@ impl Waits {
     }
 }
 
+/// Requests that wait at once for others of their rule to end. Each is woken by every end, so there must not be too many.
+const QUEUED_MAX: u64 = 1_000;
+
+/// A place among those who wait; given back when it is dropped.
+struct Place<'a>(&'a AtomicU64);
+
+impl Place<'_> {
+    fn take(queued: &AtomicU64) -> Option<Place<'_>> {
+        let place = Place(queued);
+        (queued.fetch_add(1, Ordering::Relaxed) < QUEUED_MAX).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Admission {
     pub(crate) fn new(config: AdmissionConfig, metrics: Metrics) -> Admission {
         let memory = Memory::new(config.memory_bytes);
@@ -186,6 +217,10 @@ impl Admission {
             budgets: Budgets::default(),
             held: Held::default(),
             policy_changed: Notify::new(),
+            ended: Notify::new(),
+            queued: AtomicU64::new(0),
+            pressure: Pressure::new(),
+            admin_token: config.admin_token,
             accounting: Mutex::new(Accounting::new(ROWS, rand::rng().random())),
             tap: broadcast::Sender::new(TAPPED),
             slow: config.slow_request,
@@ -219,6 +254,33 @@ impl Shared {
         self.metrics.memory_held.set(i64::try_from(self.memory.held()).unwrap_or(i64::MAX));
         self.metrics.set_seats("read", loaded.reads.seats());
         self.metrics.set_seats("write", loaded.writes.seats());
+    }
+
+    /// Charges a request, which waits for others to end where their number is all that is against it and its rule lets
+    /// requests wait.
+    async fn charge(
+        &self,
+        loaded: &Loaded,
+        class: &Class,
+        request: &Request<'_>,
+        cost: &Cost,
+        patience: Duration,
+    ) -> Charge {
+        let rule = loaded.policy.rule(class.rule);
+        let until = Instant::now() + patience.min(loaded.policy.level(class.level).max_wait);
+        loop {
+            let ended = self.ended.notified();
+            let charge = self.accounts.lock().charge(seats::now(), &loaded.policy, class, request, cost, patience);
+            match charge.verdict {
+                Verdict::Refuse(refusal) if refusal.limit == Limit::Concurrency && rule.on_limit != OnLimit::Reject => {
+                    let Some(_place) = Place::take(&self.queued) else { return charge };
+                    if time::timeout_at(until, ended).await.is_err() {
+                        return charge;
+                    }
+                }
+                _ => return charge,
+            }
+        }
     }
 
     /// A request was refused before it was let in.

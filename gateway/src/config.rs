@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use forebay_policies::Policy;
 use rand::Rng as _;
 
-use crate::mirror::MirrorConfig;
+use crate::{admission::AdminToken, mirror::MirrorConfig};
 
 /// The configuration of a gateway.
 #[derive(Clone, Debug)]
@@ -37,11 +37,18 @@ pub struct AdmissionConfig {
     pub memory_bytes: usize,
     /// From how long on the log tells of a request.
     pub slow_request: Duration,
+    /// Who brings it is the operator: answered from everywhere, and let past every limit.
+    pub admin_token: Option<AdminToken>,
 }
 
 impl Default for AdmissionConfig {
     fn default() -> AdmissionConfig {
-        AdmissionConfig { policy: Policy::builtin(), memory_bytes: 1 << 30, slow_request: Duration::from_secs(1) }
+        AdmissionConfig {
+            policy: Policy::builtin(),
+            memory_bytes: 1 << 30,
+            slow_request: Duration::from_secs(1),
+            admin_token: None,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ mod rescue;
 mod stack;
 pub mod upstream;
 
-pub use admission::{ADMIN, Admission, PolicyError, PolicyFile};
+pub use admission::{ADMIN, AdminToken, Admission, PolicyError, PolicyFile};
 pub use config::{AdmissionConfig, Config, GatewayId, KEEPALIVE_MIN, MAX_MESSAGE_BYTES, PoolConfig};
 pub use gateway::Gateway;
 pub use metrics::Metrics;

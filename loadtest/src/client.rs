@@ -1,6 +1,12 @@
 //! Connections to a target.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use hyper_util::rt::TokioIo;
@@ -9,7 +15,7 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -38,6 +44,28 @@ pub async fn connect(address: SocketAddr, count: usize, trusted: Option<&Path>) 
         channels.push(connected.with_context(|| format!("cannot connect to {address}"))?);
     }
     Ok(channels)
+}
+
+/// As [`connect`] without TLS, from an address of this machine: a server takes what comes from another one for another
+/// client's.
+pub async fn connect_from(source: Ipv4Addr, address: SocketAddr, count: usize) -> anyhow::Result<Vec<Channel>> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
+    let mut channels = Vec::with_capacity(count);
+    for _ in 0..count {
+        let connector = move |_: Uri| async move { tcp_from(source, address).await.map(TokioIo::new) };
+        let connected = endpoint.connect_with_connector(tower::service_fn(connector)).await;
+        channels.push(connected.with_context(|| format!("cannot connect to {address}"))?);
+    }
+    Ok(channels)
+}
+
+/// A TCP connection from an address of this machine.
+pub async fn tcp_from(source: Ipv4Addr, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((source, 0)))?;
+    let stream = socket.connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 async fn handshake(

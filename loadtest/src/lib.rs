@@ -4,6 +4,7 @@
 //! turns in one run and reports ratios; and because client and server share the processors, the
 //! CPU time of the server process stands beside its throughput.
 
+pub mod abuse;
 pub mod check;
 pub mod client;
 pub mod empty;

@@ -51,6 +51,8 @@ pub struct GatewayConfig {
     pub policy: Option<PathBuf>,
     /// Whether the rules and quotas of the file only count.
     pub shadow: bool,
+    /// The file with the token of remote operators.
+    pub admin_token_file: Option<PathBuf>,
     /// Bytes of requests and answers held at the same time.
     pub memory_limit: usize,
     /// From how long on the log tells of a request.
@@ -88,6 +90,7 @@ pub struct Settings {
     upstream_password_file: String,
     policy: String,
     shadow: bool,
+    admin_token_file: String,
     memory_limit: String,
     slow_request: Duration,
     log_level: String,
@@ -126,6 +129,7 @@ impl Default for Settings {
             upstream_password_file: String::new(),
             policy: String::new(),
             shadow: false,
+            admin_token_file: String::new(),
             memory_limit: "1GiB".to_owned(),
             slow_request: Duration::from_secs(1),
             log_level: "info".to_owned(),
@@ -189,6 +193,7 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag(MIRROR, "upstream-password-file", Text(|s| &mut s.upstream_password_file), "The file that user's password stands in."),
         flag(ADMISSION, "policy", Text(|s| &mut s.policy), "Policy file: who may do how much. It is read again when it changes; `forebay policy` checks one."),
         flag(ADMISSION, "shadow", Bool(|s| &mut s.shadow), "Only count what the rules and quotas of the policy file would refuse."),
+        flag(ADMISSION, "admin-token-file", Text(|s| &mut s.admin_token_file), "File with a secret: who brings it (metadata forebay-admin-token, or Authorization: Bearer for the admin pages) is the operator from everywhere, past every limit."),
         flag(ADMISSION, "memory-limit", Text(|s| &mut s.memory_limit), "Bytes of requests and answers held at the same time, as 512MiB or 2GiB; what does not fit waits, then is refused."),
         flag(ADMISSION, "slow-request", Slot::Duration(|s| &mut s.slow_request), "From how long on the log tells of a request, with what it waited for."),
         flag(LOGGING, "log-level", Text(|s| &mut s.log_level), "debug, info, warn, error, panic or fatal."),
@@ -334,6 +339,7 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
         mirror,
         policy: (!s.policy.is_empty()).then(|| PathBuf::from(&s.policy)),
         shadow: s.shadow,
+        admin_token_file: (!s.admin_token_file.is_empty()).then(|| PathBuf::from(&s.admin_token_file)),
         memory_limit,
         slow_request: s.slow_request.to_std(),
         log: LogConfig {

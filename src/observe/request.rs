@@ -1,4 +1,4 @@
-//! One GET to a gateway. HTTP/1.0, because then the end of the connection is the end of the answer, and a few lines
+//! One request to a gateway. HTTP/1.0, because then the end of the connection is the end of the answer, and a few lines
 //! are all it takes.
 
 use std::{
@@ -19,18 +19,38 @@ pub(super) fn get(endpoint: &str, page: &str) -> Result<String, Problem> {
     Ok(text)
 }
 
+/// The answer to a text.
+pub(super) fn post(endpoint: &str, page: &str, text: &str) -> Result<String, Problem> {
+    let mut reader = exchange(endpoint, "POST", page, text, Some(CONNECT_TIMEOUT))?;
+    let mut answer = String::new();
+    reader.read_to_string(&mut answer).map_err(|error| failed(endpoint, &error.to_string()))?;
+    Ok(answer)
+}
+
 /// The answer as it comes.
 pub(super) fn stream(endpoint: &str, page: &str) -> Result<BufReader<TcpStream>, Problem> {
     open(endpoint, page, None)
 }
 
 fn open(endpoint: &str, page: &str, patience: Option<Duration>) -> Result<BufReader<TcpStream>, Problem> {
+    exchange(endpoint, "GET", page, "", patience)
+}
+
+fn exchange(
+    endpoint: &str,
+    method: &str,
+    page: &str,
+    body: &str,
+    patience: Option<Duration>,
+) -> Result<BufReader<TcpStream>, Problem> {
     let mut addresses = endpoint.to_socket_addrs().map_err(|error| failed(endpoint, &error.to_string()))?;
     let address = addresses.next().ok_or_else(|| failed(endpoint, "the name has no address"))?;
     let exchange = || {
         let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
         stream.set_read_timeout(patience)?;
-        write!(stream, "GET /forebay/v1/{page} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+        let length = body.len();
+        write!(stream, "{method} /forebay/v1/{page} HTTP/1.0\r\nHost: {address}\r\n")?;
+        write!(stream, "Content-Length: {length}\r\n{}\r\n{body}", authorization())?;
         let mut reader = BufReader::new(stream);
         let mut status = String::new();
         reader.read_line(&mut status)?;
@@ -50,7 +70,15 @@ fn open(endpoint: &str, page: &str, patience: Option<Duration>) -> Result<BufRea
     Err(failed(endpoint, &format!("{} {}", status.trim(), text.trim())))
 }
 
+/// The header with the admin token, for a gateway of another machine.
+fn authorization() -> String {
+    let token = std::env::var("FOREBAY_ADMIN_TOKEN").unwrap_or_default();
+    if token.is_empty() { token } else { format!("Authorization: Bearer {}\r\n", token.trim()) }
+}
+
 fn failed(endpoint: &str, error: &str) -> Problem {
-    Problem::new(format!("no answer from {endpoint}: {error}"))
-        .hint("name a gateway of this machine: --endpoint=127.0.0.1:2379, its client or its metrics port without TLS")
+    Problem::new(format!("no answer from {endpoint}: {error}")).hint(
+        "name a gateway of this machine: --endpoint=127.0.0.1:2379, its client or its metrics port without TLS; one \
+             of another machine wants its admin token in FOREBAY_ADMIN_TOKEN",
+    )
 }

@@ -179,7 +179,8 @@ fn answer(fronts: &Fronts, serves: Serves, request: Request) -> BoxFuture<'stati
         && serves != Serves::Grpc
         && request.uri().path().starts_with(ADMIN)
     {
-        return Box::pin(std::future::ready(admission.admin(&request)));
+        let admission = admission.clone();
+        return Box::pin(async move { admission.admin(request).await });
     }
     match serves {
         Serves::Grpc => fronts.grpc.call(request),

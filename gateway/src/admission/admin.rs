@@ -1,22 +1,28 @@
 //! What an operator sees of admission, as JSON over HTTP: `/forebay/v1/top`, `/policy`, `/quota` and
-//! `/tap`.
+//! `/tap`; and `/forebay/v1/policy/try`, which takes a policy file and says what it would change.
 //!
 //! Keys and names of clients are shown, so only this machine is answered, and only under a name that
-//! is this machine's: a web page can make a name of its own point here (DNS rebinding). Nothing can be
-//! changed this way.
+//! is this machine's: a web page can make a name of its own point here (DNS rebinding). Others are
+//! answered if they bring the admin token ([`AdmissionConfig::admin_token`]). Nothing can be changed
+//! this way.
 
 use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use forebay_edge::{Body, Request, Response, listener::Peer};
-use forebay_policies::{LevelId, Mode, RuleId};
+use forebay_policies::{
+    Client, Cost, Expected, LevelId, Mode, Policy, Request as Asked, RuleId,
+    file::{self, FILE_BYTES_MAX},
+    prefix,
+    units::Rate,
+};
 use futures::stream;
 use http::{
     HeaderValue, Method, StatusCode,
-    header::{CONTENT_TYPE, HOST},
+    header::{AUTHORIZATION, CONTENT_TYPE, HOST},
 };
 use http_body::Frame;
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt as _, Limited, StreamBody};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::{self, error::RecvError};
 
@@ -27,19 +33,42 @@ pub const ADMIN: &str = "/forebay/v1/";
 
 impl Admission {
     /// Answers a request whose path begins with [`ADMIN`].
-    pub fn admin(&self, request: &Request) -> Response {
-        if !is_local(request) {
-            return text(StatusCode::FORBIDDEN, "only this machine is told, under its address or as localhost");
+    pub async fn admin(&self, request: Request) -> Response {
+        if !is_local(&request) && !self.brings_token(&request) {
+            return text(
+                StatusCode::FORBIDDEN,
+                "only this machine is told, under its address or as localhost, and who brings the admin token",
+            );
         }
-        if request.method() != Method::GET {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "nothing can be changed here");
+        let path = request.uri().path().strip_prefix(ADMIN).unwrap_or_default().to_owned();
+        match (&path[..], request.method()) {
+            ("policy/try", &Method::POST) => self.try_policy(request).await,
+            (_, method) if method != Method::GET => text(StatusCode::METHOD_NOT_ALLOWED, "nothing can be changed here"),
+            ("top", _) => json(&self.0.top()),
+            ("policy", _) => json(&self.0.policy_status()),
+            ("quota", _) => json(&self.0.quota_status()),
+            ("tap", _) => tap(self.0.tap.subscribe()),
+            _ => text(StatusCode::NOT_FOUND, "there is top, policy, policy/try, quota and tap"),
         }
-        match request.uri().path().strip_prefix(ADMIN) {
-            Some("top") => json(&self.0.top()),
-            Some("policy") => json(&self.0.policy_status()),
-            Some("quota") => json(&self.0.quota_status()),
-            Some("tap") => tap(self.0.tap.subscribe()),
-            _ => text(StatusCode::NOT_FOUND, "there is top, policy, quota and tap"),
+    }
+
+    fn brings_token(&self, request: &Request) -> bool {
+        let said = request.headers().get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        self.0.admin_token.as_ref().zip(said).is_some_and(|(token, said)| token.is(said))
+    }
+
+    async fn try_policy(&self, request: Request) -> Response {
+        let body = Limited::new(request.into_body(), FILE_BYTES_MAX).collect().await;
+        let Ok(body) = body else { return text(StatusCode::PAYLOAD_TOO_LARGE, "a policy file has a MiB at most") };
+        let body = body.to_bytes();
+        match std::str::from_utf8(&body).map_err(|_| Vec::new()).and_then(file::load) {
+            Ok(loaded) => json(&self.0.changes(&loaded.policy)),
+            Err(problems) => {
+                let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                let mut response = json(&json!({"problems": problems}));
+                *response.status_mut() = StatusCode::BAD_REQUEST;
+                response
+            }
         }
     }
 }
@@ -101,7 +130,7 @@ impl Shared {
         let rules = policy.rules.iter().enumerate().map(|(at, rule)| {
             json!({
                 "name": rule.name,
-                "mode": match rule.mode { Mode::Enforce => "Enforce", Mode::Shadow => "Shadow" },
+                "mode": mode(rule.mode),
                 "level": policy.level(rule.level).name,
                 "admitted": loaded.admitted(RuleId(at)),
                 "refused": self.metrics.refused_by(&rule.name),
@@ -129,13 +158,52 @@ impl Shared {
         })
     }
 
+    /// What another policy would do to the requests of the window before this one.
+    fn changes(&self, other: &Policy) -> Value {
+        let loaded = self.loaded.load();
+        let seconds = WINDOW.as_secs_f64();
+        let accounting = self.accounting.lock();
+        let rows = accounting.rows().iter().filter(|row| row.last.requests > 0).filter_map(|row| {
+            let client = Client::default().with(&row.client).ok()?;
+            let keys = [prefix::range(&row.prefix)];
+            let per_request = |sum: u64| sum / row.last.requests;
+            let (bytes, objects) = (per_request(row.last.bytes), per_request(row.last.objects));
+            let request = Asked { keys: &keys, bytes, ..Asked::new(&client, row.rpc) };
+            let expected = Expected { objects, object_bytes: bytes / objects.max(1) };
+            let cost = Cost::predict(&request, Some(expected));
+            let (now, then) = (loaded.policy.classify(&request, &cost), other.classify(&request, &cost));
+            let rule = other.rule(then.rule);
+            let (requests, load) = (row.last.requests as f64 / seconds, row.last.bytes as f64 / seconds);
+            let over = |rate: Option<Rate>, used: f64| rate.filter(|rate| used > rate.amount_per_second() as f64);
+            let exceeds = [("requests", over(rule.limits.requests, requests)), ("load", over(rule.limits.load, load))];
+            let exceeds = exceeds.into_iter().find_map(|(limit, rate)| Some(format!("{limit} {}", rate?)));
+            let before = &loaded.policy.rule(now.rule).name;
+            (exceeds.is_some() || *before != rule.name).then(|| {
+                json!({
+                    "client": row.client,
+                    "prefix": row.prefix.escape_ascii().to_string(),
+                    "rpc": row.rpc.name(),
+                    "requestsPerSecond": requests,
+                    "loadBytesPerSecond": load,
+                    "ruleNow": before,
+                    "ruleThen": rule.name,
+                    "levelThen": other.level(then.level).name,
+                    "exceeds": exceeds,
+                    "mode": mode(rule.mode),
+                })
+            })
+        });
+        let rows: Vec<Value> = rows.collect();
+        json!({"name": other.name, "windowSeconds": seconds, "changes": rows})
+    }
+
     fn quota_status(&self) -> Value {
         let loaded = self.loaded.load();
         let quotas = loaded.policy.quotas.iter().map(|quota| {
             json!({
                 "quota": quota.name,
                 "prefix": quota.prefix.escape_ascii().to_string(),
-                "mode": match quota.mode { Mode::Enforce => "Enforce", Mode::Shadow => "Shadow" },
+                "mode": mode(quota.mode),
                 "warnAtPercent": quota.warn_at.0,
                 "hardObjects": quota.hard.objects,
                 "hardObjectBytes": quota.hard.object_bytes,
@@ -144,6 +212,13 @@ impl Shared {
         let quotas: Vec<Value> = quotas.collect();
         let budgets: Vec<Value> = self.budgets.usage().into_iter().chain(self.held.usage()).collect();
         json!({"quotas": quotas, "budgets": budgets})
+    }
+}
+
+fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "Enforce",
+        Mode::Shadow => "Shadow",
     }
 }
 

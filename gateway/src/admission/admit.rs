@@ -17,7 +17,6 @@ use super::{
     memory::{self, Full},
     namespace::{Confinement, each_message, outward},
     scan::{Asked, RangeAsked, scan},
-    seats::now,
     settle::Held,
     watches::{Session, Upstream},
 };
@@ -107,7 +106,7 @@ impl<S> Admit<S> {
         let loaded = shared.loaded.load_full();
         let Call { method, deadline, request } = call;
         let (mut head, body) = request.into_parts();
-        let (client, token) = shared.identities.identify(&mut head, &loaded.naming);
+        let (client, token) = shared.identities.identify(&mut head, &loaded.naming, shared.admin_token.as_ref());
         let patience = super::patience(deadline);
 
         let mut reserved = shared.memory.none();
@@ -134,7 +133,7 @@ impl<S> Admit<S> {
         let expected = shared.sizes.lock().expected(&request);
         let cost = Cost::predict(&request, expected);
         let class = loaded.policy.classify(&request, &cost);
-        let charge = shared.accounts.lock().charge(now(), &loaded.policy, &class, &request, &cost, patience);
+        let charge = shared.charge(&loaded, &class, &request, &cost, patience).await;
         shared.count_shadow(&loaded.policy, charge.shadow);
         let (wait, receipt) = match charge.verdict {
             Verdict::Pass(wait, receipt) => (wait, receipt),
@@ -224,6 +223,7 @@ pub(super) fn attributes<'a>(client: &'a Client, rpc: Rpc, asked: Option<&'a Ask
         ops: asked.ops.max(1),
         writes: asked.writes_max(),
         limit: u64::try_from(range.limit).unwrap_or(0),
+        elects: asked.elects(),
         answer: match range {
             RangeAsked { count_only: true, .. } => Answer::Count,
             RangeAsked { keys_only: true, .. } => Answer::Keys,

@@ -16,11 +16,13 @@ use forebay_policies::{Client, IdentitySource, Network, Policy, Subject};
 use http::{HeaderName, header::USER_AGENT, request};
 use parking_lot::Mutex;
 
-use super::recent::Recent;
+use super::{recent::Recent, token::AdminToken};
 
 /// The metadata key under which one gateway tells the next who the client is, if that trusts it.
 pub(crate) const CLIENT: HeaderName = HeaderName::from_static("forebay-client");
 
+/// The metadata key under which a call brings the admin token. It goes no further.
+const ADMIN_TOKEN: HeaderName = HeaderName::from_static("forebay-admin-token");
 /// The metadata key of etcd's tokens.
 const TOKEN: HeaderName = HeaderName::from_static("token");
 /// A `user-agent` is anybody's text; a longer one names nobody better.
@@ -76,7 +78,12 @@ impl Identities {
     }
 
     /// Who sends a request, and by which token. Takes names away that the sender has no right to give.
-    pub(crate) fn identify(&self, head: &mut request::Parts, naming: &Naming) -> (Client, Option<TokenId>) {
+    pub(crate) fn identify(
+        &self,
+        head: &mut request::Parts,
+        naming: &Naming,
+        admin: Option<&AdminToken>,
+    ) -> (Client, Option<TokenId>) {
         let peer = head.extensions.get::<Peer>().map(|peer| peer.address.ip());
         let key = naming.metadata.clone().unwrap_or(CLIENT);
         let metadata = if naming.trusts(peer) {
@@ -86,13 +93,16 @@ impl Identities {
             while head.headers.remove(CLIENT).is_some() {}
             None
         };
+        let said = head.headers.remove(ADMIN_TOKEN);
+        let brings_token = admin.zip(said).is_some_and(|(token, said)| token.is(said.as_bytes()));
+        let is_admin = brings_token || head.extensions.get::<OwnCall>().is_some();
         let token = head.headers.get(TOKEN).map(|token| self.users.id(token.as_bytes()));
         let client = Client {
             common_name: head.extensions.get::<Tls>().and_then(|tls| tls.common_name.as_deref()).map(Arc::from),
             user: token.and_then(|token| self.users.known.lock().get(&token)),
             metadata,
             agent: naming.agents.then(|| agent(head)).flatten(),
-            listener: head.extensions.get::<OwnCall>().map(|OwnCall| Arc::from(ADMIN_LISTENER)),
+            listener: is_admin.then(|| Arc::from(ADMIN_LISTENER)),
             peer,
         };
         (client, token)
@@ -168,17 +178,30 @@ mod tests {
         let identities = Identities::new();
         let said = [("x-client", "alice"), ("x-client", "bob"), ("forebay-client", "carol"), ("token", "t")];
         let mut trusted = head("10.1.2.3:1", &said);
-        assert_eq!(identities.identify(&mut trusted, &naming).0.metadata.as_deref(), Some("alice"));
+        assert_eq!(identities.identify(&mut trusted, &naming, None).0.metadata.as_deref(), Some("alice"));
         let mut stranger = head("192.0.2.1:1", &said);
-        assert_eq!(identities.identify(&mut stranger, &naming).0.metadata, None);
+        assert_eq!(identities.identify(&mut stranger, &naming, None).0.metadata, None);
         let left: Vec<_> = stranger.headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(left, ["token"], "what a stranger says about himself goes no further");
     }
 
     #[test]
+    fn who_brings_the_admin_token_is_the_operator_and_it_goes_no_further() {
+        let (identities, naming, token) = (Identities::new(), Naming::default(), AdminToken::new("s3cret").unwrap());
+        let listener = |said: &str, token: Option<&AdminToken>| {
+            let mut head = head("192.0.2.1:1", &[("forebay-admin-token", said)]);
+            let listener = identities.identify(&mut head, &naming, token).0.listener;
+            assert!(head.headers.is_empty());
+            listener
+        };
+        assert_eq!(listener("s3cret", Some(&token)).as_deref(), Some("admin"));
+        assert_eq!((listener("guess", Some(&token)), listener("s3cret", None)), (None, None));
+    }
+
+    #[test]
     fn a_token_has_the_user_that_the_upstream_gave_it_to() {
         let (identities, naming) = (Identities::new(), Naming::default());
-        let identify = || identities.identify(&mut head("1.2.3.4:1", &[("token", "abc.7")]), &naming);
+        let identify = || identities.identify(&mut head("1.2.3.4:1", &[("token", "abc.7")]), &naming, None);
         assert_eq!(identify().0.user, None);
         identities.logged_in("alice", "abc.7");
         assert_eq!(identify().0.user.as_deref(), Some("alice"));

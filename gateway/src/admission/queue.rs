@@ -44,6 +44,17 @@ impl<S> Queue<S> {
     }
 }
 
+impl<S> Queue<S> {
+    /// The answer to who gets no seat.
+    fn refused(&self, admitted: &Admitted, reason: &'static str) -> Response {
+        let rule = admitted.policy.policy.rule(admitted.class.rule);
+        let level = admitted.policy.policy.level(admitted.class.level);
+        let refusal = Refusal { rule: rule.name.as_str().into(), reason, what: What::Later(level.max_wait) };
+        self.admission.0.metrics.refused.with_label_values(&[&*refusal.rule, refusal.reason]).inc();
+        refusal.response()
+    }
+}
+
 impl<S: Handler> Handler for Queue<S> {
     async fn handle(&self, call: Call) -> Result<Response, Failure> {
         // A stream holds no seat: what it asks for was charged message by message. Nor does a call that waits for other
@@ -53,6 +64,12 @@ impl<S: Handler> Handler for Queue<S> {
             Some(admitted) if holds_a_seat(admitted.rpc) => Arc::clone(admitted),
             _ => return self.inner.handle(call).boxed().await,
         };
+        let (level, flow) = (admitted.class.level, admitted.class.flow);
+        let pressure = &self.admission.0.pressure;
+        let may_be_refused = !admitted.policy.policy.level(level).exempt;
+        if may_be_refused && let Some(reason) = pressure.refuses(level, flow) {
+            return Ok(self.refused(&admitted, reason));
+        }
         let patience = super::patience(call.deadline);
         let entry =
             Entry { level: admitted.class.level, flow: admitted.class.flow, seats: admitted.cost.seats, patience };
@@ -62,12 +79,11 @@ impl<S: Handler> Handler for Queue<S> {
         };
         let seat = match seats.take(entry).await {
             Ok(seat) => seat,
-            Err(rejected) => {
-                let refusal = refusal(&admitted, rejected);
-                self.admission.0.metrics.refused.with_label_values(&[&*refusal.rule, refusal.reason]).inc();
-                return Ok(refusal.response());
-            }
+            Err(rejected) => return Ok(self.refused(&admitted, reason(rejected))),
         };
+        if may_be_refused {
+            pressure.waited(seat.waited);
+        }
         admitted.waits.seat(seat.waited);
         self.admission.0.metrics.waited_for_seat(seat.waited);
         let mut reserved = self.admission.0.memory.none();
@@ -78,10 +94,11 @@ impl<S: Handler> Handler for Queue<S> {
         let began = Instant::now();
         let response = self.inner.handle(call).boxed().await;
         // How long a large answer takes says more of it than of the upstream.
-        if admitted.cost.seats == 1
-            && let Some(outcome) = outcome(admitted.rpc, &response)
-        {
-            seat.answered(began.elapsed(), admitted.cost.units, outcome);
+        if let Some(outcome) = outcome(admitted.rpc, &response) {
+            pressure.answered(outcome);
+            if admitted.cost.seats == 1 {
+                seat.answered(began.elapsed(), admitted.cost.units, outcome);
+            }
         }
         // With the head of its answer the upstream has done the work. How long the client takes to read
         // the rest is a matter of memory and must not keep others from a seat.
@@ -104,15 +121,12 @@ fn outcome(rpc: Rpc, response: &Result<Response, Failure>) -> Option<Outcome> {
     overloaded.then_some(Outcome::Overloaded)
 }
 
-fn refusal(admitted: &Admitted, rejected: Rejected) -> Refusal {
-    let reason = match rejected {
+fn reason(rejected: Rejected) -> &'static str {
+    match rejected {
         Rejected::QueueFull => "queue-full",
         Rejected::TimedOut => "queue-timeout",
         Rejected::Overloaded => "overload",
-    };
-    let rule = admitted.policy.policy.rule(admitted.class.rule);
-    let level = admitted.policy.policy.level(admitted.class.level);
-    Refusal { rule: rule.name.as_str().into(), reason, what: What::Later(level.max_wait) }
+    }
 }
 
 /// An answer that has memory of its own until it was passed on.

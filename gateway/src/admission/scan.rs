@@ -60,10 +60,23 @@ enum Branch {
     Failure,
 }
 
+/// Operations and bytes of what etcd's concurrency packages write, with room to spare.
+const ELECTION_OPS_MAX: u32 = 8;
+const ELECTION_BYTES_MAX: usize = 16 << 10;
+
 impl Asked {
     /// The writes of the branch that has more.
     pub(crate) fn writes_max(&self) -> u32 {
         self.writes[0].max(self.writes[1])
+    }
+
+    /// Whether nothing is put but the key of a lock or an election, and little of it.
+    pub(crate) fn elects(&self) -> bool {
+        if self.lease == 0 || self.puts.is_empty() || self.ops > ELECTION_OPS_MAX || self.bytes > ELECTION_BYTES_MAX {
+            return false;
+        }
+        let suffix = format!("/{:x}", self.lease);
+        self.puts.iter().all(|put| self.keys[put.key].start().ends_with(suffix.as_bytes()))
     }
 
     fn read(&mut self, keys: KeyRange) {
@@ -350,6 +363,23 @@ mod tests {
         assert_eq!((asked.ops, asked.writes, asked.lease), (3, [2, 1], 5));
         let puts: Vec<_> = asked.puts.iter().map(|put| (put.key, put.value_bytes)).collect();
         assert_eq!(puts, [(1, 2), (3, 4)]);
+    }
+
+    #[test]
+    fn a_lock_of_etcds_clients_is_told_from_other_writes() {
+        let put = |key: &str, lease| PutRequest { key: key.to_owned().into(), lease, ..Default::default() };
+        let lock = |put: PutRequest| TxnRequest {
+            success: vec![op(Request::RequestPut(put)), op(Request::RequestRange(RangeRequest::default()))],
+            failure: vec![op(Request::RequestRange(RangeRequest::default()))],
+            ..Default::default()
+        };
+        let elects = |txn: &TxnRequest| scanned("/etcdserverpb.KV/Txn", txn).unwrap().elects();
+        assert!(elects(&lock(put("/my-lock/694d5765fc71500b", 0x694d_5765_fc71_500b))));
+        assert!(!elects(&lock(put("/my-lock/694d5765fc71500b", 0x694d))), "another lease");
+        assert!(!elects(&lock(put("/my-lock/0", 0))), "no lease");
+        let mut more = lock(put("/my-lock/7b", 0x7b));
+        more.success.push(op(Request::RequestPut(put("/elsewhere", 0x7b))));
+        assert!(!elects(&more), "something else beside it");
     }
 
     #[test]

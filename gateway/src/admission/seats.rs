@@ -60,6 +60,7 @@ impl Seats {
                 Enqueued::Queued(ticket) => {
                     let (sender, receiver) = oneshot::channel();
                     state.waiting.insert(ticket, sender);
+                    state.poll(began);
                     (ticket, receiver)
                 }
             }

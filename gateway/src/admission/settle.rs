@@ -153,6 +153,7 @@ impl Drop for Held {
         let actual = Actual { objects: counted.objects, bytes: counted.bytes };
         let load = if self.forwarded { Cost::settle(&request, actual).load } else { 0 };
         shared.accounts.lock().settle(now(), &admitted.policy.policy, receipt, load);
+        shared.ended.notify_waiters();
         shared.metrics.load.inc_by(load);
         let lasted = self.began.elapsed();
         let did = Sums {
