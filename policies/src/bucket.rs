@@ -138,8 +138,8 @@ mod tests {
             let mut bucket = Bucket::new(start);
             let (mut now, mut passed) = (start, 0u64);
             for step in steps {
-                // Less than the time of a burst, or the bucket would overflow between arrivals.
-                now += pace.rate.time_for(burst).min(Duration::from_micros(step * 1_000));
+                // With what is left of one that could not be taken yet, the bucket must not overflow between arrivals.
+                now += pace.rate.time_for(burst - 1).min(Duration::from_micros(step * 1_000));
                 while bucket.wait(now, pace, 1).is_zero() {
                     bucket.take(now, pace, 1);
                     passed += 1;
