@@ -10,7 +10,7 @@
 //! What is recorded comes from [`cases`] (one per fact of the protocol), from seeded random
 //! [`programs`] and [`watches`], from [`http`] requests and from [`etcdctl`] itself. [`crash`] asks
 //! the other question: whether what was acknowledged is still there after a `kill -9`; [`cluster`] asks it of several
-//! members, of one kind or mixed; [`metrics`] reads what both count;
+//! members, of one kind or mixed; [`metrics`] reads what both count; [`advisories`] tries what etcd's advisories are about;
 //! [`content`] is everything that a member has, for moving its files, and [`tools`] runs what reads them.
 //!
 //! **Invariant:** this crate knows `forebay-proto` and processes, and no other crate of the
@@ -34,6 +34,7 @@ pub mod watches;
 pub mod etcdctl;
 pub mod http;
 
+pub mod advisories;
 pub mod cluster;
 pub mod content;
 pub mod crash;

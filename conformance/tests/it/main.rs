@@ -1,5 +1,6 @@
 //! Every comparison, once for every target that is installed.
 
+mod advisories;
 mod cases;
 mod clients;
 mod cluster;
