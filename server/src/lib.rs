@@ -22,7 +22,7 @@ mod member;
 mod members;
 mod membership;
 mod metrics;
-mod peer;
+pub mod peer;
 mod probes;
 mod proposals;
 mod quotas;

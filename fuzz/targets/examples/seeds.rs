@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use forebay_edge::grpc;
 use forebay_keyspace::{Put, Revision, Version};
 use forebay_policies::Policy;
@@ -15,9 +15,10 @@ use forebay_proto::{
     },
     leasepb,
     mvccpb::{Event, KeyValue},
-    raftpb::{ConfState, Entry, EntryType, HardState, Snapshot, SnapshotMetadata},
+    raftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot, SnapshotMetadata},
     walpb,
 };
+use forebay_server::peer::codec::{Encoder, Kind};
 use forebay_storage::{
     db::{self, Db},
     disk::{Disk as _, sim::SimDisk},
@@ -35,6 +36,66 @@ fn main() {
     logs();
     snapshots();
     databases();
+    answers();
+    streams();
+    files();
+}
+
+/// What DNS servers and gRPC servers answer.
+fn answers() {
+    let name = b"_etcd-server._tcp.example.com";
+    // An hour, priority, weight, port, and a host whose domain stands in the question.
+    let record = [0xc0, 12, 0, 33, 0, 1, 0, 0, 14, 16, 0, 10, 0, 1, 0, 2, 0x09, 0x4c, 1, b'a', 0xc0, 30];
+    seed("dns_answers", "one", [&chunk(name)[..], &[0x81, 0x80, 0, 1], &record].concat());
+    seed("dns_answers", "two", [&chunk(name)[..], &[0x81, 0x80, 0, 2], &record, &record].concat());
+    seed("dns_answers", "none", [&chunk(name)[..], &[0x81, 0x83, 0, 0]].concat());
+    let message = grpc::encode(&PutRequest { key: "a".into(), value: "1".into(), ..Default::default() });
+    let head = [&[0][..], &chunk(b""), &chunk(b""), &chunk(&[3, 0, 2])].concat();
+    seed("grpc_replies", "one", [&head[..], &message].concat());
+    seed("grpc_replies", "two", [&head[..], &message, &message].concat());
+    let head = [&[5][..], &chunk("100 % \u{e4}".as_bytes()), &chunk(b"details"), &chunk(&[])].concat();
+    seed("grpc_replies", "refusal", head);
+}
+
+/// What members send each other, and what their logs hold.
+fn streams() {
+    let entry = Entry { term: Some(2), index: Some(5), data: Some("x".into()), ..Default::default() };
+    let append = Message {
+        r#type: Some(MessageType::MsgApp as i32),
+        from: Some(1),
+        to: Some(2),
+        term: Some(2),
+        log_term: Some(2),
+        index: Some(4),
+        entries: vec![entry.clone()],
+        commit: Some(4),
+        ..Default::default()
+    };
+    let next =
+        Message { index: Some(5), entries: vec![Entry { index: Some(6), ..entry }], commit: Some(5), ..append.clone() };
+    for (number, name, kind) in [(0, "message", Kind::Message), (1, "msgapp", Kind::MsgApp)] {
+        let mut encoder = Encoder::new(kind);
+        let mut out = BytesMut::new();
+        encoder.heartbeat(&mut out);
+        encoder.encode(&append, &mut out);
+        encoder.encode(&next, &mut out);
+        seed("peer_streams", name, [&[number][..], &chunk(&[1, 8, 0, 30]), &out].concat());
+    }
+    let put = Request::RequestPut(PutRequest { key: "a".into(), ..Default::default() });
+    let txn = TxnRequest { success: vec![RequestOp { request: Some(put) }], ..Default::default() };
+    let entry = InternalRaftRequest { txn: Some(txn), ..Default::default() };
+    seed("raft_entries", "txn", numbered(3, &entry));
+    seed("raft_entries", "deep", numbered(200, &entry));
+}
+
+/// What TLS is made of.
+fn files() {
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    for (number, name) in [(0_u8, "certificate"), (1, "key"), (2, "certificate")] {
+        let content = fs::read(made.join(format!("{name}.pem"))).expect("a certificate that is there");
+        seed("tls_files", &format!("{number}-{name}"), [&[number][..], &content].concat());
+    }
+    seed("tls_files", "3-revoked", b"\x03-----BEGIN X509 CRL-----\nMA==\n-----END X509 CRL-----\n");
 }
 
 fn seed(target: &str, name: &str, bytes: impl AsRef<[u8]>) {

@@ -65,7 +65,7 @@ fn read(headers: &HeaderMap, pieces: Vec<Bytes>, max: usize) -> (Vec<Bytes>, Res
 }
 
 /// Cuts a body; a size of 0 is an empty piece, and the last piece is all that is left.
-fn pieces(body: &Bytes, sizes: &[u8]) -> Vec<Bytes> {
+pub(crate) fn pieces(body: &Bytes, sizes: &[u8]) -> Vec<Bytes> {
     let mut rest = body.clone();
     let mut pieces: Vec<Bytes> = sizes.iter().map(|size| rest.split_to(rest.len().min((*size).into()))).collect();
     pieces.push(rest);

@@ -24,7 +24,7 @@ const WHOLE: u8 = 2;
 
 /// Which of the two streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     /// Appends.
     MsgApp,
     /// Everything else but snapshots.
@@ -33,7 +33,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// Its name in paths.
-    pub(super) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Kind::MsgApp => "msgapp",
             Kind::Message => "message",
@@ -43,7 +43,7 @@ impl Kind {
 
 /// Why a stream cannot be read on.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StreamError {
+pub enum StreamError {
     /// It ended between two messages.
     #[error("the stream has ended")]
     Ended,
@@ -69,19 +69,20 @@ pub(crate) enum StreamError {
 
 /// Writes one stream.
 #[derive(Debug)]
-pub(super) struct Encoder {
+pub struct Encoder {
     kind: Kind,
     /// Term and index of the last entry written to a `msgapp` stream.
     at: (u64, u64),
 }
 
 impl Encoder {
-    pub(super) fn new(kind: Kind) -> Encoder {
+    /// Of a stream that begins.
+    pub fn new(kind: Kind) -> Encoder {
         Encoder { kind, at: (0, 0) }
     }
 
     /// Appends a message.
-    pub(super) fn encode(&mut self, message: &Message, out: &mut BytesMut) {
+    pub fn encode(&mut self, message: &Message, out: &mut BytesMut) {
         match self.kind {
             Kind::Message => put_message(message, out),
             Kind::MsgApp if (message.log_term(), message.index()) == self.at && message.term() == self.at.0 => {
@@ -103,7 +104,7 @@ impl Encoder {
     }
 
     /// Appends what shows that the link is alive.
-    pub(super) fn heartbeat(&self, out: &mut BytesMut) {
+    pub fn heartbeat(&self, out: &mut BytesMut) {
         match self.kind {
             Kind::MsgApp => out.put_u8(HEARTBEAT),
             Kind::Message => put_message(&link_heartbeat(), out),
@@ -128,7 +129,7 @@ fn link_heartbeat() -> Message {
 
 /// Reads one stream.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub struct Decoder {
     kind: Kind,
     from: u64,
     to: u64,
@@ -137,12 +138,12 @@ pub(super) struct Decoder {
 
 impl Decoder {
     /// Of a stream that `from` writes for `to`.
-    pub(super) fn new(kind: Kind, from: u64, to: u64) -> Decoder {
+    pub fn new(kind: Kind, from: u64, to: u64) -> Decoder {
         Decoder { kind, from, to, at: (0, 0) }
     }
 
     /// The next message; `None` for a heartbeat of the link.
-    pub(super) async fn decode<B: Source>(&mut self, bytes: &mut Bounded<B>) -> Result<Option<Message>, StreamError> {
+    pub async fn decode<B: Source>(&mut self, bytes: &mut Bounded<B>) -> Result<Option<Message>, StreamError> {
         match self.kind {
             Kind::Message => {
                 let message = bytes.message(MESSAGE_BYTES_MAX).await?;
@@ -202,28 +203,26 @@ fn within(error: StreamError) -> StreamError {
 }
 
 /// The body of a request or a response.
-pub(super) trait Source:
-    http_body::Body<Data = Bytes, Error: Into<crate::raft::BoxError>> + Unpin + Send
-{
-}
+pub trait Source: http_body::Body<Data = Bytes, Error: Into<crate::raft::BoxError>> + Unpin + Send {}
 
 impl<B: http_body::Body<Data = Bytes, Error: Into<crate::raft::BoxError>> + Unpin + Send> Source for B {}
 
 /// Reads pieces of known length from a body. It holds what has come and was not asked for yet, and waits for each frame
 /// only so long.
-pub(super) struct Bounded<B> {
+pub struct Bounded<B> {
     body: B,
     buffer: BytesMut,
     patience: Duration,
 }
 
 impl<B: Source> Bounded<B> {
-    pub(super) fn new(body: B, patience: Duration) -> Bounded<B> {
+    /// Of which each frame is waited for so long.
+    pub fn new(body: B, patience: Duration) -> Bounded<B> {
         Bounded { body, buffer: BytesMut::new(), patience }
     }
 
     /// The next frame of data; `None` at the end.
-    pub(super) async fn frame(&mut self) -> Result<Option<Bytes>, StreamError> {
+    pub async fn frame(&mut self) -> Result<Option<Bytes>, StreamError> {
         if !self.buffer.is_empty() {
             return Ok(Some(self.buffer.split().freeze()));
         }
@@ -263,7 +262,7 @@ impl<B: Source> Bounded<B> {
     }
 
     /// A message behind its length.
-    pub(super) async fn message(&mut self, max: u64) -> Result<Message, StreamError> {
+    pub async fn message(&mut self, max: u64) -> Result<Message, StreamError> {
         let len = self.u64().await?;
         if len > max {
             return Err(StreamError::TooLarge(len));
@@ -272,7 +271,7 @@ impl<B: Source> Bounded<B> {
     }
 
     /// Everything up to the end, if that is at most `max` bytes.
-    pub(super) async fn all(mut self, max: usize) -> Result<Bytes, StreamError> {
+    pub async fn all(mut self, max: usize) -> Result<Bytes, StreamError> {
         while let Some(data) = self.read().await? {
             if self.buffer.len() + data.len() > max {
                 return Err(StreamError::TooLarge((self.buffer.len() + data.len()) as u64));

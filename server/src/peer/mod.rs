@@ -18,7 +18,7 @@
 
 mod calls;
 mod client;
-mod codec;
+pub mod codec;
 mod identity;
 mod link;
 mod metrics;
