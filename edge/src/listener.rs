@@ -7,7 +7,14 @@ mod frames;
 mod opening;
 mod places;
 
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{
     FutureExt as _,
@@ -20,7 +27,7 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::watch,
     task::JoinSet,
     time::Instant,
@@ -40,16 +47,48 @@ use crate::{
 /// Where connections come in.
 pub struct Port {
     /// The bound socket.
-    pub listener: TcpListener,
+    pub listener: Listener,
     /// How TLS ends here; without it, requests come in clear.
     pub tls: Option<Acceptor>,
 }
 
 impl From<TcpListener> for Port {
     fn from(listener: TcpListener) -> Port {
-        Port { listener, tls: None }
+        Port { listener: listener.into(), tls: None }
     }
 }
+
+/// A bound socket.
+pub enum Listener {
+    /// On an address of the network.
+    Tcp(TcpListener),
+    /// On disk: whoever may open the file may connect, and comes from this machine.
+    Unix(UnixListener),
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Listener {
+        Listener::Tcp(listener)
+    }
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                let _ = stream.set_nodelay(true);
+                Ok((Stream::Left(stream), address))
+            }
+            Listener::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Stream::Right(stream), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))))
+            }
+        }
+    }
+}
+
+type Stream = tokio_util::either::Either<TcpStream, UnixStream>;
 
 /// What one connection may use. The defaults bound a hostile client; a larger value lets one client
 /// take more of the process.
@@ -66,6 +105,8 @@ pub struct Limits {
     pub keepalive_interval: Duration,
     /// How long the client may take to answer that ping.
     pub keepalive_timeout: Duration,
+    /// The least time from one ping of a client to the next; zero lets it ping as it likes.
+    pub keepalive_min_time: Duration,
     /// Open connections. One more takes the place of one that is opening or idle; when all have requests, it waits in
     /// the kernel's backlog.
     pub max_connections: usize,
@@ -90,6 +131,7 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(2 * 3600),
             keepalive_timeout: Duration::from_secs(20),
+            keepalive_min_time: Duration::ZERO,
             max_connections: 10_000,
             max_opening: 2_000,
             max_connections_per_source: None,
@@ -157,7 +199,8 @@ where
     let Port { listener, tls } = port.into();
     let answers = Answers::new(limits.max_answer_bytes, limits.answer_timeout);
     let builder = http_builder(&limits);
-    let server = Server { handler, builder, answers, opening: limits.header_timeout, tls, drain };
+    let (opening, pings_apart) = (limits.header_timeout, limits.keepalive_min_time);
+    let server = Server { handler, builder, answers, opening, pings_apart, tls, drain };
     let places = Places::new(limits);
     let mut connections = JoinSet::new();
     let drained = server.drain.clone();
@@ -171,7 +214,6 @@ where
         match accepted {
             Ok((stream, address)) => {
                 if let Some(place) = places.take(address.ip()) {
-                    let _ = stream.set_nodelay(true);
                     connections.spawn(server.clone().connection(stream, address, place));
                 }
             }
@@ -192,7 +234,7 @@ where
 }
 
 /// Accepts a connection once there is room for one.
-async fn accept(listener: &TcpListener, places: &Places) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept(listener: &Listener, places: &Places) -> io::Result<(Stream, SocketAddr)> {
     while !places.has_room() {
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
@@ -224,6 +266,7 @@ struct Server<H> {
     answers: Arc<Answers>,
     /// How long a connection may take until it has shown which HTTP it speaks.
     opening: Duration,
+    pings_apart: Duration,
     tls: Option<Acceptor>,
     drain: Drain,
 }
@@ -233,10 +276,10 @@ where
     H: Fn(Request) -> F + Clone + Send + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
-    async fn connection(self, stream: TcpStream, address: SocketAddr, place: Place) {
-        let deadline = Instant::now() + self.opening;
+    async fn connection(self, stream: Stream, address: SocketAddr, place: Place) {
+        let (deadline, pings_apart) = (Instant::now() + self.opening, self.pings_apart);
         let Some(tls) = self.tls.clone() else {
-            return self.http(Opening::new(stream, deadline, place.clone()), address, None, place).await;
+            return self.http(Opening::new(stream, deadline, place.clone(), pings_apart), address, None, place).await;
         };
         let shaken = tokio::select! {
             shaken = tokio::time::timeout_at(deadline, tls.accept(stream, address)) => shaken,
@@ -245,7 +288,7 @@ where
         };
         match shaken {
             Ok(Ok((stream, tls))) => {
-                self.http(Opening::new(stream, deadline, place.clone()), address, Some(tls), place).await;
+                self.http(Opening::new(stream, deadline, place.clone(), pings_apart), address, Some(tls), place).await;
             }
             Ok(Err(error)) => tracing::warn!(%error, peer = %address, "rejected connection"),
             Err(_) => tracing::debug!(peer = %address, "the client did not shake hands in time"),

@@ -1,13 +1,13 @@
 //! The ports of a role: bound before anything else, so that a port in use is said before any file is touched, and
 //! closed together at the end.
 
-use std::{collections::HashSet, io, time::Duration};
+use std::{collections::HashSet, io, os::unix::fs::FileTypeExt as _, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use forebay_edge::{
     Api, Request, Response,
     http::Front,
-    listener::{self, Drain, Limits, Port, is_grpc},
+    listener::{self, Drain, Limits, Listener, Port, is_grpc},
     tls::Acceptor,
 };
 use forebay_gateway::{ADMIN, Admission};
@@ -15,7 +15,7 @@ use forebay_server::PeerPorts;
 use futures::future::BoxFuture;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    net::{TcpListener, TcpSocket, UnixListener},
     task::JoinSet,
 };
 
@@ -42,7 +42,7 @@ enum Serves {
 pub(super) struct Bound(Vec<BoundPort>);
 
 struct BoundPort {
-    listener: TcpListener,
+    listener: Listener,
     serves: Serves,
     is_tls: bool,
 }
@@ -94,12 +94,15 @@ pub(super) async fn peers(urls: &[Url], tls: PeerTls) -> anyhow::Result<PeerPort
     Ok(PeerPorts { ports, connector: tls.connector })
 }
 
-async fn bind(url: &Url, shares_port: bool) -> anyhow::Result<TcpListener> {
-    let Address::Tcp { host, port } = url.address() else {
-        anyhow::bail!("{url} is a socket on disk, which is not built in yet; listen on http://host:port");
+async fn bind(url: &Url, shares_port: bool) -> anyhow::Result<Listener> {
+    let (host, port) = match url.address() {
+        Address::Tcp { host, port } => (host, port),
+        Address::Unix(path) => {
+            return listen_on_disk(path).map(Listener::Unix).with_context(|| format!("cannot listen on {url}"));
+        }
     };
     match listen(host, *port, shares_port).await {
-        Ok(listener) => Ok(listener),
+        Ok(listener) => Ok(listener.into()),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => anyhow::bail!(
             "port {port} of {url} is in use: another process listens there; stop it, or listen elsewhere with \
              --listen-client-urls and --advertise-client-urls, or --listen-peer-urls and \
@@ -125,6 +128,23 @@ async fn listen(host: &str, port: u16, shares_port: bool) -> io::Result<TcpListe
         }
     }
     Err(last)
+}
+
+/// Listens on a socket on disk. One that a process left there which is gone is replaced, as etcd replaces any.
+fn listen_on_disk(path: &Path) -> io::Result<UnixListener> {
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            // A file of any other kind refuses connections too.
+            let is_socket = std::fs::symlink_metadata(path)?.file_type().is_socket();
+            let refuses = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+            if !is_socket || !std::os::unix::net::UnixStream::connect(path).is_err_and(refuses) {
+                return Err(error);
+            }
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        bound => bound,
+    }
 }
 
 /// Who answers what comes in.
@@ -193,6 +213,21 @@ fn answer(fronts: &Fronts, serves: Serves, request: Request) -> BoxFuture<'stati
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_socket_on_disk_is_taken_over_from_the_dead_and_never_from_the_living() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let living = listen_on_disk(&path).unwrap();
+        assert_eq!(listen_on_disk(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(living);
+        listen_on_disk(&path).unwrap();
+        // What is no socket is somebody's file.
+        let file = dir.path().join("file");
+        std::fs::write(&file, "theirs").unwrap();
+        assert_eq!(listen_on_disk(&file).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(std::fs::read(&file).unwrap(), b"theirs");
+    }
 
     #[tokio::test]
     async fn a_port_is_shared_only_by_those_who_say_so() {

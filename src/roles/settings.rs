@@ -80,8 +80,8 @@ pub(super) fn member(config: &ServerConfig) -> anyhow::Result<forebay_server::Co
 
 /// What the connections of a member may use.
 pub(super) fn member_limits(config: &ServerConfig) -> Limits {
-    let limits = limits(config.max_concurrent_streams);
-    let GrpcKeepalive { interval, timeout, .. } = config.grpc_keepalive;
+    let GrpcKeepalive { min_time, interval, timeout } = config.grpc_keepalive;
+    let limits = Limits { keepalive_min_time: min_time, ..limits(config.max_concurrent_streams) };
     // As in etcd one without the other is as good as neither, and neither leaves its library's defaults.
     match interval.is_zero() || timeout.is_zero() {
         true => limits,

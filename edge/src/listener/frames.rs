@@ -4,6 +4,11 @@
 //! they come. An honest client sends them along with what it gets from us; one that floods sends nothing else. So
 //! their bytes fill a bucket that empties with time and with what we send, and a connection whose bucket runs over is
 //! ended.
+//!
+//! Beside that, grpc-go's rule for clients that ping to see whether we are there: whoever does so too often three times
+//! without getting anything in between is told, and ended. Other than there, it does not matter whether a call is open.
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -15,28 +20,30 @@ const FORGIVEN_PER_SECOND: u64 = 4 << 10;
 /// than one.
 const SENT_PER_BYTE: u64 = 2;
 
+/// Pings that come too early and are borne, until something is sent.
+const STRIKES: u8 = 2;
+
 const HEADER: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PING: u8 = 6;
+const ACK: u8 = 1;
 
-/// Follows the frames that a client sends, without keeping them.
-#[derive(Debug)]
-pub(super) struct FrameMeter {
+/// What ends a connection that pings too often: GOAWAY, to try again more calmly.
+pub(super) const TOO_MANY_PINGS: &[u8] = b"\0\0\x16\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\x0btoo_many_pings";
+
+/// Tells frames apart in a stream of bytes, without keeping them.
+#[derive(Debug, Default)]
+struct Walker {
     header: [u8; HEADER],
     header_len: usize,
     /// Bytes of the present frame that are still to come.
     remaining: usize,
-    owed: u64,
-    forgiven_at: Instant,
 }
 
-impl FrameMeter {
-    pub(super) fn new(now: Instant) -> FrameMeter {
-        FrameMeter { header: [0; HEADER], header_len: 0, remaining: 0, owed: 0, forgiven_at: now }
-    }
-
-    /// Takes note of what came in; false once it is a flood.
-    pub(super) fn received(&mut self, mut bytes: &[u8], now: Instant) -> bool {
+impl Walker {
+    /// Calls `frame` with kind, flags and length of each frame whose header ends here.
+    fn walk(&mut self, mut bytes: &[u8], mut frame: impl FnMut(u8, u8, usize)) {
         while !bytes.is_empty() {
             let skipped = self.remaining.min(bytes.len());
             self.remaining -= skipped;
@@ -46,9 +53,64 @@ impl FrameMeter {
             self.header_len += taken;
             bytes = &bytes[taken..];
             if self.header_len == HEADER {
-                self.frame();
+                let [a, b, c, kind, flags, ..] = self.header;
+                self.header_len = 0;
+                self.remaining = u32::from_be_bytes([0, a, b, c]) as usize;
+                frame(kind, flags, self.remaining);
             }
         }
+    }
+
+    fn is_between_frames(&self) -> bool {
+        self.header_len == 0 && self.remaining == 0
+    }
+}
+
+/// Follows the frames of a connection.
+#[derive(Debug)]
+pub(super) struct FrameMeter {
+    incoming: Walker,
+    outgoing: Walker,
+    owed: u64,
+    forgiven_at: Instant,
+    pings: Pings,
+}
+
+#[derive(Debug)]
+struct Pings {
+    /// The least time from one to the next.
+    apart: Duration,
+    last: Option<Instant>,
+    strikes: u8,
+}
+
+impl Pings {
+    fn came(&mut self, now: Instant) {
+        let is_early = self.last.is_some_and(|last| now < last + self.apart);
+        self.strikes = self.strikes.saturating_add(u8::from(is_early));
+        self.last = Some(now);
+    }
+}
+
+impl FrameMeter {
+    /// Of a connection on which pings are to be so far `apart`.
+    pub(super) fn new(now: Instant, apart: Duration) -> FrameMeter {
+        let pings = Pings { apart, last: None, strikes: 0 };
+        FrameMeter { incoming: Walker::default(), outgoing: Walker::default(), owed: 0, forgiven_at: now, pings }
+    }
+
+    /// Takes note of what came in; false once it is a flood.
+    pub(super) fn received(&mut self, bytes: &[u8], now: Instant) -> bool {
+        let FrameMeter { incoming, owed, pings, .. } = self;
+        incoming.walk(bytes, |kind, flags, len| {
+            let says_something = kind == HEADERS || (kind == DATA && len > 0);
+            if !says_something {
+                *owed += (HEADER + len) as u64;
+            }
+            if kind == PING && flags & ACK == 0 {
+                pings.came(now);
+            }
+        });
         if self.owed > BUCKET {
             let forgiven =
                 now.saturating_duration_since(self.forgiven_at).as_millis() * u128::from(FORGIVEN_PER_SECOND);
@@ -58,28 +120,33 @@ impl FrameMeter {
         self.owed <= BUCKET
     }
 
-    /// Takes note of what went out.
-    pub(super) fn sent(&mut self, len: usize) {
-        self.owed = self.owed.saturating_sub(len as u64 / SENT_PER_BYTE);
+    /// Whether the client pings too often.
+    pub(super) fn pings_too_often(&self) -> bool {
+        self.pings.strikes > STRIKES
     }
 
-    fn frame(&mut self) {
-        let [a, b, c, kind, ..] = self.header;
-        let len = u32::from_be_bytes([0, a, b, c]) as usize;
-        self.header_len = 0;
-        self.remaining = len;
-        let says_something = kind == HEADERS || (kind == DATA && len > 0);
-        if !says_something {
-            self.owed += (HEADER + len) as u64;
-        }
+    /// Takes note of what went out.
+    pub(super) fn sent(&mut self, bytes: &[u8]) {
+        self.owed = self.owed.saturating_sub(bytes.len() as u64 / SENT_PER_BYTE);
+        let strikes = &mut self.pings.strikes;
+        self.outgoing.walk(bytes, |kind, _, _| {
+            if matches!(kind, HEADERS | DATA) {
+                *strikes = 0;
+            }
+        });
+    }
+
+    /// Whether a frame of ours may be put here.
+    pub(super) fn is_between_frames(&self) -> bool {
+        self.outgoing.is_between_frames()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    const NEVER_TOO_OFTEN: Duration = Duration::ZERO;
 
     fn frame(kind: u8, len: usize) -> Vec<u8> {
         let [_, a, b, c] = u32::try_from(len).unwrap().to_be_bytes();
@@ -91,11 +158,11 @@ mod tests {
     /// How many such frames are taken at once.
     fn taken(kind: u8, len: usize, sent_each: usize) -> usize {
         let now = Instant::now();
-        let mut meter = FrameMeter::new(now);
+        let mut meter = FrameMeter::new(now, NEVER_TOO_OFTEN);
         (0..100_000)
             .take_while(|_| {
                 let goes_on = meter.received(&frame(kind, len), now);
-                meter.sent(sent_each);
+                meter.sent(&vec![0; sent_each]);
                 goes_on
             })
             .count()
@@ -116,10 +183,32 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_ping_every_second_is_borne_for_ever() {
         let start = Instant::now();
-        let mut meter = FrameMeter::new(start);
+        let mut meter = FrameMeter::new(start, Duration::from_secs(1));
         for second in 0..1_000_000 {
             assert!(meter.received(&frame(6, 8), start + Duration::from_secs(second)), "after {second} s");
         }
+        assert!(!meter.pings_too_often());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pings_that_come_too_early_are_borne_twice_and_forgotten_with_an_answer() {
+        let start = Instant::now();
+        let mut meter = FrameMeter::new(start, Duration::from_secs(5));
+        let mut ping = |second: u64, flags: u8, answer: Option<u8>| {
+            let mut ping = frame(PING, 8);
+            ping[4] = flags;
+            meter.received(&ping, start + Duration::from_secs(second));
+            answer.into_iter().for_each(|kind| meter.sent(&frame(kind, 20)));
+            meter.pings_too_often()
+        };
+        // The first, two that are early, and one that is not.
+        assert!(!ping(0, 0, None) && !ping(4, 0, None) && !ping(8, 0, None) && !ping(13, 0, None));
+        // Answers to our own pings are none; and what we answer to theirs says nothing.
+        assert!(!ping(14, ACK, None) && !ping(14, ACK, None) && !ping(14, ACK, Some(PING)));
+        assert!(ping(15, 0, None));
+        assert!(!ping(16, ACK, Some(HEADERS)));
+        assert!(!ping(17, 0, None) && !ping(18, 0, Some(DATA)));
+        assert!(!ping(19, 0, None) && !ping(20, 0, None) && ping(21, 0, None));
     }
 
     #[tokio::test(start_paused = true)]
@@ -127,11 +216,13 @@ mod tests {
         let now = Instant::now();
         let bytes: Vec<u8> = [frame(DATA, 40), frame(6, 8), frame(HEADERS, 3), frame(4, 0)].concat();
         for size in 1..bytes.len() {
-            let mut meter = FrameMeter::new(now);
+            let mut meter = FrameMeter::new(now, NEVER_TOO_OFTEN);
             for piece in bytes.chunks(size) {
                 assert!(meter.received(piece, now));
             }
             assert_eq!(meter.owed, 17 + 9, "pieces of {size}");
+            bytes.chunks(size).for_each(|piece| meter.sent(piece));
+            assert!(meter.is_between_frames());
         }
     }
 }

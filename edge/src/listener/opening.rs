@@ -7,6 +7,7 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::{
@@ -14,7 +15,10 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{frames::FrameMeter, places::Place};
+use super::{
+    frames::{FrameMeter, TOO_MANY_PINGS},
+    places::Place,
+};
 
 /// What an HTTP/2 connection begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -29,19 +33,26 @@ pub(super) struct Opening<S> {
     seen: usize,
     /// From the end of the preface on, if it speaks HTTP/2.
     frames: Option<FrameMeter>,
+    /// How far apart pings are to be.
+    pings_apart: Duration,
 }
 
 impl<S> Opening<S> {
     /// The connection has begun at its `place` when the client has shown what it speaks.
-    pub(super) fn new(stream: S, deadline: Instant, place: Place) -> Opening<S> {
-        Opening { stream, place, deadline: Some(Box::pin(tokio::time::sleep_until(deadline))), seen: 0, frames: None }
+    pub(super) fn new(stream: S, deadline: Instant, place: Place, pings_apart: Duration) -> Opening<S> {
+        let deadline = Some(Box::pin(tokio::time::sleep_until(deadline)));
+        Opening { stream, place, deadline, seen: 0, frames: None, pings_apart }
     }
 
-    fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let (Poll::Ready(Ok(len)), Some(frames)) = (&written, &mut self.frames) {
-            frames.sent(*len);
+    /// Takes note of how much of the data was written.
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>, data: &[io::IoSlice<'_>]) {
+        let (Poll::Ready(Ok(len)), Some(frames)) = (written, &mut self.frames) else { return };
+        let mut left = *len;
+        for piece in data {
+            let sent = left.min(piece.len());
+            frames.sent(&piece[..sent]);
+            left -= sent;
         }
-        written
     }
 
     fn note(&mut self, data: &[u8]) {
@@ -50,7 +61,7 @@ impl<S> Opening<S> {
         self.seen += len;
         let speaks_http1 = data[..len] != expected[..len];
         if !speaks_http1 && self.seen == PREFACE.len() {
-            let mut frames = FrameMeter::new(Instant::now());
+            let mut frames = FrameMeter::new(Instant::now(), self.pings_apart);
             frames.received(&data[len..], Instant::now());
             self.frames = Some(frames);
         }
@@ -61,16 +72,23 @@ impl<S> Opening<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Opening<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Opening<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buf);
         let Some(deadline) = &mut this.deadline else {
-            if let Some(frames) = &mut this.frames
-                && !frames.received(&buf.filled()[before..], Instant::now())
-            {
+            let Some(frames) = &mut this.frames else { return read };
+            if !frames.received(&buf.filled()[before..], Instant::now()) {
                 return Poll::Ready(Err(io::Error::other("the client floods the connection with empty frames")));
+            }
+            if frames.pings_too_often() {
+                // Said if there is room for it at once; the connection ends either way.
+                if frames.is_between_frames() {
+                    let _ = Pin::new(&mut this.stream).poll_write(cx, TOO_MANY_PINGS);
+                    let _ = Pin::new(&mut this.stream).poll_flush(cx);
+                }
+                return Poll::Ready(Err(io::Error::other("the client pings too often")));
             }
             return read;
         };
@@ -88,7 +106,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Opening<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, data);
-        self.wrote(written)
+        self.wrote(&written, &[io::IoSlice::new(data)]);
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -105,7 +124,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
-        self.wrote(written)
+        self.wrote(&written, data);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -115,7 +135,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, time::Duration};
+    use std::net::Ipv4Addr;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
@@ -129,7 +149,7 @@ mod tests {
     fn opening() -> (DuplexStream, Opening<DuplexStream>) {
         let (client, server) = duplex(1024);
         let place = Places::new(Limits::default()).take(Ipv4Addr::LOCALHOST.into()).expect("there is room");
-        (client, Opening::new(server, Instant::now() + TIMEOUT, place))
+        (client, Opening::new(server, Instant::now() + TIMEOUT, place, Duration::ZERO))
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -39,7 +40,7 @@ async fn answer(request: Request) -> Response {
 async fn listen(limits: Limits, tls: Option<Acceptor>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let port = Port { listener, tls };
+    let port = Port { listener: listener.into(), tls };
     tokio::spawn(serve(port, answer, limits, Drain::default(), Duration::from_secs(1)));
     address
 }
@@ -246,6 +247,21 @@ async fn floods_of_frames_end_their_own_connection_and_nobody_elses() {
     }
 }
 
+#[tokio::test]
+async fn who_pings_too_often_is_told_so_in_the_words_of_grpc_go() {
+    let limits = Limits { keepalive_min_time: Duration::from_secs(5), ..Limits::default() };
+    let address = listen(limits, None).await;
+    let mut eager = by_hand(address, &[]).await;
+    let mut said = Vec::new();
+    for _ in 0..4 {
+        eager.write_all(&frame(6, 0, 0, &[7; 8])).await.unwrap();
+    }
+    tokio::time::timeout(BEARABLE, eager.read_to_end(&mut said)).await.expect("it is ended").unwrap();
+    // GOAWAY, whose code is 11; clients of grpc-go look for the text.
+    assert!(said.ends_with(b"\0\0\0\x0btoo_many_pings"), "{}", said.escape_ascii());
+    Normal::connect(address).await.is_served().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_nobody_reads_take_no_more_than_their_budget() {
     let limits = Limits { max_answer_bytes: 3 * LONG, answer_timeout: Duration::from_secs(1), ..Limits::default() };
@@ -310,6 +326,78 @@ async fn a_source_has_no_more_connections_than_its_bound() {
     assert!(ends_within(BEARABLE, &mut fourth).await);
     drop(busy.pop());
     tokio::time::sleep(Duration::from_millis(50)).await;
+    Normal::connect(address).await.is_served().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_without_end_are_held_at_their_bound_and_others_are_served() {
+    const BOUND: usize = 50;
+    static OPEN: AtomicUsize = AtomicUsize::new(0);
+    static MOST: AtomicUsize = AtomicUsize::new(0);
+    /// A call that is under way.
+    struct Counted;
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            OPEN.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    let handler = |request: Request| async move {
+        if request.uri().path() == RANGE {
+            MOST.fetch_max(OPEN.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            let _counted = Counted;
+            std::future::pending::<()>().await;
+        }
+        answer(request).await
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let limits = Limits { max_concurrent_streams: BOUND as u32, ..Limits::default() };
+    tokio::spawn(serve(listener, handler, limits, Drain::default(), Duration::from_secs(1)));
+    let mut normal = Normal::connect(address).await;
+    let (mut reader, mut writer) = by_hand(address, &[]).await.into_split();
+    let drain = tokio::spawn(async move {
+        let mut buffer = vec![0; 64 << 10];
+        while reader.read(&mut buffer).await.is_ok_and(|len| len > 0) {}
+    });
+    let open = async |count: usize| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while OPEN.load(Ordering::SeqCst) != count {
+            assert!(Instant::now() < deadline, "{} calls are open, not {count}", OPEN.load(Ordering::SeqCst));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    for n in 0..20_000 {
+        if n == BOUND as u32 {
+            open(BOUND).await;
+        }
+        // It may well be thrown out before the end.
+        if writer.write_all(&call(2 * n + 1, RANGE)).await.is_err() {
+            break;
+        }
+        if n % 1000 == 0 {
+            normal.is_served().await;
+        }
+    }
+    normal.is_served().await;
+    assert_eq!(MOST.load(Ordering::SeqCst), BOUND);
+    drop(writer);
+    drain.abort();
+    // Nor do calls go on whose client is gone.
+    open(0).await;
+}
+
+#[tokio::test]
+async fn heads_that_come_slowly_are_given_up() {
+    let limits = Limits { header_timeout: Duration::from_secs(1), ..Limits::default() };
+    let address = listen(limits, None).await;
+    let started = Instant::now();
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(b"POST /etcdserverpb.KV/Put HTTP/1.1\r\nHost: edge\r\nx-slow: ").await.unwrap();
+    // A byte now and then is no reason to wait on.
+    while !ends_within(Duration::from_millis(100), &mut slow).await && slow.write_all(b"y").await.is_ok() {
+        assert!(started.elapsed() < Duration::from_secs(20), "a slow head is waited for for ever");
+    }
+    assert!(started.elapsed() >= Duration::from_secs(1), "after {:?}", started.elapsed());
     Normal::connect(address).await.is_served().await;
 }
 
