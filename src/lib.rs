@@ -4,6 +4,7 @@
 //! [`logging`] is set up from it, and [`roles`] runs it.
 
 pub mod cli;
+pub mod discovery;
 pub mod flags;
 pub mod help;
 pub mod logging;

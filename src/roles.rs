@@ -30,6 +30,7 @@ use prometheus::{Registry, process_collector::ProcessCollector};
 
 use self::ports::{Bound, Fronts, Ports};
 use crate::{
+    discovery::dns::Resolver,
     flags::{
         gateway::GatewayConfig,
         server_config::{MetricsDetail, ServerConfig},
@@ -52,6 +53,7 @@ pub enum Ended {
 
 /// The bundled server and the gateway in one process.
 pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
+    let config = with_cluster(config).await?;
     let bound = bind(&config).await?;
     let tls = tls::member_clients(&config)?;
     let peer_ports = ports::peers(&config.listen_peer_urls, tls::member_peers(&config)?).await?;
@@ -90,6 +92,7 @@ pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
 
 /// The bundled server alone.
 pub async fn server(config: ServerConfig) -> anyhow::Result<Ended> {
+    let config = with_cluster(config).await?;
     let bound = bind(&config).await?;
     let tls = tls::member_clients(&config)?;
     let peer_ports = ports::peers(&config.listen_peer_urls, tls::member_peers(&config)?).await?;
@@ -120,6 +123,7 @@ pub async fn server(config: ServerConfig) -> anyhow::Result<Ended> {
 
 /// The gateway alone.
 pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
+    let config = with_endpoints(config).await?;
     let bound = Bound::new(&config.listen_client_urls, &[], &config.listen_metrics_urls, false).await?;
     let registry = registry()?;
     let metrics = Metrics::new(&registry)?;
@@ -186,6 +190,42 @@ fn lock_memory() -> anyhow::Result<()> {
     use rustix::mm::MlockAllFlags;
     let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
     rustix::mm::mlockall(flags).context("--memory-mlock: failed to lock the memory; raise `ulimit -l`, or leave it out")
+}
+
+/// Finds the cluster of a member that is to, unless it has been part of one.
+async fn with_cluster(mut config: ServerConfig) -> anyhow::Result<ServerConfig> {
+    let Some(discovery) = &config.discovery else { return Ok(config) };
+    let log = config.wal_dir.clone().unwrap_or_else(|| config.data_dir.join("member").join("wal"));
+    if !log.read_dir().is_ok_and(|mut files| files.next().is_some()) {
+        let own = &config.initial_advertise_peer_urls;
+        config.initial_cluster = discovery.cluster(&Resolver::system(), &config.name, own).await?;
+        let shown: Vec<String> = (config.initial_cluster.iter())
+            .flat_map(|(name, urls)| urls.iter().map(move |url| format!("{name}={url}")))
+            .collect();
+        tracing::info!(cluster = shown.join(","), domain = discovery.domain, "found the cluster by DNS");
+    }
+    Ok(config)
+}
+
+/// Finds the endpoints of a gateway that is to.
+async fn with_endpoints(mut config: GatewayConfig) -> anyhow::Result<GatewayConfig> {
+    let Some(discovery) = &config.discovery else { return Ok(config) };
+    let mut found = discovery.endpoints(&Resolver::system()).await?;
+    if !config.insecure_discovery {
+        // Whoever can answer for DNS could otherwise name any host, and nothing would prove that it is the wrong one.
+        let (verified, rest): (Vec<String>, Vec<String>) =
+            found.into_iter().partition(|endpoint| endpoint.starts_with("https:"));
+        for endpoint in rest {
+            tracing::warn!(endpoint, "passed over an endpoint without TLS; --insecure-discovery would take it");
+        }
+        found = verified;
+    }
+    anyhow::ensure!(!found.is_empty(), "DNS names no endpoint under {} that may be used", discovery.domain);
+    tracing::info!(endpoints = found.join(","), domain = discovery.domain, "found the endpoints by DNS");
+    // Their certificates must be good for the domain that was asked for, not for whatever name DNS gives.
+    config.tls.upstream.server_name.get_or_insert_with(|| discovery.domain.clone());
+    config.endpoints = found;
+    Ok(config)
 }
 
 /// A registry that has what the operating system knows of the process.

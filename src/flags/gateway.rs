@@ -17,13 +17,21 @@ use super::{
     table::{Flag, Slot},
     url::{Address, Url},
 };
-use crate::logging::{Level, LogConfig, LogFormat, LogOutput};
+use crate::{
+    discovery::Discovery,
+    logging::{Level, LogConfig, LogFormat, LogOutput},
+};
 
 /// The validated configuration of the gateway.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatewayConfig {
-    /// The upstream, each as `http://host:port` or `https://host:port`; not empty, none twice.
+    /// The upstream, each as `http://host:port` or `https://host:port`; none twice, and empty only if they are to be
+    /// found.
     pub endpoints: Vec<String>,
+    /// Where DNS names them.
+    pub discovery: Option<Discovery>,
+    /// Take endpoints without TLS that DNS names.
+    pub insecure_discovery: bool,
     pub listen_client_urls: Vec<Url>,
     /// What MemberList answers instead of the members' own URLs; empty leaves them.
     pub advertise_client_urls: Vec<Url>,
@@ -67,6 +75,9 @@ pub struct Settings {
     print_config: bool,
     version: bool,
     endpoints: Vec<String>,
+    discovery_srv: String,
+    discovery_srv_name: String,
+    insecure_discovery: bool,
     listen_client_urls: Vec<Url>,
     advertise_client_urls: Vec<Url>,
     listen_metrics_urls: Vec<Url>,
@@ -106,6 +117,9 @@ impl Default for Settings {
             print_config: false,
             version: false,
             endpoints: Vec::new(),
+            discovery_srv: String::new(),
+            discovery_srv_name: String::new(),
+            insecure_discovery: false,
             listen_client_urls: vec![Url::parse("http://localhost:2379").expect("invariant: the default URL is one")],
             advertise_client_urls: Vec::new(),
             listen_metrics_urls: Vec::new(),
@@ -171,6 +185,9 @@ pub fn flags() -> Vec<Flag<Settings>> {
     let flag = Flag::<Settings>::new;
     let mut flags = vec![
         flag(UPSTREAM, "endpoints", List(|s| &mut s.endpoints), "The etcd to stand in front of, with commas: 10.0.0.1:2379,http://10.0.0.2:2379."),
+        flag(UPSTREAM, "discovery-srv", Text(|s| &mut s.discovery_srv), "DNS domain whose SRV records _etcd-client-ssl._tcp and _etcd-client._tcp name the endpoints. Their certificates must be good for it."),
+        flag(UPSTREAM, "discovery-srv-name", Text(|s| &mut s.discovery_srv_name), "What these services' names end in, behind a hyphen."),
+        flag(UPSTREAM, "insecure-discovery", Bool(|s| &mut s.insecure_discovery), "Take endpoints without TLS that DNS names."),
         flag(UPSTREAM, "connections", Uint(|s| &mut s.connections), "Connections to each endpoint."),
         flag(UPSTREAM, "dial-timeout", Slot::Duration(|s| &mut s.dial_timeout), "How long connecting may take."),
         flag(UPSTREAM, "keepalive-time", Slot::Duration(|s| &mut s.keepalive_time), "How often a connection is pinged; 6s at least, or etcd drops it."),
@@ -229,7 +246,11 @@ pub fn load(args: &[String], env: &Environment) -> Result<Asked<GatewayConfig>, 
 fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
     let mut problems = Vec::new();
     let given: Vec<&str> = s.endpoints.iter().map(|text| text.trim()).filter(|text| !text.is_empty()).collect();
-    if given.is_empty() {
+    let discovery = Discovery::new(s.discovery_srv.clone(), s.discovery_srv_name.clone());
+    if discovery.is_some() && !given.is_empty() {
+        problems.push(Problem::new("--endpoints and --discovery-srv are two ways to say the same").hint("keep one"));
+    }
+    if given.is_empty() && discovery.is_none() {
         problems.push(
             Problem::new("--endpoints is missing: the gateway needs an etcd to stand in front of")
                 .hint("for an etcd on this machine write --endpoints=127.0.0.1:2379, and another port to listen on"),
@@ -250,7 +271,8 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
     if let Err(problem) = &mirror {
         problems.push(problem.clone());
     }
-    let tls = s.tls.validate(&listening, &endpoints, &mut problems);
+    let uses_tls = discovery.is_some() || endpoints.iter().any(|endpoint| endpoint.starts_with("https:"));
+    let tls = s.tls.validate(&listening, uses_tls, &mut problems);
     for url in &listening {
         if !url.can_bind() {
             problems.push(
@@ -321,6 +343,8 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
     };
     Ok(GatewayConfig {
         endpoints,
+        discovery,
+        insecure_discovery: s.insecure_discovery,
         listen_client_urls: s.listen_client_urls,
         advertise_client_urls: s.advertise_client_urls,
         listen_metrics_urls: s.listen_metrics_urls,

@@ -6,7 +6,7 @@ pub use super::{
     gates::{FeatureGates, Gate},
     url::Url,
 };
-use crate::logging::LogConfig;
+use crate::{discovery::Discovery, logging::LogConfig};
 
 /// Everything a member needs to know to run. Every rule between the fields holds; the files that paths name have not
 /// been looked at.
@@ -28,6 +28,8 @@ pub struct ServerConfig {
 
     /// The members of a new cluster by name, in the order given; read only when the data directory is empty.
     pub initial_cluster: Vec<(String, Vec<Url>)>,
+    /// Where DNS names the members of a new cluster, instead.
+    pub discovery: Option<Discovery>,
     pub initial_cluster_state: ClusterState,
     pub initial_cluster_token: String,
     /// Makes a one-member cluster of an existing data directory. Unsafe: the other members must be gone for good.

@@ -101,7 +101,8 @@ impl TlsSettings {
         !self.cacert.is_empty() || !self.cert.is_empty() || self.insecure_skip_verify
     }
 
-    pub(super) fn validate(self, listening: &[Url], endpoints: &[String], problems: &mut Vec<Problem>) -> GatewayTls {
+    /// `uses_tls`: whether some endpoint has TLS.
+    pub(super) fn validate(self, listening: &[Url], uses_tls: bool, problems: &mut Vec<Problem>) -> GatewayTls {
         let mut problem = |text: String, hint: &str| problems.push(Problem::new(text).hint(hint));
         if let Some(url) = listening.iter().find(|url| url.is_tls())
             && (self.cert_file.is_empty() || self.key_file.is_empty())
@@ -121,7 +122,7 @@ impl TlsSettings {
         if self.cert.is_empty() != self.key.is_empty() {
             problem("--cert and --key must both be given, or neither".to_owned(), "give both files");
         }
-        if self.is_about_upstream() && !endpoints.iter().any(|endpoint| endpoint.starts_with("https:")) {
+        if self.is_about_upstream() && !uses_tls {
             problem(
                 "--cacert, --cert and --insecure-skip-tls-verify are about https endpoints, and there is none"
                     .to_owned(),

@@ -11,11 +11,14 @@ mod rules;
 use std::{collections::BTreeSet, path::PathBuf};
 
 use super::settings::{Settings, TlsSettings};
-use crate::flags::{
-    FailureKind, Notice, Problem,
-    go::Duration,
-    server_config::{ClusterState, GrpcKeepalive, MetricsDetail, ServerConfig, TlsFiles},
-    url::Url,
+use crate::{
+    discovery::Discovery,
+    flags::{
+        FailureKind, Notice, Problem,
+        go::Duration,
+        server_config::{ClusterState, GrpcKeepalive, MetricsDetail, ServerConfig, TlsFiles},
+        url::Url,
+    },
 };
 
 /// The settings, and how they came about.
@@ -89,6 +92,7 @@ pub fn validate(mut said: Said) -> Verdict {
         initial_advertise_peer_urls: s.initial_advertise_peer_urls,
         advertise_client_urls: s.advertise_client_urls,
         initial_cluster,
+        discovery: Discovery::new(s.discovery_srv, s.discovery_srv_name),
         initial_cluster_state: match s.initial_cluster_state.as_str() {
             "existing" => ClusterState::Existing,
             _ => ClusterState::New,

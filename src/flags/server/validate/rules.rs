@@ -103,10 +103,10 @@ pub(super) fn bootstrap(said: &Said, found: &mut Found) {
             "leave both out and list the members in --initial-cluster",
         );
     }
-    if said.seeks_cluster() {
+    if discovery {
         found.problem(
-            "discovering the cluster by DNS or by a discovery service is not supported here",
-            "list the members in --initial-cluster",
+            "finding the cluster by a discovery service is not supported here",
+            "list the members in --initial-cluster, or let DNS name them by --discovery-srv",
         );
     }
     if s.discovery_fallback == "proxy" {
