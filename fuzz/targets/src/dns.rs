@@ -23,7 +23,7 @@ pub fn dns_answers(data: &[u8]) {
         assert!(!record.host.is_empty() && record.host.chars().all(is_host), "{:?} is no host", record.host);
     }
     // An answer to any other question is none.
-    let mut other = asked.clone();
+    let mut other = asked;
     other[0] ^= 1;
     assert!(answer(&other, &message).is_err());
 }

@@ -17,7 +17,7 @@ pub fn raft_entries(data: &[u8]) {
     let depth = usize::from(input.byte());
     let Ok(request) = decode_raft_request(Bytes::copy_from_slice(input.rest())) else { return };
     assert_eq!(decode_raft_request(request.encode_to_vec().into()).ok().as_ref(), Some(&request));
-    let Some(txn) = request.txn.clone() else { return };
+    let Some(txn) = request.txn else { return };
     let own = levels(&txn);
     let wrap = |inner: TxnRequest, _| TxnRequest {
         success: vec![RequestOp { request: Some(Request::RequestTxn(inner)) }],
