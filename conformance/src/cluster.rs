@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -17,7 +18,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::target::{Kind, Process, free_addresses, named_command};
+use crate::target::{Kind, Process, data_dir, free_addresses, named_command};
 
 /// How long the members of a cluster may take to agree on anything.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -44,6 +45,8 @@ pub struct Node {
     peer: SocketAddr,
     initial_cluster: String,
     is_joining: bool,
+    /// It was removed, and those who come later must not be told of it.
+    is_gone: bool,
     process: Option<Process>,
     /// The connection to it.
     pub channel: Channel,
@@ -129,11 +132,22 @@ impl Cluster {
         self.added += 1;
         let channel = Endpoint::from_shared(format!("http://{client}"))?.connect_timeout(LIMIT).connect_lazy();
         let name = format!("m{}", self.added);
-        Ok(Node { kind, name, client, peer, initial_cluster: String::new(), is_joining: false, process: None, channel })
+        Ok(Node {
+            kind,
+            name,
+            client,
+            peer,
+            initial_cluster: String::new(),
+            is_joining: false,
+            is_gone: false,
+            process: None,
+            channel,
+        })
     }
 
     fn initial_cluster(&self) -> String {
-        let entries = self.members.iter().map(|node| format!("{}=http://{}", node.name, node.peer));
+        let entries =
+            self.members.iter().filter(|node| !node.is_gone).map(|node| format!("{}=http://{}", node.name, node.peer));
         entries.collect::<Vec<_>>().join(",")
     }
 
@@ -160,6 +174,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// Where a member keeps its files.
+    pub fn data_dir(&self, member: usize) -> PathBuf {
+        data_dir(&self.dir.path().join(&self.members[member].name))
+    }
+
     /// Ends a member with SIGKILL.
     pub fn kill(&mut self, member: usize) {
         if let Some(mut process) = self.members[member].process.take() {
@@ -177,6 +196,13 @@ impl Cluster {
     pub async fn ended(&mut self, member: usize) -> anyhow::Result<bool> {
         let mut process = self.members[member].process.take().context("it runs")?;
         Ok(process.ended().await?.success())
+    }
+
+    /// Waits until a member has refused to start, and returns what it said.
+    pub async fn refused(&mut self, member: usize) -> anyhow::Result<String> {
+        let mut process = self.members[member].process.take().context("it runs")?;
+        ensure!(!process.ended().await?.success(), "the member ended and called it a success");
+        Ok(process.log())
     }
 
     /// Starts a member that has ended, as this kind, and waits until it serves.
@@ -215,6 +241,13 @@ impl Cluster {
     /// Removes a member, by way of another one. Its place in the list stays.
     pub async fn remove(&self, by: usize, id: u64) -> Result<(), Status> {
         self.members[by].cluster().member_remove(MemberRemoveRequest { id }).await.map(drop)
+    }
+
+    /// Removes a member that has ended for good, by way of another one. Its place in the list stays.
+    pub async fn replace(&mut self, by: usize, member: usize, id: u64) -> anyhow::Result<()> {
+        self.remove(by, id).await?;
+        self.members[member].is_gone = true;
+        Ok(())
     }
 
     /// Makes a learner a voter once it is ready.

@@ -273,7 +273,7 @@ pub(crate) fn named_command(
     Ok(command)
 }
 
-fn data_dir(dir: &Path) -> PathBuf {
+pub(crate) fn data_dir(dir: &Path) -> PathBuf {
     dir.join("data")
 }
 

@@ -56,6 +56,13 @@ impl Process {
         Ok(Duration::from_millis(10 * (ticks(11)? + ticks(12)?)))
     }
 
+    /// Bytes that it has had written to the disk, by the operating system's accounting.
+    pub fn written(&self) -> anyhow::Result<u64> {
+        let io = fs::read_to_string(format!("/proc/{}/io", self.child.id()))?;
+        let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).context("no write_bytes")?;
+        Ok(line.trim().parse()?)
+    }
+
     /// Resident memory in bytes.
     pub fn rss(&self) -> anyhow::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;

@@ -196,6 +196,11 @@ impl Backend {
         defragmented
     }
 
+    /// Whether so much of the file is free that it is worth writing the rest anew.
+    pub fn is_hollow(&self) -> bool {
+        is_hollow(self.shared.db.size(), self.shared.db.size_in_use())
+    }
+
     /// The hash of the whole file.
     pub fn hash(&self) -> Result<u32, Status> {
         self.flush()?;
@@ -259,6 +264,13 @@ impl Pending {
     fn is_full(&self) -> bool {
         self.changes >= PENDING_MAX || self.bytes >= PENDING_BYTES_MAX
     }
+}
+
+/// Beyond this much and three tenths of what is in use, free space is not kept for what comes next.
+const SPARE_BYTES: u64 = 32 << 20;
+
+fn is_hollow(size: u64, in_use: u64) -> bool {
+    size - in_use > SPARE_BYTES && size > in_use + in_use * 3 / 10
 }
 
 fn unknown(error: impl std::fmt::Display) -> Status {

@@ -127,6 +127,8 @@ struct Current {
     done: oneshot::Sender<()>,
     began: Instant,
     is_first: bool,
+    /// Whether the file was hollow when it was fullest, before anything was removed.
+    was_hollow: bool,
 }
 
 impl Compaction {
@@ -149,15 +151,25 @@ impl Compaction {
         if let Some(hash) = hash {
             hash.run();
         }
-        Some(Current { revision, done, began: Instant::now(), is_first: true })
+        let was_hollow = self.backend.is_hollow();
+        Some(Current { revision, done, began: Instant::now(), is_first: true, was_hollow })
     }
 
     fn finish(&self, current: Current) {
         self.metrics.total_millis.observe(millis(current.began.elapsed()));
         self.metrics.last.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64);
         // If the file cannot be written the member stops, and `done` is dropped.
-        if self.backend.flush().is_ok() {
-            let _ = current.done.send(());
+        if self.backend.flush().is_err() {
+            return;
+        }
+        let _ = current.done.send(());
+        // What one compaction frees, the writes until the next may need. What they left free is given back: nobody waits
+        // for that, and the file is written anew only when it would stay hollow otherwise.
+        if current.was_hollow
+            && self.backend.is_hollow()
+            && let Err(status) = self.backend.defragment()
+        {
+            tracing::warn!(error = status.message(), "cannot give free space of the db file back");
         }
     }
 }

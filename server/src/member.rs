@@ -34,7 +34,7 @@ use crate::{
     quotas::Quotas,
     raft::{Progress, Proposal, RaftError, RaftHandle, RaftThread, Refused, Role},
     rpc::Rpc,
-    version::Version,
+    version::{self, Version},
 };
 
 /// Requests that go over the whole db file or keyspace at once. Each takes a core, and memory for every version.
@@ -174,6 +174,11 @@ impl Member {
     /// The cluster version, once it is decided.
     pub fn cluster_version(&self) -> Option<String> {
         self.0.cluster.shown().version.clone()
+    }
+
+    /// The version of the schema of the db file, once the cluster has one that has any.
+    pub fn storage_version(&self) -> Option<String> {
+        self.cluster_version().and_then(|cluster| version::storage(&cluster).map(str::to_owned))
     }
 
     /// Whether a leader is known.

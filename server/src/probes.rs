@@ -54,11 +54,7 @@ impl Probes for MemberProbes {
 
     fn versions(&self) -> Versions {
         let cluster = self.member.cluster_version();
-        Versions {
-            server: version::SERVER.into(),
-            storage: cluster.is_some().then(|| version::STORAGE.into()),
-            cluster,
-        }
+        Versions { server: version::SERVER.into(), storage: self.member.storage_version(), cluster }
     }
 
     fn metrics(&self) -> Vec<MetricFamily> {

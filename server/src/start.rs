@@ -83,10 +83,10 @@ pub enum StartError {
         mode: u32,
     },
     /// The db file cannot be used.
-    #[error("{0}")]
+    #[error("{}{}", .0, remedy(.0.is_damage()))]
     Db(#[from] db::Error),
     /// The db file holds something else than etcd's state.
-    #[error("the db file {path} is damaged: {reason}; restore a snapshot into a new --data-dir")]
+    #[error("the db file {path} is damaged: {reason}{}", remedy(true))]
     Damaged {
         /// Which.
         path: PathBuf,
@@ -115,11 +115,24 @@ pub enum StartError {
     #[error("{0}")]
     Failed(String),
     /// The log cannot be used.
-    #[error("{0}")]
+    #[error("{}{}", .0, remedy(matches!(.0, raft::RaftError::Wal(error) if error.is_damage())))]
     Raft(#[from] raft::RaftError),
     /// Two members in one process would share metrics.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+}
+
+/// What repairs files that are damaged: nothing is guessed, and no damaged file is served.
+fn remedy(is_damage: bool) -> &'static str {
+    match is_damage {
+        true => {
+            "; `forebay utl check` says what else is wrong. In a cluster, remove this member (etcdctl member remove), \
+             delete its data directory, add it anew (etcdctl member add) and start it with \
+             --initial-cluster-state=existing: it heals from the others. Alone, restore a backup: forebay utl snapshot \
+             restore FILE --data-dir DIR"
+        }
+        false => "",
+    }
 }
 
 /// Starts a member. It serves when this returns, which takes until there is a leader.

@@ -9,8 +9,12 @@ pub const SERVER: &str = "3.7.1";
 pub const MIN_CLUSTER: &str = "3.0.0";
 /// The version of the cluster: major and minor of the lowest member.
 pub const CLUSTER: &str = "3.7.0";
-/// The version of the db file's schema.
-pub const STORAGE: &str = "3.7.0";
+
+/// The version of the db file's schema in a cluster of this version. It had none of its own before 3.6.
+pub fn storage(cluster: &str) -> Option<&str> {
+    let is_old = ["3.0.", "3.1.", "3.2.", "3.3.", "3.4.", "3.5."].iter().any(|old| cluster.starts_with(old));
+    (!is_old).then_some(cluster)
+}
 
 /// A release of etcd. What follows its three numbers is not looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +65,11 @@ impl fmt::Display for Version {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_schema_has_a_version_since_3_6() {
+        assert_eq!([storage("3.5.0"), storage("3.6.0"), storage("3.10.0")], [None, Some("3.6.0"), Some("3.10.0")]);
+    }
 
     #[test]
     fn versions_are_three_numbers() {

@@ -83,14 +83,9 @@ impl Error {
             Self::Db(db::Error::NoMeta { .. }) => {
                 Some(format!("this is no db file, or one that lost its head: {RESTORE}"))
             }
-            Self::Db(db::Error::Truncated { .. } | db::Error::Corrupt { .. })
-            | Self::Schema { .. }
-            | Self::Wal(
-                WalError::Corrupt { .. }
-                | WalError::Segments { .. }
-                | WalError::Snapshot { .. }
-                | WalError::CommitBeyondLog { .. },
-            ) => Some(RESTORE.to_owned()),
+            Self::Schema { .. } => Some(RESTORE.to_owned()),
+            Self::Db(error) if error.is_damage() => Some(RESTORE.to_owned()),
+            Self::Wal(error) if error.is_damage() => Some(RESTORE.to_owned()),
             Self::Snap(SnapError::Broken { .. }) => {
                 Some("an older snapshot file is used in its place if there is one; the member sets it aside".to_owned())
             }

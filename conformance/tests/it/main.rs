@@ -5,6 +5,7 @@ mod cases;
 mod clients;
 mod cluster;
 mod crash;
+mod damage;
 mod etcdctl;
 mod flaps;
 mod http;

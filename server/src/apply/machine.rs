@@ -27,6 +27,7 @@ use crate::{
     quotas::Quotas,
     raft::BoxError,
     state::State,
+    version,
 };
 
 /// The replicated state of a member, with what reads of it share.
@@ -188,10 +189,9 @@ impl Machine {
         self.membership.cluster_version = Some(version.to_owned());
         self.show();
         self.ops.push(Op::Put(schema::cluster_version(version)));
-        let is_old = ["3.0.", "3.1.", "3.2.", "3.3.", "3.4.", "3.5."].iter().any(|old| version.starts_with(old));
-        self.ops.push(match is_old {
-            false => Op::Put(schema::storage_version(version)),
-            true => Op::Delete { bucket: schema::META, key: schema::STORAGE_VERSION.to_vec() },
+        self.ops.push(match version::storage(version) {
+            Some(version) => Op::Put(schema::storage_version(version)),
+            None => Op::Delete { bucket: schema::META, key: schema::STORAGE_VERSION.to_vec() },
         });
     }
 

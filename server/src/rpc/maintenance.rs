@@ -46,7 +46,7 @@ pub(super) async fn status(member: Member, request: Request) -> Result<Response,
         errors,
         db_size_in_use: sizes.in_use as i64,
         is_learner: member.is_learner(),
-        storage_version: version::STORAGE.into(),
+        storage_version: member.storage_version().unwrap_or_default(),
         db_size_quota: member.config().quota_backend_bytes.map_or(0, |bytes| bytes as i64),
         downgrade_info: Some(downgrade_info(&member)),
     }))
@@ -123,6 +123,7 @@ pub(super) async fn hash_kv(member: Member, request: Request) -> Result<Response
 pub(super) async fn snapshot(member: Member, request: Request) -> Result<Response, Status> {
     grpc::unary::<SnapshotRequest>(request, member.config().max_message_bytes()).await?;
     let permit = member.snapshot_permit()?;
+    let version = member.storage_version().unwrap_or_default();
     let (sender, messages) = tokio::sync::mpsc::channel(SNAPSHOT_AHEAD);
     let (failed, failure) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
@@ -131,7 +132,7 @@ pub(super) async fn snapshot(member: Member, request: Request) -> Result<Respons
         let _timer = member.metrics().backend.snapshot_seconds.start_timer();
         let mut pace = Pace::new(tokio::time::Instant::now());
         let sent = member.backend().snapshot().and_then(|(size, db)| {
-            send_snapshot(size, db, |frame| {
+            send_snapshot(&version, size, db, |frame| {
                 let deadline = pace.deadline(frame.len());
                 runtime.block_on(async {
                     tokio::select! {
@@ -174,17 +175,13 @@ impl Pace {
 
 /// The db file in pieces, then its SHA-256. Ends with the first error of `send`.
 fn send_snapshot(
+    version: &str,
     size: u64,
     mut db: impl Read,
     mut send: impl FnMut(Bytes) -> Result<(), Status>,
 ) -> Result<(), Status> {
     let message = |remaining: u64, blob: Bytes| {
-        grpc::encode(&SnapshotResponse {
-            header: None,
-            remaining_bytes: remaining,
-            blob,
-            version: version::STORAGE.into(),
-        })
+        grpc::encode(&SnapshotResponse { header: None, remaining_bytes: remaining, blob, version: version.to_owned() })
     };
     let mut hash = Sha256::new();
     let mut remaining = size;
@@ -207,7 +204,7 @@ mod tests {
     fn a_snapshot_counts_down_and_ends_with_its_hash() {
         let db: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
         let mut messages = Vec::new();
-        send_snapshot(db.len() as u64, &db[..], |frame| {
+        send_snapshot("3.7.0", db.len() as u64, &db[..], |frame| {
             messages.push(SnapshotResponse::decode(frame.slice(grpc::PREFIX..)).unwrap());
             Ok(())
         })

@@ -113,6 +113,32 @@ async fn a_defragmentation_gives_back_what_a_compaction_freed() {
 }
 
 #[tokio::test]
+async fn space_that_nobody_needed_between_two_compactions_is_given_back_while_serving() {
+    let node = Node::start().await;
+    for n in 0..60 {
+        node.put(put("often", &format!("{}", n % 10).repeat(1_000_000))).await.unwrap();
+    }
+    node.hash(HashRequest {}).await.unwrap();
+    node.compact(CompactionRequest { revision: 60, physical: true }).await.unwrap();
+    node.put(put("other", "1")).await.unwrap();
+    node.hash(HashRequest {}).await.unwrap();
+    let freed = node.status(StatusRequest {}).await.unwrap();
+    assert!(freed.db_size > 50 << 20, "the first compaction leaves it to the writes that follow: {freed:?}");
+    node.compact(CompactionRequest { revision: 62, physical: true }).await.unwrap();
+    let began = std::time::Instant::now();
+    loop {
+        let status = node.status(StatusRequest {}).await.unwrap();
+        node.put(put("other", "2")).await.unwrap();
+        if status.db_size < 10 << 20 {
+            break;
+        }
+        assert!(began.elapsed().as_secs() < 60, "{status:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(node.everything().await.len(), 2);
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_read_its_snapshot_loses_its_place() {
     let node = Node::start().await;
     for n in 0..200 {

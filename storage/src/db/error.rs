@@ -51,6 +51,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the file is not what was written: no other attempt to open it will do.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::NoMeta { .. } | Self::Truncated { .. } | Self::Corrupt { .. })
+    }
+
     /// Whether the disk is full, whichever call noticed it.
     #[must_use]
     pub fn is_no_space(&self) -> bool {

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_set_aside_and_the_older_one_used() {
+    fn k12_a_damaged_file_is_set_aside_and_the_older_one_used() {
         let disk = SimDisk::new();
         opened(&disk).save(&snapshot(1, 1)).unwrap();
         opened(&disk).save(&snapshot(1, 2)).unwrap();

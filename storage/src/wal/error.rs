@@ -34,6 +34,17 @@ pub enum WalError {
     Poisoned { cause: String },
 }
 
+impl WalError {
+    /// Whether the log is not what was written: no other attempt to open it will do.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Corrupt { .. } | Self::Segments { .. } | Self::Snapshot { .. } | Self::CommitBeyondLog { .. }
+        )
+    }
+}
+
 /// Adds what was tried, and on what, to an I/O error.
 pub(super) trait Context<T> {
     fn context(self, action: &'static str, path: &Path) -> Result<T, WalError>;

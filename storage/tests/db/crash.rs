@@ -76,7 +76,7 @@ fn after_a_power_cut_the_file_holds_the_last_commit_or_the_one_in_flight() {
 }
 
 #[test]
-fn every_call_may_fail_and_the_file_opens_again() {
+fn k15_every_call_may_fail_and_the_file_opens_again() {
     for (kind, error) in [(ErrorKind::StorageFull, "ENOSPC"), (ErrorKind::Other, "EIO")] {
         for call in 0..40 {
             println!("{error} at call {call}");
@@ -106,7 +106,7 @@ fn put(db: &Db, key: &[u8]) -> Result<(), Error> {
 }
 
 #[test]
-fn a_failed_write_or_fsync_ends_writing_but_not_reading() {
+fn k16_a_failed_write_or_fsync_ends_writing_but_not_reading() {
     // Data pages, fsync, meta page, fsync.
     for call in 0..4 {
         let (disk, db) = prepared();
@@ -129,7 +129,7 @@ fn a_failed_write_or_fsync_ends_writing_but_not_reading() {
 }
 
 #[test]
-fn a_file_that_cannot_grow_undoes_the_commit_and_goes_on() {
+fn k14_a_file_that_cannot_grow_undoes_the_commit_and_goes_on() {
     let (disk, db) = prepared();
     let fill = |db: &Db, length: usize| {
         let mut txn = db.begin_write()?;

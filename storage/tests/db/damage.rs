@@ -66,7 +66,7 @@ fn use_it(bytes: Vec<u8>) -> Result<(), Error> {
 }
 
 #[test]
-fn mutated_pages_are_refused_or_harmless() {
+fn k12_mutated_pages_are_refused_or_harmless() {
     let sample = sample();
     use_it(sample.clone()).unwrap();
     let (mut refused, mut harmless) = (0, 0);
@@ -113,7 +113,7 @@ fn a_file_cut_anywhere_is_refused() {
 }
 
 #[test]
-fn one_lost_meta_page_is_survived_and_two_are_refused() {
+fn k12_one_lost_meta_page_is_survived_and_two_are_refused() {
     let sample = sample();
     let txid = open(sample.clone()).unwrap().txid();
     for lost in [0, 1] {
@@ -139,7 +139,7 @@ fn errors_name_the_file_the_page_and_what_was_expected() {
 }
 
 #[test]
-fn a_huge_overflow_count_takes_no_memory() {
+fn k12_a_huge_overflow_count_takes_no_memory() {
     let directory = model::run(7, 1);
     let path = directory.path().join("huge");
     // A sparse file of 64 GiB whose root claims to fill it.

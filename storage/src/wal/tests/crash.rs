@@ -62,7 +62,7 @@ fn a_power_cut_loses_nothing_acknowledged() {
 }
 
 #[test]
-fn a_failing_call_is_final_and_loses_nothing_acknowledged() {
+fn k15_a_failing_call_is_final_and_loses_nothing_acknowledged() {
     for kind in [std::io::ErrorKind::Other, std::io::ErrorKind::StorageFull] {
         for after in 0..80 {
             let mut rng = StdRng::seed_from_u64(after);

@@ -29,7 +29,7 @@ fn reopen(disk: &SimDisk, dir: &Path, path: &Path, bytes: Vec<u8>) -> Result<Rec
 }
 
 #[test]
-fn a_file_cut_anywhere_ends_after_its_last_whole_record() {
+fn k10_a_file_cut_anywhere_ends_after_its_last_whole_record() {
     let (disk, dir, path, bytes, ends) = sample();
     let whole = reopen(&disk, dir, &path, bytes.clone()).unwrap();
     let last = *ends.last().unwrap();
@@ -49,7 +49,7 @@ fn a_file_cut_anywhere_ends_after_its_last_whole_record() {
 }
 
 #[test]
-fn a_sector_that_never_arrived_ends_the_log_there() {
+fn k10_a_sector_that_never_arrived_ends_the_log_there() {
     let (disk, dir, path, bytes, ends) = sample();
     let whole = reopen(&disk, dir, &path, bytes.clone()).unwrap();
     let last = *ends.last().unwrap();
@@ -69,7 +69,7 @@ fn a_sector_that_never_arrived_ends_the_log_there() {
 }
 
 #[test]
-fn every_flipped_bit_is_refused_or_changes_nothing() {
+fn k11_every_flipped_bit_is_refused_or_changes_nothing() {
     let (disk, dir, path, bytes, ends) = sample();
     let whole = reopen(&disk, dir, &path, bytes.clone()).unwrap();
     let mut refused = 0;
@@ -85,7 +85,7 @@ fn every_flipped_bit_is_refused_or_changes_nothing() {
 }
 
 #[test]
-fn damage_in_any_but_the_last_segment_is_never_cut_off() {
+fn k11_damage_in_any_but_the_last_segment_is_never_cut_off() {
     let (disk, dir) = simulated();
     let mut wal = create(&disk, dir, SMALL);
     for index in 1..=60 {
@@ -120,7 +120,7 @@ fn a_gap_between_entries_is_refused() {
 }
 
 #[test]
-fn a_huge_length_is_refused_without_allocating_it() {
+fn k12_a_huge_length_is_refused_without_allocating_it() {
     let (disk, dir, path, mut bytes, ends) = sample();
     for field in [u64::MAX >> 8 & !7, 1 << 55, 0x87 << 56 | 0x00ff_ffff_ffff_fff9] {
         bytes[ends[2]..ends[2] + 8].copy_from_slice(&field.to_le_bytes());

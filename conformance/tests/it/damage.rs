@@ -1,0 +1,76 @@
+//! A member whose files were changed behind its back does not serve, the others go on, and it heals from them.
+
+use std::{fs, path::Path};
+
+use forebay_conformance::{cluster::Cluster, peers, target::Kind};
+
+use crate::within;
+
+/// The files of a member that hold data: its db file, or its last segment.
+fn file(data_dir: &Path, is_log: bool) -> std::path::PathBuf {
+    if !is_log {
+        return data_dir.join("member/snap/db");
+    }
+    let segments = fs::read_dir(data_dir.join("member/wal")).expect("a log").flatten().map(|entry| entry.path());
+    segments.filter(|path| path.extension().is_some_and(|kind| kind == "wal")).max().expect("a segment")
+}
+
+/// Flips a bit where something was written.
+fn flip(path: &Path, is_log: bool) {
+    let mut bytes = fs::read(path).expect("the file is read");
+    let at = match is_log {
+        // Of the second record, which every member has synced.
+        true => 60,
+        // The count of entries of the page that the tree begins with, by the newer meta page.
+        false => {
+            let word = |at: usize| u64::from_le_bytes(bytes[at..][..8].try_into().expect("eight bytes"));
+            let meta = if word(16 + 48) > word(4096 + 16 + 48) { 0 } else { 4096 };
+            word(meta + 16 + 16) as usize * 4096 + 10
+        }
+    };
+    bytes[at] ^= 0x80;
+    fs::write(path, bytes).expect("the file is written");
+}
+
+async fn heals(test: &str, is_log: bool) -> anyhow::Result<()> {
+    if let Some(missing) = Kind::Server.missing() {
+        peers::skip(test, missing);
+        return Ok(());
+    }
+    let mut cluster = Cluster::start(&[Kind::Server; 3], &[]).await?;
+    for n in 0..50 {
+        cluster.members[0].put(&format!("key {n}"), &"v".repeat(1000)).await?;
+    }
+    cluster.agree().await?;
+    let id = cluster.members[2].id().await?;
+    cluster.stop(2).await?;
+    let path = file(&cluster.data_dir(2), is_log);
+    flip(&path, is_log);
+    cluster.spawn(2)?;
+    // It says what is wrong, where, and what to do; and changes nothing.
+    let damaged = fs::read(&path)?;
+    let log = cluster.refused(2).await?;
+    for part in [path.to_str().expect("UTF-8"), "expected", "found", "forebay utl check", "etcdctl member add"] {
+        assert!(log.contains(part), "{part:?} is missing in {log}");
+    }
+    assert_eq!(fs::read(&path)?, damaged, "a refused file is left as it is");
+    cluster.members[0].put("meanwhile", "the others go on").await?;
+    cluster.members[0].get("meanwhile", false).await?;
+    cluster.replace(0, 2, id).await?;
+    let healed = cluster.join(0, Kind::Server, false).await?;
+    cluster.members[healed].put("again", "there are three").await?;
+    cluster.agree().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k11_a_member_with_a_flipped_bit_in_its_log_is_refused_and_heals_from_the_others() {
+    let test = "damage::k11_a_member_with_a_flipped_bit_in_its_log_is_refused_and_heals_from_the_others";
+    within(heals(test, true)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k12_a_member_with_a_flipped_bit_in_its_db_is_refused_and_heals_from_the_others() {
+    let test = "damage::k12_a_member_with_a_flipped_bit_in_its_db_is_refused_and_heals_from_the_others";
+    within(heals(test, false)).await;
+}
