@@ -30,6 +30,7 @@ mod responses;
 mod scan;
 mod seats;
 mod settle;
+mod shares;
 mod tally;
 mod token;
 mod watches;

@@ -6,7 +6,7 @@ use forebay_edge::Api;
 
 use crate::{
     admission::{Admission, PolicyFile},
-    config::Config,
+    config::{Config, GatewayId},
     layers::Draining,
     metrics::Metrics,
     stack,
@@ -20,6 +20,7 @@ pub struct Gateway {
     upstream: Upstream,
     draining: Draining,
     admission: Admission,
+    id: GatewayId,
 }
 
 impl Gateway {
@@ -29,7 +30,7 @@ impl Gateway {
         let draining = Draining::default();
         let admission = Admission::new(config.admission.clone(), metrics.admission.clone());
         let api = stack::build(config, upstream.clone(), &admission, metrics, draining.clone());
-        Gateway { api, upstream, draining, admission }
+        Gateway { api, upstream, draining, admission, id: config.id }
     }
 
     /// What a listener serves.
@@ -48,9 +49,10 @@ impl Gateway {
     }
 
     /// Keeps admission up to date for as long as it is polled: the policy as its file has it, and what the upstream is
-    /// to hold of it.
+    /// to hold of it, and its share of what it holds together with others.
     pub async fn run(&self, file: Option<PolicyFile>) {
-        tokio::join!(self.admission.run(file), self.admission.announce(&self.upstream));
+        let (admission, upstream) = (&self.admission, &self.upstream);
+        tokio::join!(admission.run(file), admission.announce(upstream), admission.divide(upstream, self.id));
     }
 
     /// Takes no new calls, ends streams, and lets unary calls finish for at most `bound`; returns

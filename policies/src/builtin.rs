@@ -5,7 +5,7 @@
 //! what no other matches.
 
 use crate::{
-    Distinguisher, Limits, Match, Mode, OnLimit, Policy, Rpc, Rule, Subject, file,
+    Distinguisher, Limits, Match, Mode, OnLimit, Policy, Rpc, Rule, Scope, Subject, file,
     policy::{Level, LevelId, OURS},
     units::{Quantity, Rate},
 };
@@ -89,6 +89,7 @@ fn ours(name: &str, matches: Match, level: LevelId, limits: Limits) -> Rule {
         limits,
         total: Limits::default(),
         on_limit: OnLimit::Reject,
+        scope: Scope::Gateway,
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    Class, Cost, Kind, Limits, OnLimit, Policy, Request, Rpc, Rule, RuleId,
+    Class, Cost, Kind, Limits, OnLimit, Policy, Request, Rpc, Rule, RuleId, Scope,
     bucket::{Bucket, Pace},
     units::{Quantity, Rate},
 };
@@ -95,10 +95,23 @@ const SHARED: u64 = 1;
 /// Retry when a running request may have ended: there is no way to know when one will.
 const RETRY_OCCUPIED: Duration = Duration::from_secs(1);
 
+/// Which part of the rates of a rule is this gateway's, if its limits are those of several: millionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share(pub u32);
+
+impl Share {
+    /// Everything.
+    pub const WHOLE: Share = Share(1_000_000);
+}
+
 /// Every account that is not as good as new.
 #[derive(Debug, Default)]
 pub struct Accounts {
     accounts: HashMap<Key, Account>,
+    /// By [`Rule::key`], for rules whose limits are divided.
+    shares: HashMap<u64, Share>,
+    /// What was asked for under these rules since [`Accounts::take_asked`]: requests, or load if that is what they limit.
+    asked: HashMap<u64, u64>,
     /// Charges since idle accounts were dropped.
     charges: usize,
 }
@@ -122,6 +135,8 @@ struct Demand<'a> {
     patience: Duration,
     /// Whether a range over the limit of objects is served in pages.
     pages: bool,
+    /// Of the rates.
+    share: Share,
 }
 
 impl Accounts {
@@ -149,7 +164,12 @@ impl Accounts {
             (_, Kind::Stream) => Limit::Streams,
             _ => Limit::Concurrency,
         };
-        let demand = Demand { now, request, cost, occupies, patience, pages: false };
+        let rule = policy.rule(class.rule);
+        if rule.scope == Scope::Cluster {
+            let limits_requests = rule.limits.requests.or(rule.total.requests).is_some();
+            *self.asked.entry(rule.key).or_default() += if limits_requests { 1 } else { cost.load };
+        }
+        let demand = Demand { now, request, cost, occupies, patience, pages: false, share: Share::WHOLE };
         let verdict = self.weigh(&demand, class.rule, policy.rule(class.rule), class.flow);
         let shadow = class.shadow.map(|(rule, flow)| (rule, flow, self.weigh(&demand, rule, policy.rule(rule), flow)));
         let refused_by_shadow = shadow.as_ref().and_then(|(_, _, verdict)| verdict.as_ref().err().copied());
@@ -172,11 +192,13 @@ impl Accounts {
     /// forwarded has a load of 0.
     pub fn settle(&mut self, now: Instant, policy: &Policy, receipt: Receipt, load: u64) {
         for key in receipt.accounts.into_iter().chain(receipt.shadow).flatten() {
+            let rule = policy.rules.iter().find(|rule| rule.key == key.0);
+            let share = rule.map_or(Share::WHOLE, |rule| self.share(rule));
             let Some(account) = self.accounts.get_mut(&key) else { continue };
             // A rule that is gone since has nothing to correct.
-            if let Some(rule) = policy.rules.iter().find(|rule| rule.key == key.0) {
+            if let Some(rule) = rule {
                 let limits = if key.1 == TOTAL { &rule.total } else { &rule.limits };
-                if let Some(pace) = limits.load_pace() {
+                if let Some(pace) = limits.load_pace(share) {
                     account.load.settle(now, pace, receipt.load, load);
                 }
             }
@@ -185,21 +207,42 @@ impl Accounts {
         }
     }
 
+    /// Divides the rates of a rule with others.
+    pub fn set_share(&mut self, rule: &Rule, share: Share) {
+        self.shares.insert(rule.key, share);
+    }
+
+    /// How much was asked for since the last time, by [`Rule::key`], under rules whose limits are divided.
+    pub fn take_asked(&mut self) -> HashMap<u64, u64> {
+        std::mem::take(&mut self.asked)
+    }
+
+    fn share(&self, rule: &Rule) -> Share {
+        match rule.scope {
+            Scope::Gateway => Share::WHOLE,
+            Scope::Cluster => self.shares.get(&rule.key).copied().unwrap_or(Share::WHOLE),
+        }
+    }
+
     /// What a flow of a rule may still take at once: requests and load, where they are limited.
     pub fn left(&self, now: Instant, policy: &Policy, rule: RuleId, flow: u64) -> (Option<i64>, Option<i64>) {
         let rule = policy.rule(rule);
-        let limits = &rule.limits;
+        let (limits, share) = (&rule.limits, self.share(rule));
         let account = self.accounts.get(&(rule.key, self.account_of(rule, flow)));
         let level = |pace: Option<Pace>, bucket: fn(&Account) -> &Bucket| {
             let fresh = Bucket::new(now);
             pace.map(|pace| account.map_or(&fresh, bucket).level(now, pace))
         };
-        (level(limits.requests_pace(), |account| &account.requests), level(limits.load_pace(), |account| &account.load))
+        (
+            level(limits.requests_pace(share), |account| &account.requests),
+            level(limits.load_pace(share), |account| &account.load),
+        )
     }
 
     /// How long the request has to wait before it may pass, or what refuses it.
     fn weigh(&self, demand: &Demand<'_>, id: RuleId, rule: &Rule, flow: u64) -> Result<Duration, Refusal> {
-        let demand = &Demand { pages: rule.on_limit == OnLimit::Paginate, ..*demand };
+        let (pages, share) = (rule.on_limit == OnLimit::Paginate, self.share(rule));
+        let demand = &Demand { pages, share, ..*demand };
         let flow_limits = demand.weigh(&rule.limits, self.accounts.get(&(rule.key, self.account_of(rule, flow))));
         let total = demand.weigh(&rule.total, self.accounts.get(&(rule.key, TOTAL)));
         let refuse = |(limit, retry_after)| Refusal { rule: id, limit, retry_after };
@@ -212,13 +255,14 @@ impl Accounts {
     fn take(&mut self, demand: &Demand<'_>, rule: &Rule, flow: u64) -> Charged {
         let own = (!rule.limits.is_empty()).then(|| (rule.key, self.account_of(rule, flow)));
         let total = (!rule.total.is_empty()).then_some((rule.key, TOTAL));
+        let share = self.share(rule);
         for (key, limits) in [(own, &rule.limits), (total, &rule.total)] {
             let Some(key) = key else { continue };
             let account = self.accounts.entry(key).or_insert_with(|| Account::new(demand.now));
-            if let Some(pace) = limits.requests_pace() {
+            if let Some(pace) = limits.requests_pace(share) {
                 account.requests.take(demand.now, pace, 1);
             }
-            if let Some(pace) = limits.load_pace() {
+            if let Some(pace) = limits.load_pace(share) {
                 account.load.take(demand.now, pace, demand.cost.load);
             }
             *account.occupied(demand.occupies) += 1;
@@ -276,8 +320,8 @@ impl Demand<'_> {
         let wait = |bucket: &Bucket, pace: Option<Pace>, cost| {
             pace.map_or(Duration::ZERO, |pace| bucket.wait(self.now, pace, cost))
         };
-        let requests = wait(&account.requests, limits.requests_pace(), 1);
-        let load = wait(&account.load, limits.load_pace(), self.cost.load);
+        let requests = wait(&account.requests, limits.requests_pace(self.share), 1);
+        let load = wait(&account.load, limits.load_pace(self.share), self.cost.load);
         Ok(if load > requests { (load, Limit::Load) } else { (requests, Limit::Requests) })
     }
 }
@@ -310,12 +354,12 @@ impl Account {
 }
 
 impl Limits {
-    fn requests_pace(&self) -> Option<Pace> {
-        pace(self.requests, self.burst)
+    fn requests_pace(&self, share: Share) -> Option<Pace> {
+        pace(self.requests, self.burst, share)
     }
 
-    fn load_pace(&self) -> Option<Pace> {
-        pace(self.load, self.load_burst)
+    fn load_pace(&self, share: Share) -> Option<Pace> {
+        pace(self.load, self.load_burst, share)
     }
 
     fn bound(&self, limit: Limit) -> Option<u32> {
@@ -327,9 +371,11 @@ impl Limits {
     }
 }
 
-fn pace(rate: Option<Rate>, burst: Option<Quantity>) -> Option<Pace> {
+fn pace(rate: Option<Rate>, burst: Option<Quantity>, Share(millionths): Share) -> Option<Pace> {
     let rate = rate?;
-    Some(Pace { rate, burst: burst.map_or(rate.amount_per_second(), |burst| burst.0.max(1)) })
+    let burst = u128::from(burst.map_or(rate.amount_per_second(), |burst| burst.0));
+    let burst = u64::try_from(burst * u128::from(millionths) / 1_000_000).unwrap_or(u64::MAX);
+    Some(Pace { rate: rate.part(millionths), burst: burst.max(1) })
 }
 
 #[cfg(test)]

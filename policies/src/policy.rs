@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Distinguisher, IdentitySource, Mode, Network, OnLimit, Rpc, Subject,
+    Distinguisher, IdentitySource, Mode, Network, OnLimit, Rpc, Scope, Subject,
     units::{Percent, Quantity, Rate},
 };
 
@@ -52,6 +52,7 @@ pub struct Rule {
     /// For all flows of the rule together.
     pub total: Limits,
     pub on_limit: OnLimit,
+    pub scope: Scope,
 }
 
 /// Which requests a rule is about: those for which everything that is said here holds.

@@ -98,9 +98,15 @@ impl Rate {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
+    /// So many millionths of the rate, one at least.
+    pub fn part(self, millionths: u32) -> Rate {
+        let nanos = self.period.as_nanos() * 1_000_000 / u128::from(millionths.max(1));
+        Rate { amount: self.amount, period: Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)) }
+    }
+
     /// How many in a second, at least 1.
     pub fn amount_per_second(self) -> u64 {
-        (self.amount / self.period.as_secs()).max(1)
+        (u128::from(self.amount) * 1_000_000_000 / self.period.as_nanos()).max(1) as u64
     }
 
     fn parse(text: &str) -> Result<Rate, String> {

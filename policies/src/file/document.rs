@@ -104,6 +104,24 @@ pub struct RuleSpec {
     pub total: Option<Limits>,
     #[serde(default)]
     pub on_limit: OnLimit,
+    #[serde(default, skip_serializing_if = "Scope::is_default")]
+    pub scope: Scope,
+}
+
+/// Whose rates the limits of a rule are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Scope {
+    /// Each gateway's.
+    #[default]
+    Gateway,
+    /// Those of all gateways together; each has a share.
+    Cluster,
+}
+
+impl Scope {
+    fn is_default(&self) -> bool {
+        *self == Scope::default()
+    }
 }
 
 /// Whether a rule acts or only counts what it would have done.

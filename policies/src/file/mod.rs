@@ -18,7 +18,7 @@ use crate::Policy;
 pub use diff::{Difference, diff};
 pub use document::{
     Allowed, CodelSpec, Distinguisher, Document, Hard, LevelSpec, Mode, NamespaceSpec, OnLimit, QuotaSpec, RuleSpec,
-    Segment, Spec,
+    Scope, Segment, Spec,
 };
 pub use quotas::{quotas_from_json, quotas_to_json};
 pub use schema::SCHEMA;

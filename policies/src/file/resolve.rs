@@ -100,6 +100,7 @@ impl RuleSpec {
             limits: self.limits.clone().unwrap_or_default(),
             total: self.total.clone().unwrap_or_default(),
             on_limit: self.on_limit,
+            scope: self.scope,
         }
     }
 }

@@ -200,3 +200,26 @@ fn made_up_names_share_an_account_when_there_are_too_many() {
     }
     assert!(front.accounts.accounts.len() < 10_000, "who is idle makes room: {}", front.accounts.accounts.len());
 }
+
+#[test]
+fn a_rule_of_the_cluster_is_held_to_this_gateways_share() {
+    let text = "apiVersion: forebay.dev/v1alpha1\nkind: TrafficPolicy\nspec:\n  flowRules:\n    \
+                - {name: r, matchingPrecedence: 1, mode: Enforce, match: {}, priorityLevel: catch-all, scope: Cluster, \
+                onLimit: Reject, limits: {requests: 100/s, burst: 100}}\n";
+    let policy = crate::file::load(text).expect("a policy").policy;
+    let (now, mut accounts) = (start(), Accounts::new());
+    let rule = policy.rules.iter().find(|rule| rule.name == "r").expect("it is there");
+    accounts.set_share(rule, Share(250_000));
+    let client = crate::Client::default();
+    let mut passes = |now| {
+        let request = Request::new(&client, Rpc::Put);
+        let cost = Cost::predict(&request, None);
+        let class = policy.classify(&request, &cost);
+        let charge = accounts.charge(now, &policy, &class, &request, &cost, Duration::ZERO);
+        matches!(charge.verdict, Verdict::Pass(..))
+    };
+    assert_eq!((0..100).filter(|_| passes(now)).count(), 25, "a quarter of the burst");
+    let second: usize = (1..=1_000).filter(|milli| passes(now + Duration::from_millis(*milli))).count();
+    assert_eq!(second, 25, "and of the rate");
+    assert_eq!(accounts.take_asked().into_values().collect::<Vec<_>>(), [1_100], "refused or not");
+}
