@@ -5,6 +5,7 @@
 //! CPU time of the server process stands beside its throughput.
 
 pub mod abuse;
+pub mod bench;
 pub mod check;
 pub mod client;
 pub mod empty;

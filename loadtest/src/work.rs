@@ -9,9 +9,8 @@ use bytes::Bytes;
 use forebay_proto::etcdserverpb::{kv_client::KvClient, watch_client::WatchClient, *};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tokio::task::JoinSet;
-use tonic::transport::Channel;
 
-use crate::client::MAX_ANSWER;
+use crate::client::{Connection, MAX_ANSWER};
 
 /// What a run counted.
 #[derive(Clone, Debug, Default)]
@@ -52,7 +51,7 @@ impl Keys {
     }
 
     /// Writes every key once.
-    pub async fn load(&self, channels: &[Channel], prefix: &str) -> anyhow::Result<()> {
+    pub async fn load(&self, channels: &[Connection], prefix: &str) -> anyhow::Result<()> {
         const PER_TXN: u64 = 100;
         let mut tasks = JoinSet::new();
         let parts = channels.len() as u64;
@@ -102,7 +101,7 @@ impl Work {
     /// Runs `clients` tasks spread over `channels` for `duration`.
     pub async fn run(
         self,
-        channels: &[Channel],
+        channels: &[Connection],
         clients: usize,
         keys: Keys,
         duration: Duration,
@@ -139,7 +138,7 @@ impl Work {
         Ok(counted)
     }
 
-    async fn once(self, kv: &mut KvClient<Channel>, keys: Keys, rng: &mut SmallRng) -> anyhow::Result<()> {
+    async fn once(self, kv: &mut KvClient<Connection>, keys: Keys, rng: &mut SmallRng) -> anyhow::Result<()> {
         match self {
             Work::Put => {
                 let put = PutRequest { key: keys.any(rng), value: keys.value(rng), ..Default::default() };
@@ -166,7 +165,7 @@ impl Work {
     }
 }
 
-async fn compare_and_set(kv: &mut KvClient<Channel>, keys: Keys, rng: &mut SmallRng) -> anyhow::Result<()> {
+async fn compare_and_set(kv: &mut KvClient<Connection>, keys: Keys, rng: &mut SmallRng) -> anyhow::Result<()> {
     let key = keys.any(rng);
     let read = kv.range(RangeRequest { key: key.clone(), ..Default::default() }).await?.into_inner();
     let seen = read.kvs.first().map_or(0, |kv| kv.mod_revision);
@@ -185,7 +184,7 @@ async fn compare_and_set(kv: &mut KvClient<Channel>, keys: Keys, rng: &mut Small
 
 /// Writes under one prefix while `watchers` watch it, and counts the events that arrive at them.
 pub async fn watch_fan_out(
-    channels: &[Channel],
+    channels: &[Connection],
     watchers: usize,
     keys: Keys,
     duration: Duration,

@@ -4,10 +4,9 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use forebay_loadtest::{
-    client::connect,
+    client::{self, Connection, trusting},
     process::{Process, etcd_flags, free_address, own_certificate},
 };
-use tonic::transport::Channel;
 
 use crate::{CONNECTIONS, KEYS, Options};
 
@@ -30,7 +29,7 @@ pub struct Target {
     pub kind: Kind,
     /// The targets that its figures are given as multiples of.
     pub bases: &'static [&'static str],
-    pub channels: Vec<Channel>,
+    pub channels: Vec<Connection>,
     process: Arc<Process>,
     /// The process that it forwards to, if it does.
     upstream: Option<Arc<Process>>,
@@ -134,7 +133,12 @@ impl Starter<'_> {
         upstream: Option<Arc<Process>>,
         trusted: Option<&Path>,
     ) -> anyhow::Result<()> {
-        let channels = connect(process.address, CONNECTIONS, trusted).await?;
+        let mut target = client::Target::at(process.address);
+        if let Some(trusted) = trusted {
+            target.endpoints = vec![format!("https://{}", process.address)];
+            target.tls = Some(trusting(trusted).await?);
+        }
+        let channels = target.connect(CONNECTIONS).await?;
         self.targets.push(Target { name, kind, bases, channels, process, upstream });
         Ok(())
     }

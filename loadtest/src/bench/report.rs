@@ -1,0 +1,209 @@
+//! What was measured, in the forms that people and programs read.
+
+mod hgrm;
+mod html;
+mod text;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+pub use self::{hgrm::hgrm, html::html, text::text};
+use super::run::{Measured, Plan, milliseconds};
+
+/// The percentiles that are reported.
+pub const PERCENTILES: [f64; 7] = [50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99];
+
+/// The whole of it.
+#[derive(Debug)]
+pub struct Report {
+    /// What was run, in a sentence.
+    pub load: String,
+    /// By the order in which they were named; the others are compared with the first.
+    pub targets: Vec<TargetReport>,
+}
+
+/// What one target did.
+#[derive(Debug)]
+pub struct TargetReport {
+    /// As it was named.
+    pub name: String,
+    /// The kind of operation that a condition means which names none.
+    pub main: String,
+    /// Each turn.
+    pub rounds: Vec<Measured>,
+    /// All turns together.
+    pub all: Measured,
+}
+
+impl TargetReport {
+    /// Of a target that has not run yet.
+    pub fn new(name: String) -> TargetReport {
+        TargetReport { name, main: String::new(), rounds: Vec::new(), all: Measured::default() }
+    }
+
+    fn add_up(&mut self, main: &str) {
+        self.main = main.to_owned();
+        let mut all = Measured::default();
+        for round in &self.rounds {
+            for (name, points) in &round.timeline {
+                let shifted = points.iter().map(|point| super::run::Point { at: point.at + all.seconds, ..*point });
+                all.timeline.entry(name.clone()).or_default().extend(shifted);
+            }
+            all.seconds += round.seconds;
+            all.all.add(&round.all);
+        }
+        self.all = all;
+    }
+}
+
+/// How a figure of a target compares with the first target's, turn by turn.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Ratio {
+    /// The middle one.
+    pub median: f64,
+    /// The lowest.
+    pub min: f64,
+    /// The highest.
+    pub max: f64,
+}
+
+impl Ratio {
+    fn of(values: impl Iterator<Item = f64>) -> Option<Ratio> {
+        let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        Some(Ratio { median: values[values.len() / 2], min, max })
+    }
+}
+
+impl Report {
+    /// Of all turns of all targets.
+    pub fn new(plan: &Plan, mut targets: Vec<TargetReport>) -> Report {
+        let flows = plan.scenario.flows(&plan.shape, plan.clients);
+        let main = flows.first().map_or("", |flow| flow.series);
+        targets.iter_mut().for_each(|target| target.add_up(main));
+        Report { load: plan.describe(), targets }
+    }
+
+    /// Every kind of operation that anybody did.
+    fn series(&self) -> Vec<&str> {
+        let mut names: Vec<&str> =
+            self.targets.iter().flat_map(|target| target.all.all.series.keys()).map(String::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// A figure of a target as a multiple of the first target's, in each turn.
+    fn ratio(&self, target: usize, figure: impl Fn(&Measured) -> f64) -> Option<Ratio> {
+        let (base, other) = (&self.targets[0].rounds, &self.targets[target].rounds);
+        Ratio::of(base.iter().zip(other).map(|(base, other)| figure(other) / figure(base)))
+    }
+
+    fn latency_ratio(&self, target: usize, series: &str, percent: f64) -> Option<Ratio> {
+        self.ratio(target, |measured| {
+            let latencies = measured.all.series.get(series);
+            latencies.map_or(f64::NAN, |latencies| milliseconds(latencies.percentile(percent)))
+        })
+    }
+
+    fn rate_ratio(&self, target: usize, series: &str) -> Option<Ratio> {
+        self.ratio(target, |measured| measured.rate(series))
+    }
+
+    /// Everything, for programs.
+    pub fn json(&self) -> Value {
+        let targets = self.targets.iter().enumerate().map(|(place, target)| {
+            let series = target.all.all.series.iter().map(|(name, latencies)| {
+                let percentiles = PERCENTILES.map(|p| (format!("p{p}"), json!(milliseconds(latencies.percentile(p)))));
+                let mut figures = json!({
+                    "operations": latencies.0.len(),
+                    "perSecond": target.all.rate(name),
+                    "meanMs": latencies.0.mean() / 1e6,
+                    "maxMs": milliseconds(latencies.max()),
+                    "percentilesMs": percentiles.into_iter().collect::<serde_json::Map<_, _>>(),
+                    "timeline": target.all.timeline.get(name),
+                });
+                if place > 0 {
+                    figures["ratios"] = json!({
+                        "rate": self.rate_ratio(place, name),
+                        "p50": self.latency_ratio(place, name, 50.0),
+                        "p99": self.latency_ratio(place, name, 99.0),
+                    });
+                }
+                (name.clone(), figures)
+            });
+            let failures = target
+                .all
+                .all
+                .failures
+                .iter()
+                .map(|(failure, count)| json!({"code": failure.code, "text": failure.text, "count": count}));
+            json!({
+                "target": target.name,
+                "seconds": target.all.seconds,
+                "rounds": target.rounds.len(),
+                "series": series.collect::<serde_json::Map<_, _>>(),
+                "errors": failures.collect::<Vec<_>>(),
+                "sentLate": target.all.all.late,
+            })
+        });
+        json!({"load": self.load, "targets": targets.collect::<Vec<_>>()})
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bench::meter::{Failure, Interval};
+
+    /// Two targets, the second twice as slow, in three turns of two seconds.
+    pub fn report() -> Report {
+        let measured = |factor: u64| {
+            let mut measured = Measured::default();
+            for _ in 0..2 {
+                let mut interval = Interval::default();
+                for n in 1..=500 {
+                    let latency = Duration::from_micros(n * 10 * factor);
+                    interval.series.entry("put".to_owned()).or_default().record(latency);
+                }
+                let failure = Failure { code: "Unavailable".to_owned(), text: "<no> leader & more".to_owned() };
+                interval.failures.insert(failure, 3);
+                measured.tick(&interval);
+            }
+            measured
+        };
+        let target = |name: &str, factor| {
+            let mut target = TargetReport::new(name.to_owned());
+            target.rounds = (0..3).map(|_| measured(factor)).collect();
+            target.add_up("put");
+            target
+        };
+        Report { load: "put, 500/s".to_owned(), targets: vec![target("a:1", 1), target("b:2", 2)] }
+    }
+
+    #[test]
+    fn turns_are_added_up_and_compared_turn_by_turn() {
+        let report = report();
+        let all = &report.targets[1].all;
+        assert_eq!((all.seconds, all.all.answered(), all.all.failed()), (6.0, 3000, 18));
+        assert_eq!(all.timeline["put"].last().map(|point| point.at), Some(6.0));
+        let ratio = report.latency_ratio(1, "put", 50.0).expect("both ran");
+        assert!((1.98..2.02).contains(&ratio.median) && ratio.min <= ratio.max, "{ratio:?}");
+        assert_eq!(report.rate_ratio(1, "put").map(|ratio| ratio.median), Some(1.0));
+    }
+
+    #[test]
+    fn programs_find_every_figure() {
+        let json = report().json();
+        let put = &json["targets"][1]["series"]["put"];
+        assert_eq!(put["operations"], 3000);
+        assert_eq!(put["perSecond"], 500.0);
+        assert!(put["percentilesMs"]["p99.99"].as_f64().is_some_and(|ms| ms > 9.9));
+        assert_eq!(put["timeline"].as_array().map(Vec::len), Some(6));
+        assert!(put["ratios"]["p99"]["median"].is_f64() && json["targets"][0]["series"]["put"].get("ratios").is_none());
+        assert_eq!(json["targets"][0]["errors"][0]["count"], 18);
+    }
+}

@@ -1,0 +1,230 @@
+//! One run of a load against one target.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use serde::Serialize;
+use tokio::{task::JoinSet, time::timeout};
+
+use super::{
+    meter::{Failure, Interval, Meter},
+    pace::Pacer,
+    scenario::{Scenario, Shape, load},
+    schedule::{Rate, Schedule},
+    watchers::{Clock, Watchers},
+    worker::Worker,
+};
+use crate::client::Target;
+
+/// Sent later than this after it was meant to be, a request counts as late.
+const LATE: Duration = Duration::from_millis(1);
+
+/// How often what was measured is collected.
+pub const TICK: Duration = Duration::from_secs(1);
+
+/// How events may follow behind the last write.
+const EVENTS_FOLLOW: Duration = Duration::from_millis(500);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What kind of load.
+    pub scenario: Scenario,
+    /// The sizes of things.
+    pub shape: Arc<Shape>,
+    /// How many connections.
+    pub connections: usize,
+    /// How many clients share them: so many requests can be under way.
+    pub clients: usize,
+    /// How many requests a second; without, each client sends as soon as it has its answer.
+    pub rate: Option<Rate>,
+    /// How long it runs before anything is measured.
+    pub warm_up: Duration,
+    /// How long it is measured.
+    pub duration: Duration,
+    /// How many requests there are at most.
+    pub total: u64,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Where chance begins.
+    pub seed: u64,
+    /// When to begin, where several processes are to begin together; else at once.
+    pub begin: Option<SystemTime>,
+}
+
+/// What one run measured.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Measured {
+    /// From the first measured request to the last answer.
+    pub seconds: f64,
+    /// All of it.
+    pub all: Interval,
+    /// By kind of operation, a second at a time.
+    pub timeline: BTreeMap<String, Vec<Point>>,
+}
+
+/// A second of a run.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Point {
+    /// Seconds since the measured part began.
+    pub at: f64,
+    /// Operations that were answered in it.
+    pub answered: u64,
+    /// Of all kinds, those that failed.
+    pub failed: u64,
+    /// Milliseconds that half of them took at most.
+    pub p50_ms: f64,
+    /// Milliseconds that 99 of 100 took at most.
+    pub p99_ms: f64,
+    /// Milliseconds of the longest.
+    pub max_ms: f64,
+}
+
+/// Milliseconds, as everything prints them.
+pub fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+impl Measured {
+    /// Takes in what was measured in one more second.
+    pub fn tick(&mut self, interval: &Interval) {
+        self.seconds += TICK.as_secs_f64();
+        for name in interval.series.keys() {
+            self.timeline.entry(name.clone()).or_default();
+        }
+        for (name, points) in &mut self.timeline {
+            let latencies = interval.series.get(name).cloned().unwrap_or_default();
+            points.push(Point {
+                at: self.seconds,
+                answered: latencies.0.len(),
+                failed: interval.failed(),
+                p50_ms: milliseconds(latencies.percentile(50.0)),
+                p99_ms: milliseconds(latencies.percentile(99.0)),
+                max_ms: milliseconds(latencies.max()),
+            });
+        }
+        self.all.add(interval);
+    }
+
+    /// Answered operations of a kind, a second.
+    pub fn rate(&self, series: &str) -> f64 {
+        let answered = self.all.series.get(series).map_or(0, |latencies| latencies.0.len());
+        answered as f64 / self.seconds.max(1e-9)
+    }
+}
+
+impl Plan {
+    /// What it is, in a sentence.
+    pub fn describe(&self) -> String {
+        let pace = match &self.rate {
+            Some(rate) => format!("open loop at {rate}"),
+            None => "closed loop".to_owned(),
+        };
+        let Plan { scenario, clients, connections, duration, .. } = self;
+        format!("{scenario}, {pace}, {clients} clients on {connections} connections, {duration:?} a turn")
+    }
+
+    /// Writes the keys that have to be there.
+    pub async fn prepare(&self, target: &Target) -> anyhow::Result<()> {
+        let count = self.scenario.preload(&self.shape);
+        if count > 0 {
+            load(&target.connect(self.connections.min(4)).await?, &self.shape, count).await?;
+        }
+        Ok(())
+    }
+
+    /// A part of it, for one process of several.
+    pub fn part(&self, index: usize, parts: usize) -> Plan {
+        let share = |count: usize| (count / parts + usize::from(index < count % parts)).max(1);
+        Plan {
+            connections: share(self.connections),
+            clients: share(self.clients),
+            rate: self.rate.as_ref().map(|rate| rate.part(1.0 / parts as f64)),
+            total: if self.total == u64::MAX { u64::MAX } else { self.total.div_ceil(parts as u64) },
+            seed: self.seed.wrapping_add((index as u64) << 32),
+            ..self.clone()
+        }
+    }
+
+    /// Runs it. `tick` hears of every second that was measured, and at last of what was left.
+    /// Returns how long the measured part lasted.
+    pub async fn run(&self, target: &Target, mut tick: impl FnMut(&Interval)) -> anyhow::Result<f64> {
+        let connections = target.connect(self.connections).await?;
+        let (meter, clock) = (Arc::new(Meter::default()), Clock::new());
+        // Watchers are created before anything begins; how long that takes is not part of it.
+        let mut watchers = None;
+        if self.scenario.watches() {
+            watchers = Some(Watchers::create(self.scenario, &self.shape, &connections).await?);
+        }
+        let wait = self.begin.and_then(|begin| begin.duration_since(SystemTime::now()).ok()).unwrap_or_default();
+        tokio::time::sleep(wait).await;
+        let begin = Instant::now();
+        if let Some(watchers) = &mut watchers {
+            watchers.listen(&meter, clock, begin + self.warm_up);
+        }
+        let measured_from = begin + self.warm_up;
+        let mut clients = JoinSet::new();
+        let mut number = 0;
+        for flow in self.scenario.flows(&self.shape, self.clients) {
+            let rate = flow.own_rate.map(Rate::constant).or_else(|| self.rate.clone());
+            let pacer = match rate.filter(|rate| !rate.is_zero()) {
+                Some(rate) => {
+                    let schedule = Schedule::new(&rate, self.warm_up, self.duration).at_most(self.total);
+                    Pacer::open(schedule, begin, flow.clients)
+                }
+                None => Pacer::closed(measured_from + self.duration, self.total),
+            };
+            for client in 0..flow.clients {
+                let connection = connections[number % connections.len()].clone();
+                let mut worker = Worker::new(&self.shape, connection, self.seed, client, flow.clients);
+                let (pacer, meter, limit, flow) = (Arc::clone(&pacer), Arc::clone(&meter), self.timeout, flow.clone());
+                let own = number;
+                clients.spawn(async move {
+                    while let Some(slot) = pacer.next().await {
+                        let is_late = slot.intended.elapsed() > LATE;
+                        let since_epoch = clock.since_epoch(slot.intended);
+                        let outcome = timeout(limit, worker.act(flow.action, since_epoch)).await;
+                        if slot.intended < measured_from {
+                            continue;
+                        }
+                        if is_late {
+                            meter.late(own);
+                        }
+                        match outcome {
+                            Ok(Ok(other)) => meter.record(own, other.unwrap_or(flow.series), slot.intended.elapsed()),
+                            Ok(Err(status)) => meter.fail(own, Failure::from(&status)),
+                            Err(_) => {
+                                let text = format!("no answer within {limit:?}");
+                                meter.fail(own, Failure { code: "(none)".to_owned(), text });
+                            }
+                        }
+                    }
+                });
+                number += 1;
+            }
+        }
+        let mut next_tick = measured_from + TICK;
+        loop {
+            let wait = tokio::time::sleep_until(next_tick.into());
+            let is_done = tokio::select! {
+                () = async { while clients.join_next().await.is_some() {} } => true,
+                () = wait => false,
+            };
+            if is_done {
+                break;
+            }
+            tick(&meter.drain());
+            next_tick += TICK;
+        }
+        let elapsed = measured_from.elapsed().as_secs_f64();
+        if watchers.is_some() {
+            tokio::time::sleep(EVENTS_FOLLOW).await;
+        }
+        drop(watchers);
+        tick(&meter.drain());
+        Ok(elapsed)
+    }
+}
