@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::{
+    bench,
     flags::{Asked, Environment, Failure, FailureKind, Problem, etcd, gateway, go::quote, server, syntax, up},
     help,
     logging::{Level, LogConfig, Logger},
@@ -30,12 +31,14 @@ pub enum Command<'a> {
     Tap(&'a [String]),
     Policy(&'a [String]),
     Utl(Vec<String>),
+    Bench(&'a [String]),
     Version,
     Help(Option<&'a str>),
 }
 
 /// Every word that a command line may start with.
-pub const COMMANDS: [&str; 10] = ["up", "server", "gateway", "top", "quota", "tap", "policy", "utl", "version", "help"];
+pub const COMMANDS: [&str; 11] =
+    ["up", "server", "gateway", "top", "quota", "tap", "policy", "utl", "bench", "version", "help"];
 
 /// The tools of etcd that `forebay utl` is too, when it is called by their names.
 const TOOLS: [(&str, &[&str]); 3] =
@@ -70,6 +73,7 @@ impl Command<'_> {
             "tap" => Ok(Command::Tap(after)),
             "policy" => Ok(Command::Policy(after)),
             "utl" => Ok(Command::Utl(after.to_vec())),
+            "bench" => Ok(Command::Bench(after)),
             "version" | "--version" | "-version" | "-V" => Ok(Command::Version),
             "help" => Ok(Command::Help(after.first().map(String::as_str))),
             "--help" | "-help" | "-h" => Ok(Command::Help(None)),
@@ -103,6 +107,10 @@ pub fn run(arguments: &[String], env: &Environment) -> ExitCode {
             if report.status == 0 { printed } else { ExitCode::from(report.status) }
         }
         Ok(Command::Utl(args)) => utl::run(&args, |problems| complain("utl", problems)),
+        Ok(Command::Bench(args)) => bench::run(args).unwrap_or_else(|(status, problems)| {
+            complain("bench", &problems);
+            ExitCode::from(status)
+        }),
         Ok(Command::Version) => print(&version::page()),
         Ok(Command::Help(None)) => print(&help::overview()),
         Ok(Command::Help(Some(topic))) => match help::topic(topic) {
@@ -248,7 +256,7 @@ fn say(text: &str) {
 }
 
 /// To stdout. A reader that went away early, like `head`, is no failure.
-fn print(text: &str) -> ExitCode {
+pub(crate) fn print(text: &str) -> ExitCode {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
@@ -273,6 +281,7 @@ mod tests {
             ("forebay server --name a", "Server([\"--name\", \"a\"])"),
             ("forebay gateway", "Gateway([])"),
             ("forebay policy check a.yaml", "Policy([\"check\", \"a.yaml\"])"),
+            ("forebay bench put", "Bench([\"put\"])"),
             ("forebay version", "Version"),
             ("forebay --version", "Version"),
             ("forebay -h", "Help(None)"),

@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 
 use crate::{
+    bench::flags as bench_flags,
     flags::{gates, gateway as gateway_flags, server as server_flags, table::Flag, up as up_flags},
     policy as policy_command, utl as utl_command,
 };
 
 /// What `forebay help` can be asked about.
-pub const TOPICS: [&str; 12] = [
+pub const TOPICS: [&str; 13] = [
     "up",
     "server",
     "gateway",
@@ -17,6 +18,7 @@ pub const TOPICS: [&str; 12] = [
     "tap",
     "policy",
     "utl",
+    "bench",
     "version",
     "environment",
     "config-file",
@@ -32,6 +34,7 @@ pub fn topic(name: &str) -> Option<String> {
         "top" | "quota" | "tap" => Some(OBSERVE.to_owned()),
         "policy" => Some(policy()),
         "utl" => Some(utl()),
+        "bench" => Some(bench()),
         "version" => Some(VERSION.to_owned()),
         "environment" => Some(ENVIRONMENT.to_owned()),
         "config-file" => Some(CONFIG_FILE.to_owned()),
@@ -54,6 +57,7 @@ Usage:
   forebay tap                  every request of a gateway, as it ends
   forebay policy VERB ...      what a policy file says: check, explain, diff
   forebay utl COMMAND ...      etcd's files without a member: snapshots, hashes, checks, dumps, space
+  forebay bench LOAD           load on any etcd, and how long it really took
   forebay version              which etcd we are compatible with, and our own version
   forebay help [topic]         more on {topics}
 
@@ -163,6 +167,21 @@ cannot be read.
         page("", &offline::flags(), offline::Settings::default()),
     ]
     .concat()
+pub fn bench() -> String {
+    let usage = "Usage: forebay bench LOAD [flags]
+
+LOAD is put, range [KEY [END]], range-stream, txn-put, txn-mixed, watch, watch-latency, lease-keepalive, stm,
+k8s (what API servers do) or storm (lists of everything, and a bystander).
+
+Requests are sent when they are due, whatever the answers do, and latency counts from then: a server that
+stalls is seen to. Works against any etcd; etcd's benchmark tool has many of these flags.
+
+  forebay bench put --rate 2000/s --duration 30s --report out.html
+  forebay bench range --compare 127.0.0.1:2379,127.0.0.1:23790 --assert 'p99<20ms'
+
+Exit status: 0; 1 if it could not run, or a condition does not hold; 2 if the command line cannot be read.
+";
+    page(usage, &bench_flags::flags(), bench_flags::Settings::default())
 }
 
 const VERSION: &str = "Usage: forebay version
@@ -215,7 +234,7 @@ const EXIT_STATUS: &str = "Exit status
 fn page<S>(usage: &str, flags: &[Flag<S>], mut defaults: S) -> String {
     let mut page = usage.to_owned();
     let mut group = "";
-    for flag in flags.iter().filter(|flag| flag.unused().is_none()) {
+    for flag in flags.iter().filter(|flag| flag.unused().is_none() && !flag.help.is_empty()) {
         if flag.group != group {
             group = flag.group;
             let _ = write!(page, "\n{group}:\n");

@@ -3,6 +3,7 @@
 //! In reading order: [`cli`] picks the command, [`flags`] makes a validated configuration of what the operator said,
 //! [`logging`] is set up from it, and [`roles`] runs it.
 
+pub mod bench;
 pub mod cli;
 pub mod discovery;
 pub mod flags;

@@ -32,7 +32,7 @@ pub fn text(report: &Report) -> String {
         if all.all.late > 0 {
             let _ = writeln!(
                 text,
-                "  {:<14} {:>10} requests were sent over 1 ms after they were meant to be: all clients waited",
+                "  {:<14} {:>10} were sent over 1 ms after they were meant to be: clients or this machine were busy",
                 "late", all.all.late
             );
         }
