@@ -14,6 +14,7 @@ use forebay_loadtest::{
         view::View,
     },
     client::{Stream, Target, Tls},
+    history::Setup,
 };
 
 use self::flags::{Bench, Settings};
@@ -52,7 +53,9 @@ async fn load(bench: &Bench, args: &[String]) -> anyhow::Result<ExitCode> {
     });
     let fleet = fleet.transpose()?;
     let mut view = View::new(bench.settings.quiet);
-    let report = bench::compare(&bench.plan, &targets, bench.rounds, fleet.as_ref(), &mut view).await?;
+    let checked = bench.settings.check.then(|| Setup { seed: bench.plan.seed, ..Setup::default() });
+    let report =
+        bench::compare(&bench.plan, &targets, bench.rounds, fleet.as_ref(), checked.as_ref(), &mut view).await?;
     let printed = print(&shown(&report, &bench.settings.output)?);
     for path in &bench.settings.report {
         let form = Path::new(path).extension().and_then(|extension| extension.to_str()).unwrap_or_default();
@@ -60,6 +63,7 @@ async fn load(bench: &Bench, args: &[String]) -> anyhow::Result<ExitCode> {
     }
     let mut all_hold = true;
     for target in &report.targets {
+        all_hold &= target.is_consistent();
         for assertion in &bench.assertions {
             let (holds, said) = assertion.holds(target);
             all_hold &= holds;

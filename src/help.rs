@@ -167,6 +167,8 @@ cannot be read.
         page("", &offline::flags(), offline::Settings::default()),
     ]
     .concat()
+}
+
 pub fn bench() -> String {
     let usage = "Usage: forebay bench LOAD [flags]
 

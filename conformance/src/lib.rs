@@ -10,11 +10,12 @@
 //! What is recorded comes from [`cases`] (one per fact of the protocol), from seeded random
 //! [`programs`] and [`watches`], from [`http`] requests and from [`etcdctl`] itself. [`crash`] asks
 //! the other question: whether what was acknowledged is still there after a `kill -9`; [`cluster`] asks it of several
-//! members, of one kind or mixed; [`metrics`] reads what both count; [`advisories`] tries what etcd's advisories are about;
+//! members, of one kind or mixed; [`histories`] has what was seen through two gateways checked while members fail;
+//! [`metrics`] reads what both count; [`advisories`] tries what etcd's advisories are about;
 //! [`content`] is everything that a member has, for moving its files, and [`tools`] runs what reads them.
 //!
-//! **Invariant:** this crate knows `forebay-proto` and processes, and no other crate of the
-//! workspace: nothing that is tested here can be mistaken the same way by its test.
+//! **Invariant:** this crate knows `forebay-proto`, processes and the checker of `forebay-loadtest`, and nothing that is
+//! tested here: that cannot be mistaken in the same way by its test.
 
 pub mod peers;
 pub mod target;
@@ -39,5 +40,7 @@ pub mod cluster;
 pub mod content;
 pub mod crash;
 pub mod flaps;
+pub mod gateways;
+pub mod histories;
 pub mod metrics;
 pub mod tools;

@@ -29,6 +29,11 @@ impl Release {
         installed(&format!("{self}/etcd"))
     }
 
+    /// The offline tool's binary, if it is installed.
+    pub fn etcdutl(self) -> Option<PathBuf> {
+        installed(&format!("{self}/etcdutl"))
+    }
+
     /// The command line's binary, if it is installed.
     pub fn etcdctl(self) -> Option<PathBuf> {
         installed(&format!("{self}/etcdctl"))

@@ -25,7 +25,7 @@ use crate::{
 const IN_USE: &str = "address already in use";
 
 /// How long a process may take until it serves.
-const START_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// What to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -226,6 +226,27 @@ impl Target {
         self.member_process = Process::start(command, self.member, self.dir.path().join("member.log")).await?;
         self.kind = kind;
         Ok(())
+    }
+
+    /// The folder of its files.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Kills the member, puts what a snapshot holds in the place of its data, as an operator does with etcd's tool, and
+    /// waits until it serves.
+    pub async fn restore(&mut self, snapshot: &Path) -> anyhow::Result<()> {
+        self.kill();
+        let data = self.dir.path().join("data");
+        std::fs::remove_dir_all(&data)?;
+        let peer = format!("http://{}", self.peer);
+        let mut command = Command::new(Release::REFERENCE.etcdutl().context(peers::INSTALL)?);
+        command.args(["snapshot", "restore"]).arg(snapshot).arg("--data-dir").arg(&data);
+        command.args(["--name", NAME, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--initial-cluster", &format!("{NAME}={peer}")]);
+        let done = command.output().with_context(|| format!("cannot run {command:?}"))?;
+        ensure!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+        self.member_process.restart().await
     }
 
     /// Starts the member again on what is left in its data directory, and waits until it serves.

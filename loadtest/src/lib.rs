@@ -9,5 +9,6 @@ pub mod bench;
 pub mod check;
 pub mod client;
 pub mod empty;
+pub mod history;
 pub mod process;
 pub mod work;

@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod etcdctl;
 mod flaps;
+mod histories;
 mod http;
 mod metrics;
 mod programs;

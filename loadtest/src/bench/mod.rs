@@ -26,14 +26,20 @@ use self::{
     run::{Measured, Plan},
     view::View,
 };
-use crate::client::Target;
+use crate::{
+    check,
+    client::Target,
+    history::{Recording, Setup},
+};
 
-/// Runs a plan against each target, so many times in turns.
+/// Runs a plan against each target, so many times in turns. With `checked`, a history is recorded beside the load, and
+/// checked.
 pub async fn compare(
     plan: &Plan,
     targets: &[Target],
     rounds: usize,
     fleet: Option<&Fleet>,
+    checked: Option<&Setup>,
     view: &mut View,
 ) -> anyhow::Result<Report> {
     for target in targets {
@@ -44,6 +50,10 @@ pub async fn compare(
     for round in 0..rounds {
         for (place, (target, report)) in targets.iter().zip(&mut reports).enumerate() {
             view.begin(&target.name(), round, rounds, plan.duration);
+            let recording = match checked {
+                Some(setup) => Some(Recording::begin(setup.clone(), &target.connect(4).await?).await?),
+                None => None,
+            };
             let mut measured = Measured::default();
             let tick = |interval: &meter::Interval| {
                 measured.tick(interval);
@@ -55,6 +65,10 @@ pub async fn compare(
             };
             measured.seconds = seconds.with_context(|| target.name())?;
             report.rounds.push(measured);
+            if let Some(recording) = recording {
+                view.say(&format!("checking the history of {}", target.name()));
+                report.checks.push(check::check(&recording.end().await));
+            }
         }
     }
     view.end();

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 pub use self::{hgrm::hgrm, html::html, text::text};
 use super::run::{Measured, Plan, milliseconds};
+use crate::check;
 
 /// The percentiles that are reported.
 pub const PERCENTILES: [f64; 7] = [50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99];
@@ -33,12 +34,19 @@ pub struct TargetReport {
     pub rounds: Vec<Measured>,
     /// All turns together.
     pub all: Measured,
+    /// Of each turn, whether what was seen can have happened, if that was asked.
+    pub checks: Vec<check::Report>,
 }
 
 impl TargetReport {
+    /// Whether nothing was seen that cannot have happened.
+    pub fn is_consistent(&self) -> bool {
+        self.checks.iter().all(|check| check.violations.is_empty())
+    }
+
     /// Of a target that has not run yet.
     pub fn new(name: String) -> TargetReport {
-        TargetReport { name, main: String::new(), rounds: Vec::new(), all: Measured::default() }
+        TargetReport { name, main: String::new(), rounds: Vec::new(), all: Measured::default(), checks: Vec::new() }
     }
 
     fn add_up(&mut self, main: &str) {
@@ -146,6 +154,11 @@ impl Report {
                 "series": series.collect::<serde_json::Map<_, _>>(),
                 "errors": failures.collect::<Vec<_>>(),
                 "sentLate": target.all.all.late,
+                "checks": target.checks.iter().map(|check| json!({
+                    "operations": check.operations,
+                    "events": check.events,
+                    "violations": check.violations.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                })).collect::<Vec<_>>(),
             })
         });
         json!({"load": self.load, "targets": targets.collect::<Vec<_>>()})

@@ -26,6 +26,8 @@ mod tests;
 
 use std::fmt;
 
+use forebay_proto::etcdserverpb::response_op;
+
 use self::timeline::Timeline;
 pub use self::{
     history::{Answer, Base, History, Operation, Outcome, Received, Refusal, Request, Time, Watch},
@@ -120,6 +122,11 @@ impl Report {
         }
         text
     }
+}
+
+/// The revision in the header of an answer.
+pub fn revision_of(response: &response_op::Response) -> Option<i64> {
+    answers::header(response).map(|header| header.revision)
 }
 
 /// Checks a history.

@@ -36,6 +36,9 @@ pub fn text(report: &Report) -> String {
                 "late", all.all.late
             );
         }
+        for check in &target.checks {
+            let _ = writeln!(text, "  {:<14} {}", "history", check.summary());
+        }
         if place > 0 {
             let base = &report.targets[0].name;
             for name in report.series() {
