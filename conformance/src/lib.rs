@@ -30,6 +30,7 @@ pub mod runner;
 
 pub mod cases;
 pub mod programs;
+pub mod specs;
 pub mod watches;
 
 pub mod etcdctl;

@@ -1,6 +1,12 @@
 //! A gRPC server of the same stack that does nothing: the limit that no real server passes.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use forebay_proto::{
@@ -14,6 +20,8 @@ use tonic::{Request, Response, Status};
 pub struct Empty {
     one: RangeResponse,
     list: RangeResponse,
+    /// How many calls it has answered; clones share it.
+    pub answered: Arc<AtomicU64>,
 }
 
 impl Empty {
@@ -31,7 +39,11 @@ impl Empty {
             })
             .collect();
         let one = RangeResponse { header, kvs: kvs[..1].to_vec(), more: false, count: 1 };
-        Empty { list: RangeResponse { kvs, more: true, count: 100_000, ..one.clone() }, one }
+        Empty { list: RangeResponse { kvs, more: true, count: 100_000, ..one.clone() }, one, answered: Arc::default() }
+    }
+
+    fn count(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Serves until the process ends.
@@ -45,6 +57,7 @@ impl Empty {
 #[tonic::async_trait]
 impl Kv for Empty {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        self.count();
         let answer = if request.get_ref().range_end.is_empty() { &self.one } else { &self.list };
         Ok(Response::new(answer.clone()))
     }
@@ -56,14 +69,17 @@ impl Kv for Empty {
     }
 
     async fn put(&self, _: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        self.count();
         Ok(Response::new(PutResponse { header: self.one.header, prev_kv: None }))
     }
 
     async fn delete_range(&self, _: Request<DeleteRangeRequest>) -> Result<Response<DeleteRangeResponse>, Status> {
+        self.count();
         Ok(Response::new(DeleteRangeResponse { header: self.one.header, ..Default::default() }))
     }
 
     async fn txn(&self, _: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        self.count();
         Ok(Response::new(TxnResponse { header: self.one.header, succeeded: true, responses: Vec::new() }))
     }
 

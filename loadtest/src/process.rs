@@ -46,6 +46,11 @@ impl Process {
         Ok(process)
     }
 
+    /// The operating system's number of it.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// User and system CPU time so far, by the operating system's accounting.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;

@@ -95,6 +95,21 @@ impl Generator {
         (key, end)
     }
 
+    /// A range, perhaps at one of these revisions.
+    pub fn range_at(&mut self, oldest: i64, newest: i64) -> pb::RangeRequest {
+        let revision = if self.percent(40) { self.rng.random_range(oldest..=newest) } else { 0 };
+        pb::RangeRequest { revision, ..self.range(true) }
+    }
+
+    /// A watch that begins at one of these revisions.
+    pub fn watch_from(&mut self, oldest: i64, newest: i64) -> pb::WatchCreateRequest {
+        let (key, range_end) = self.key_and_end();
+        let filters = if self.percent(20) { vec![i32::from(self.percent(50))] } else { vec![] };
+        let start_revision = self.rng.random_range(oldest.max(1)..=newest);
+        let (prev_kv, fragment) = (self.percent(40), self.percent(20));
+        pb::WatchCreateRequest { key, range_end, start_revision, filters, prev_kv, fragment, ..Default::default() }
+    }
+
     fn put_op(&mut self) -> Op {
         self.revision += 1;
         let key = self.key();

@@ -24,6 +24,7 @@ mod generate;
 mod ties;
 
 pub use generate::{Generator, generate};
+pub(crate) use ties::settle;
 
 /// One operation of a program.
 #[derive(Clone, Debug, PartialEq)]

@@ -9,7 +9,7 @@ use forebay_proto::{
 
 /// The same answer with equal keys in key order. When a limit cut the answer, which of the last equal
 /// keys are in it is open too, so only their number and what they are equal in is kept.
-pub(super) fn settle(request: &RangeRequest, mut response: RangeResponse) -> RangeResponse {
+pub(crate) fn settle(request: &RangeRequest, mut response: RangeResponse) -> RangeResponse {
     let Ok(target) = SortTarget::try_from(request.sort_target) else { return response };
     if target == SortTarget::Key {
         return response;

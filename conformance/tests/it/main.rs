@@ -12,6 +12,7 @@ mod histories;
 mod http;
 mod metrics;
 mod programs;
+mod specs;
 mod swap;
 mod tools;
 mod watches;

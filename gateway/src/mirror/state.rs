@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -55,6 +55,8 @@ pub(super) struct State {
     pub(super) progress_wanted: Notify,
     /// The highest revision of a write that a client was told of here.
     acknowledged: AtomicI64,
+    /// See [`State::is_following`].
+    following: AtomicBool,
     /// When the last quorum round began that was answered, and its revision.
     last_round: Mutex<Option<(Instant, i64)>>,
 }
@@ -98,6 +100,7 @@ impl State {
                 dismissals: watch::Sender::new(0),
                 progress_wanted: Notify::new(),
                 acknowledged: AtomicI64::new(0),
+                following: AtomicBool::new(false),
                 last_round: Mutex::new(None),
             }
         })
@@ -211,6 +214,17 @@ impl State {
         self.acknowledged.load(Ordering::SeqCst)
     }
 
+    /// Whether the upstream watch is open, and a quorum was heard since it was opened. While it is not, the upstream may
+    /// have been restored, and a member's own word does not tell.
+    pub(super) fn is_following(&self) -> bool {
+        self.following.load(Ordering::SeqCst)
+    }
+
+    /// See [`State::is_following`].
+    pub(super) fn set_following(&self, following: bool) {
+        self.following.store(following, Ordering::SeqCst);
+    }
+
     /// Whether the upstream has had no leader for longer than etcd waits for one.
     pub(super) fn leaderless(&self) -> watch::Receiver<bool> {
         self.leaderless.subscribe()
@@ -223,9 +237,9 @@ impl State {
     }
 
     /// The lowest revision that a serializable read may be answered at, if it is known well enough: that of the last
-    /// quorum round, if it is young, and of every write that was acknowledged here.
+    /// quorum round, if it is young and the upstream still the same, and of every write that was acknowledged here.
     pub(super) fn recent(&self) -> Option<i64> {
         let (began, revision) = (*self.last_round.lock())?;
-        (began.elapsed() <= STALENESS_MAX).then(|| revision.max(self.acknowledged()))
+        (began.elapsed() <= STALENESS_MAX && self.is_following()).then(|| revision.max(self.acknowledged()))
     }
 }

@@ -87,7 +87,9 @@ pub(super) async fn follow(
     let mut pause = REOPEN_PAUSE;
     loop {
         let from = tail.mirror.revision();
-        match tail.stream().await {
+        let ended = tail.stream().await;
+        state.set_following(false);
+        match ended {
             StreamEnd::Tail(end) => return end,
             StreamEnd::Reopen(reason) => {
                 tracing::debug!(reason, "the upstream watch is opened anew");
@@ -244,6 +246,7 @@ impl Tail<'_> {
         let status = match told {
             Ok(revision) => {
                 self.denied = false;
+                self.state.set_following(true);
                 self.state
                     .metrics
                     .lag(revision - self.mirror.revision(), self.behind.map(|(_, since)| since.elapsed()));

@@ -87,7 +87,8 @@ struct Create {
 }
 
 impl Create {
-    /// Asks the upstream as etcd asks itself: locally at one member, without a quorum.
+    /// Asks the upstream as etcd asks itself: locally at one member, without a quorum; unless it is not sure that the
+    /// upstream is what it was.
     async fn admit(self) -> Admission {
         let identity = self.ward.identity();
         let right = self.range.clone();
@@ -95,8 +96,14 @@ impl Create {
         let right = if right.is_empty() { KeyRange::Key(right.start().to_vec().into()) } else { right };
         let want = Want { range: (!identity.is_anonymous()).then_some(right), revision: self.oldest_read() };
         loop {
-            let status = match self.state.vouch(identity, true, &want).await {
-                Ok(revision) => return self.granted(revision).await,
+            let is_following = self.state.is_following();
+            let vouched = self.state.vouch(identity, is_following, &want).await;
+            // Who answered may be another than who was followed, if that broke off meanwhile; and a mirror that is not
+            // served may hold a past that never was.
+            let is_sure = self.state.serving().is_some() && (!is_following || self.state.is_following());
+            let status = match vouched {
+                Ok(revision) if is_sure => return self.granted(revision).await,
+                Ok(_) => Status::unavailable("the mirror is not sure of its upstream"),
                 Err(status) => status,
             };
             match End::of(status.clone()) {

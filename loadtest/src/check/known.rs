@@ -29,7 +29,27 @@ pub struct Known {
     /// By the history's order.
     pub watched: Vec<Watched>,
     /// When a revision, or a later one, was first seen by anybody; from the one after the base.
-    pub seen: Vec<Time>,
+    pub seen: Vec<Seen>,
+}
+
+/// When something was seen, and by whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seen {
+    /// When.
+    pub at: Time,
+    /// By whom; nobody, of a revision that nobody saw.
+    pub by: Witness,
+}
+
+/// Who can see a revision, by their places in the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Witness {
+    /// An operation.
+    Operation(usize),
+    /// A watch.
+    Watch(usize),
+    /// Nobody.
+    Nobody,
 }
 
 /// What a watch was told.
@@ -57,10 +77,11 @@ impl Known {
             watched: Vec::new(),
             seen: Vec::new(),
         };
-        let mut first_seen: HashMap<i64, Time> = HashMap::new();
-        let mut saw = |revision: i64, at: Time| {
-            let first = first_seen.entry(revision).or_insert(at);
-            *first = at.min(*first);
+        let mut first_seen: HashMap<i64, Seen> = HashMap::new();
+        let mut saw = |revision: i64, at: Time, by: Witness| {
+            let seen = Seen { at, by };
+            let first = first_seen.entry(revision).or_insert(seen);
+            *first = seen.min(*first);
         };
         for (index, operation) in history.operations.iter().enumerate() {
             match (&operation.request, &operation.outcome) {
@@ -69,7 +90,7 @@ impl Known {
                         report.add(Kind::NoHeader, format!("operation {index} was answered without a revision"));
                         continue;
                     };
-                    saw(revision, *at);
+                    saw(revision, *at, Witness::Operation(index));
                     if revision < base {
                         report.uncompared += 1;
                     }
@@ -86,16 +107,16 @@ impl Known {
                 _ => {}
             }
         }
-        for watch in &history.watches {
+        for (index, watch) in history.watches.iter().enumerate() {
             let mut events: HashMap<i64, Vec<Event>> = HashMap::new();
             for message in &watch.messages {
                 let revision = message.response.header.map_or(0, |header| header.revision);
                 if revision > 0 {
-                    saw(revision, message.at);
+                    saw(revision, message.at, Witness::Watch(index));
                 }
                 for event in &message.response.events {
                     let revision = event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
-                    saw(revision, message.at);
+                    saw(revision, message.at, Witness::Watch(index));
                     events.entry(revision).or_default().push(event.clone());
                 }
             }
@@ -104,11 +125,11 @@ impl Known {
             known.watched.push(Watched { range, first, last, events });
         }
         known.last = first_seen.keys().copied().fold(base, i64::max);
-        let mut earliest = Time::MAX;
+        let mut earliest = Seen { at: Time::MAX, by: Witness::Nobody };
         known.seen = (base + 1..=known.last)
             .rev()
             .map(|revision| {
-                earliest = earliest.min(first_seen.get(&revision).copied().unwrap_or(Time::MAX));
+                earliest = first_seen.get(&revision).map_or(earliest, |seen| earliest.min(*seen));
                 earliest
             })
             .collect();

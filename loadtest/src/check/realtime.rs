@@ -19,9 +19,10 @@ pub fn check(history: &History, timeline: &Timeline, report: &mut Report) {
     let first_seen = timeline.writers.iter().zip(&timeline.seen).zip(timeline.base + 1..);
     for ((writer, seen), revision) in first_seen {
         if let Some(index) = writer
-            && history.operations[*index].called > *seen
+            && history.operations[*index].called > seen.at
         {
-            let text = format!("revision {revision} was seen before operation {index}, which wrote it, was sent");
+            let by = seen.by;
+            let text = format!("{by:?} saw revision {revision} before operation {index}, which wrote it, was sent");
             report.add(Kind::Premature, text);
         }
     }
@@ -51,7 +52,10 @@ pub fn check(history: &History, timeline: &Timeline, report: &mut Report) {
                 }
             }
             Outcome::Refused { at, refusal: Refusal::Compacted }
-                if history.exclusive && !compactions.iter().any(|(to, asked_at, _)| asked_at <= at && asked < *to) =>
+                // What was compacted before the history begins, nobody knows.
+                if history.exclusive
+                    && asked >= timeline.base
+                    && !compactions.iter().any(|(to, asked_at, _)| asked_at <= at && asked < *to) =>
             {
                 let text = format!("operation {index} at revision {asked} was refused as compacted, and it is not");
                 report.add(Kind::WrongRefusal, text);

@@ -10,8 +10,8 @@ use forebay_proto::{
 use super::{
     Kind, Report,
     answers::{header, is_same},
-    history::{Answer, History, Outcome, Request, Time},
-    known::Known,
+    history::{Answer, History, Outcome, Request},
+    known::{Known, Seen},
     model::{Model, Past},
 };
 
@@ -28,7 +28,7 @@ pub struct Timeline {
     /// Its events, in the same way.
     events: Vec<Vec<Event>>,
     /// When a revision, or a later one, was first seen by anybody; in the same way.
-    pub seen: Vec<Time>,
+    pub seen: Vec<Seen>,
 }
 
 impl Timeline {
@@ -166,7 +166,7 @@ impl<'a> Replay<'a> {
     /// Who may have written a revision that nobody was told is theirs; the likeliest last.
     fn candidates(&mut self, revision: i64) -> Vec<Option<usize>> {
         let known = self.known;
-        let seen = known.seen[self.writers.len()];
+        let seen = known.seen[self.writers.len()].at;
         let mut candidates = Vec::new();
         for &index in &known.unanswered {
             if self.history.operations[index].called > seen || self.placed.contains(&index) {
@@ -251,7 +251,9 @@ impl<'a> Replay<'a> {
             (None, None) => Vec::new(),
         };
         if self.history.exclusive || !events.is_empty() {
-            let text = format!("revision {revision} is nobody's, with {events:?}");
+            let Seen { at, by } = known.seen[self.writers.len()];
+            let text =
+                format!("revision {revision} is nobody's; first seen, or a later one, by {by:?} at {at}; {events:?}");
             self.found.push((Kind::Unwritten, text));
         }
         self.model.follow(&events);

@@ -147,7 +147,7 @@ impl Follower<'_> {
         let has_cause = self.compactions.iter().any(|(compacted, asked, _)| *compacted >= to && *asked <= at);
         if self.next >= to && self.timeline.base < self.next {
             self.wrong(Kind::WrongCancel, &format!("ended as compacted at {to}, but it was at {}", self.next));
-        } else if self.exclusive && !has_cause {
+        } else if self.exclusive && !has_cause && to > self.timeline.base {
             self.wrong(Kind::WrongCancel, &format!("ended as compacted at {to}, but nothing was compacted"));
         }
     }
@@ -190,8 +190,9 @@ impl Follower<'_> {
         let revision = right.kv.as_ref().map_or(0, |kv| kv.mod_revision);
         let expected = right.prev_kv.as_ref().filter(|_| self.watch.request.prev_kv);
         // What it was is not told once the revision before is compacted.
-        let may_be_gone =
-            !self.exclusive || self.compactions.iter().any(|(to, asked, _)| *asked <= at && revision - 1 < *to);
+        let may_be_gone = !self.exclusive
+            || revision - 1 <= self.timeline.base
+            || self.compactions.iter().any(|(to, asked, _)| *asked <= at && revision - 1 < *to);
         if got.prev_kv.as_ref() != expected && !(got.prev_kv.is_none() && may_be_gone) {
             let text = format!("revision {revision} came with {:?} before it, which was {expected:?}", got.prev_kv);
             self.wrong(Kind::WrongEvent, &text);

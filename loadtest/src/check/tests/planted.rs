@@ -200,8 +200,12 @@ fn nothing_is_seen_before_it_is_sent() {
 fn a_refusal_needs_a_cause() {
     is_found(
         |history, rng| {
+            let of_revision = |index: &usize| match &history.operations[*index].request {
+                Request::Kv(RequestRange(range)) => range.revision >= history.base.revision,
+                _ => false,
+            };
             let reads = answered(history).filter(|(index, ..)| is_linearizable_read(history, *index));
-            let (index, at, _) = reads.choose(rng)?;
+            let (index, at, _) = reads.filter(|(index, ..)| of_revision(index)).choose(rng)?;
             for operation in &mut history.operations {
                 if matches!(operation.request, Request::Compact(_)) {
                     operation.outcome = Outcome::Refused { at: 0, refusal: Refusal::Other };
