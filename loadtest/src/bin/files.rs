@@ -18,7 +18,7 @@ use std::{
 use anyhow::Context as _;
 use bytes::Bytes;
 use forebay_loadtest::{
-    client::connect,
+    client::{Connection, Target},
     process::{Process, etcd_flags, free_address},
 };
 use forebay_proto::etcdserverpb::{
@@ -28,7 +28,6 @@ use forebay_proto::etcdserverpb::{
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use hdrhistogram::Histogram;
 use rand::{RngCore as _, SeedableRng as _, rngs::StdRng};
-use tonic::transport::Channel;
 
 /// Bytes of a value of the large directory: that of a Kubernetes object with its history of fields.
 const VALUE_BYTES: usize = 16 << 10;
@@ -151,10 +150,10 @@ async fn measure(name: &str, program: &Path, options: &Options, scratch: &Path) 
 }
 
 /// Waits until a linearizable read is answered.
-async fn ready(server: &Process) -> anyhow::Result<Channel> {
+async fn ready(server: &Process) -> anyhow::Result<Connection> {
     let deadline = Instant::now() + Duration::from_secs(300);
     loop {
-        let channel = connect(server.address, 1, None).await?.remove(0);
+        let channel = Target::at(server.address).connect(1).await?.remove(0);
         let answer = KvClient::new(channel.clone()).range(RangeRequest { key: "x".into(), ..Default::default() }).await;
         match answer {
             Ok(_) => return Ok(channel),
@@ -165,7 +164,7 @@ async fn ready(server: &Process) -> anyhow::Result<Channel> {
 }
 
 /// Puts `count` values that do not compress, over `keys` keys in turn; returns the last revision.
-async fn fill(channel: &Channel, prefix: &str, keys: u64, count: u64, value_bytes: usize) -> anyhow::Result<i64> {
+async fn fill(channel: &Connection, prefix: &str, keys: u64, count: u64, value_bytes: usize) -> anyhow::Result<i64> {
     let mut value = vec![0; value_bytes];
     StdRng::seed_from_u64(1).fill_bytes(&mut value);
     let value = Bytes::from(value);
@@ -180,7 +179,7 @@ async fn fill(channel: &Channel, prefix: &str, keys: u64, count: u64, value_byte
 }
 
 /// Puts at a steady pace while something goes on, each timed from when it was due.
-async fn puts_during<T>(channel: &Channel, work: impl Future<Output = T>) -> anyhow::Result<(Duration, T)> {
+async fn puts_during<T>(channel: &Connection, work: impl Future<Output = T>) -> anyhow::Result<(Duration, T)> {
     let mut times = Histogram::<u64>::new_with_bounds(1, 600_000_000, 3)?;
     let mut client = KvClient::new(channel.clone());
     let mut work = std::pin::pin!(work);
@@ -204,7 +203,7 @@ async fn puts_during<T>(channel: &Channel, work: impl Future<Output = T>) -> any
 }
 
 /// Saves a snapshot durably; returns its size, and how long that took.
-async fn save(channel: &Channel, path: &Path) -> anyhow::Result<(u64, Duration)> {
+async fn save(channel: &Connection, path: &Path) -> anyhow::Result<(u64, Duration)> {
     let began = Instant::now();
     let mut pieces = MaintenanceClient::new(channel.clone())
         .max_decoding_message_size(usize::MAX)

@@ -1,6 +1,6 @@
 //! Compares servers in turns in one run: etcd, ours, and an empty gRPC server of the same stack; and the front tiers
-//! before them: etcd's `grpc-proxy`, our gateway as a process of its own, and ours with the server in one process; and
-//! our server under TLS.
+//! before them: etcd's `grpc-proxy`, our gateway as a process of its own before etcd and before ours, and ours with the
+//! server in one process; and our server under TLS.
 //!
 //! ```text
 //! cargo run --release -p forebay-loadtest --bin versus -- --etcd PATH --forebay target/release/forebay
@@ -29,7 +29,6 @@ const CONNECTIONS: usize = 10;
 const CLIENTS: usize = 100;
 const LIST_CLIENTS: usize = 20;
 const COUNT_CLIENTS: usize = 10;
-const WATCHERS: usize = 1000;
 const LISTED: usize = 500;
 const KEYS: Keys = Keys { count: 100_000, value_size: 256 };
 const MANY: Keys = Keys { count: 1_000_000, value_size: 256 };
@@ -40,6 +39,8 @@ struct Options {
     seconds: Duration,
     rounds: usize,
     only: Option<String>,
+    /// Watchers of one prefix, in the row `watch`.
+    watchers: usize,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -55,7 +56,8 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn options(args: &[String]) -> anyhow::Result<Options> {
-    let mut options = Options { etcd: None, forebay: None, seconds: Duration::from_secs(3), rounds: 3, only: None };
+    let mut options =
+        Options { etcd: None, forebay: None, seconds: Duration::from_secs(3), rounds: 3, only: None, watchers: 1000 };
     let mut args = args.iter();
     while let Some(flag) = args.next() {
         let value = args.next().with_context(|| format!("{flag} needs a value"))?;
@@ -65,7 +67,8 @@ fn options(args: &[String]) -> anyhow::Result<Options> {
             "--seconds" => options.seconds = Duration::try_from_secs_f64(value.parse()?)?,
             "--rounds" => options.rounds = value.parse()?,
             "--only" => options.only = Some(value.clone()),
-            _ => anyhow::bail!("unknown flag {flag}; known: --etcd --forebay --seconds --rounds --only"),
+            "--watchers" => options.watchers = value.parse()?,
+            _ => anyhow::bail!("unknown flag {flag}; known: --etcd --forebay --seconds --rounds --only --watchers"),
         }
     }
     Ok(options)
@@ -85,7 +88,7 @@ const ROWS: [(&str, Load, &[Kind]); 7] = [
     ("list", Load::Unary(Work::List, LIST_CLIENTS), &[Kind::Server, Kind::Front, Kind::Empty]),
     ("cas", Load::Unary(Work::CompareAndSet, CLIENTS), &[Kind::Server]),
     ("put-1-client", Load::Unary(Work::Put, 1), &[Kind::Server, Kind::Front]),
-    ("watch", Load::FanOut, &[Kind::Server]),
+    ("watch", Load::FanOut, &[Kind::Server, Kind::Front]),
     ("count", Load::Count, &[Kind::Server]),
 ];
 
@@ -111,7 +114,7 @@ async fn compare(options: Options) -> anyhow::Result<()> {
         for _ in 0..options.rounds {
             let mut round = Vec::new();
             for target in &targets {
-                let figures = if takes_part(&target) { Some(run(&load, target, options.seconds).await?) } else { None };
+                let figures = if takes_part(&target) { Some(run(&load, target, &options).await?) } else { None };
                 round.push(figures);
             }
             rounds.push(round);
@@ -127,11 +130,11 @@ async fn compare(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn run(load: &Load, target: &Target, duration: Duration) -> anyhow::Result<Figures> {
-    let channels = &target.channels;
+async fn run(load: &Load, target: &Target, options: &Options) -> anyhow::Result<Figures> {
+    let (channels, duration) = (&target.channels, options.seconds);
     match load {
         Load::Unary(work, clients) => measured(target, work.run(channels, *clients, KEYS, duration)).await,
-        Load::FanOut => measured(target, watch_fan_out(channels, WATCHERS, KEYS, duration)).await,
+        Load::FanOut => measured(target, watch_fan_out(channels, options.watchers, KEYS, duration)).await,
         Load::Count => measured(target, Work::Count("many/").run(channels, COUNT_CLIENTS, MANY, duration)).await,
     }
 }

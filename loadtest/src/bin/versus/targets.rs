@@ -63,20 +63,15 @@ pub async fn start(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Targ
             format!("--data-dir={}", scratch.join("grpc-proxy").display()),
         ];
         let proxy = starter.process("grpc-proxy", etcd, &args, address)?;
-        starter.add("grpc-proxy", Kind::Front, &["etcd"], proxy, Some(process), None).await?;
+        starter.add("grpc-proxy", Kind::Front, &["etcd"], proxy, Some(process.clone()), None).await?;
+        if let Some(forebay) = &options.forebay {
+            starter.gateway("gateway-etcd", forebay, process, &["etcd", "grpc-proxy"]).await?;
+        }
     }
     if let Some(forebay) = &options.forebay {
         let process = starter.server("forebay", forebay, &["server"], Kind::Server, &["etcd", "empty"]).await?;
         starter.server("forebay-tls", forebay, &["server"], Kind::Tls, &["forebay"]).await?;
-        let address = free_address()?;
-        let args = vec![
-            "gateway".to_owned(),
-            format!("--endpoints={}", process.address),
-            format!("--listen-client-urls=http://{address}"),
-            "--log-level=error".to_owned(),
-        ];
-        let gateway = starter.process("gateway", forebay, &args, address)?;
-        starter.add("gateway", Kind::Front, &["forebay"], gateway, Some(process), None).await?;
+        starter.gateway("gateway", forebay, process, &["forebay"]).await?;
         starter.server("up", forebay, &["up"], Kind::Front, &["forebay"]).await?;
     }
     let address = free_address()?;
@@ -111,6 +106,25 @@ impl Starter<'_> {
         let channels = &self.targets.last().expect("added above").channels;
         KEYS.load(channels, "key/").await.with_context(|| format!("loading {name}"))?;
         Ok(process)
+    }
+
+    /// Starts our gateway, with its mirror, in front of a store.
+    async fn gateway(
+        &mut self,
+        name: &'static str,
+        program: &Path,
+        upstream: Arc<Process>,
+        bases: &'static [&'static str],
+    ) -> anyhow::Result<()> {
+        let address = free_address()?;
+        let args = vec![
+            "gateway".to_owned(),
+            format!("--endpoints={}", upstream.address),
+            format!("--listen-client-urls=http://{address}"),
+            "--log-level=error".to_owned(),
+        ];
+        let process = self.process(name, program, &args, address)?;
+        self.add(name, Kind::Front, bases, process, Some(upstream), None).await
     }
 
     fn process(
