@@ -5,13 +5,13 @@
 //! terminal's cursor.
 
 mod line;
+mod rotation;
 
 use std::{
     fmt,
-    fs::{File, OpenOptions},
     io::{self, IsTerminal as _, Write as _},
     panic::Location,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -22,7 +22,11 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use line::{Line, Value};
+pub use self::rotation::Rotation;
+use self::{
+    line::{Line, Value},
+    rotation::RotatingFile,
+};
 
 use crate::flags::{Notice, file::os_text, go::quote};
 
@@ -114,11 +118,13 @@ pub struct LogConfig {
     pub level: Level,
     pub format: LogFormat,
     pub outputs: Vec<LogOutput>,
+    /// How files are put aside when they are full; without it they grow.
+    pub rotation: Option<Rotation>,
 }
 
 impl Default for LogConfig {
     fn default() -> LogConfig {
-        LogConfig { level: Level::Info, format: LogFormat::Json, outputs: vec![LogOutput::Stderr] }
+        LogConfig { level: Level::Info, format: LogFormat::Json, outputs: vec![LogOutput::Stderr], rotation: None }
     }
 }
 
@@ -150,7 +156,15 @@ impl Logger {
             sinks.push(match output {
                 LogOutput::Stderr => Sink::new(io::stderr(), config.format, io::stderr().is_terminal()),
                 LogOutput::Stdout => Sink::new(io::stdout(), config.format, io::stdout().is_terminal()),
-                LogOutput::File(path) => Sink::new(append_to(path)?, config.format, false),
+                LogOutput::File(path) => {
+                    let opened = match config.rotation {
+                        Some(rotation) => {
+                            RotatingFile::open(path, rotation).map(|file| Sink::new(file, config.format, false))
+                        }
+                        None => rotation::append_to(path).map(|file| Sink::new(file, config.format, false)),
+                    };
+                    opened.map_err(|error| cannot_open(path, &error))?
+                }
             });
         }
         Ok(Logger { level: config.level, format: config.format, sinks: sinks.into() })
@@ -215,11 +229,9 @@ impl Sink {
     }
 }
 
-fn append_to(path: &PathBuf) -> Result<File, String> {
-    OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
-        let shown = path.display();
-        format!("open sink {}: open {shown}: {}", quote(&shown.to_string()), os_text(&error))
-    })
+fn cannot_open(path: &Path, error: &io::Error) -> String {
+    let shown = path.display();
+    format!("open sink {}: open {shown}: {}", quote(&shown.to_string()), os_text(error))
 }
 
 impl<S: Subscriber> Layer<S> for Logger {

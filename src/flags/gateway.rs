@@ -370,6 +370,7 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
             level,
             format,
             outputs: s.log_outputs.iter().map(|output| LogOutput::parse(output)).collect(),
+            rotation: None,
         },
     })
 }

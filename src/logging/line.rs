@@ -142,7 +142,7 @@ fn short(file: &str) -> &str {
 }
 
 /// `2026-11-22T23:25:44.589506Z` of microseconds since 1970.
-fn timestamp(micros: u128) -> String {
+pub(super) fn timestamp(micros: u128) -> String {
     let (seconds, micros) = (micros / 1_000_000, micros % 1_000_000);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Howard Hinnant's civil_from_days: years that begin in March put the leap day last.

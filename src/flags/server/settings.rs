@@ -92,6 +92,7 @@ pub struct Settings {
     pub log_format: String,
     pub log_outputs: BTreeSet<String>,
     pub enable_log_rotation: bool,
+    pub log_rotation_config_json: String,
 }
 
 /// The certificates of one side.
@@ -110,6 +111,8 @@ pub struct TlsSettings {
     pub skip_client_san_verification: bool,
 }
 
+const DEFAULT_LOG_ROTATION: &str =
+    r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#;
 pub(super) const DEFAULT_NAME: &str = "default";
 pub(super) const DEFAULT_CLIENT_URL: &str = "http://localhost:2379";
 pub(super) const DEFAULT_PEER_URL: &str = "http://localhost:2380";
@@ -210,6 +213,7 @@ impl Default for Settings {
             log_format: "json".to_owned(),
             log_outputs: set("default"),
             enable_log_rotation: false,
+            log_rotation_config_json: DEFAULT_LOG_ROTATION.to_owned(),
         }
     }
 }

@@ -15,7 +15,6 @@ pub const UNUSED: &str = "Accepted, without meaning here";
 
 const NO_DISCOVERY: &str = "the discovery service is not built in";
 const NO_TRACING: &str = "spans are not exported";
-const NO_ROTATION: &str = "log files are not rotated here";
 const OF_OLD: &str = "etcd dropped it long ago and still accepts it";
 
 /// The table of `forebay server`, sorted as the help page prints it.
@@ -122,7 +121,8 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag(MONITORING, "log-format", Text(|s| &mut s.log_format), "json or console."),
         flag(MONITORING, "log-outputs", Set(|s| &mut s.log_outputs), "stderr, stdout or files, with commas; default is stderr."),
         flag(MONITORING, "logger", Text(|s| &mut s.logger), "zap, the only shape of log lines there is."),
-        flag(MONITORING, "enable-log-rotation", Bool(|s| &mut s.enable_log_rotation), "Refused: rotate log files with logrotate, or log to stderr."),
+        flag(MONITORING, "enable-log-rotation", Bool(|s| &mut s.enable_log_rotation), "Put the log file aside when it is full."),
+        flag(MONITORING, "log-rotation-config-json", Text(|s| &mut s.log_rotation_config_json), "When it is, and what is kept: maxsize in MiB, maxage in days, maxbackups, compress."),
 
         flag(UNSAFE, "force-new-cluster", Bool(|s| &mut s.force_new_cluster), "Make a cluster of this member alone out of its data."),
         flag(UNSAFE, "unsafe-no-fsync", Bool(|s| &mut s.unsafe_no_fsync), "Acknowledge writes that are not on disk yet. A crash loses them."),
@@ -130,7 +130,6 @@ pub fn flags() -> Vec<Flag<Settings>> {
         unused("backend-bbolt-freelist-type", Kind::Text, "the database engine keeps its free pages in a form of its own"),
         unused("enable-pprof", Kind::Bool, "there is no Go runtime to profile"),
         unused("v2-deprecation", Kind::Choices(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "etcd enforces the default whatever is given"),
-        unused("log-rotation-config-json", Kind::Text, NO_ROTATION),
         unused("enable-distributed-tracing", Kind::Bool, NO_TRACING),
         unused("distributed-tracing-address", Kind::Text, NO_TRACING),
         unused("distributed-tracing-service-name", Kind::Text, NO_TRACING),

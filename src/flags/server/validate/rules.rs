@@ -1,6 +1,6 @@
 //! etcd's rules, one function for each thing they are about, in the order etcd has them.
 
-use super::{Found, Said, list};
+use super::{Found, Said, Settings, list};
 use crate::{
     flags::{
         FailureKind, Notice,
@@ -9,7 +9,7 @@ use crate::{
         tls,
         url::Url,
     },
-    logging::{Level, LogConfig, LogFormat, LogOutput},
+    logging::{Level, LogConfig, LogFormat, LogOutput, Rotation},
 };
 
 const MAX_ELECTION_MS: u64 = 50_000;
@@ -28,12 +28,8 @@ pub(super) fn log(said: &Said, found: &mut Found) -> LogConfig {
             "name stderr or stdout beside the files in --log-outputs",
         );
     }
-    if s.enable_log_rotation {
-        found.problem(
-            "--enable-log-rotation is not supported here",
-            "log to stderr, or rotate the file with logrotate's copytruncate",
-        );
-    }
+    let outputs: Vec<LogOutput> = s.log_outputs.iter().map(|output| LogOutput::parse(output)).collect();
+    let rotation = s.enable_log_rotation.then(|| rotation(s, &outputs, found)).flatten();
     let level = Level::parse(&s.log_level).unwrap_or_else(|| {
         if found.problems.is_empty() {
             found.kind = FailureKind::Panic;
@@ -51,7 +47,21 @@ pub(super) fn log(said: &Said, found: &mut Found) -> LogConfig {
         );
         LogFormat::Json
     });
-    LogConfig { level, format, outputs: s.log_outputs.iter().map(|output| LogOutput::parse(output)).collect() }
+    LogConfig { level, format, outputs, rotation }
+}
+
+fn rotation(s: &Settings, outputs: &[LogOutput], found: &mut Found) -> Option<Rotation> {
+    let files = outputs.iter().filter(|output| matches!(output, LogOutput::File(_))).count();
+    if files > 1 || (files == 0 && outputs.len() == 1) {
+        found.problem(
+            "--log-outputs requires a single file path when --log-rotate-config-json is defined",
+            "name the file in --log-outputs",
+        );
+        return None;
+    }
+    Rotation::parse(&s.log_rotation_config_json)
+        .map_err(|error| found.problem(error, r#"write {"maxsize": 100} for files of 100 MiB"#))
+        .ok()
 }
 
 pub(super) fn addresses(said: &Said, found: &mut Found) {
