@@ -187,6 +187,7 @@ pub fn answer(question: &[u8], message: &[u8]) -> Result<Answer, Error> {
         return Err(Error::NoSuchName);
     }
     records.sort();
+    records.dedup();
     Ok(Answer::Records(records))
 }
 

@@ -243,7 +243,7 @@ mod tests {
         for other in ["log", "log-of-another", "catalog-1970-01-01T00-00-00.000", "log-1970-01-01T00-00-00.000.txt"] {
             fs::write(dir.path().join(other), "").unwrap();
         }
-        let days = |count| Some(Duration::from_secs(count * 86_400));
+        let days = |count: u64| Some(Duration::from_secs(count * 86_400));
         tidy(&path, Rotation { age_max: days(30), compress: true, ..rotation(1) }, now).unwrap();
         let kept: Vec<PathBuf> = backups(&path).unwrap().into_iter().map(|(_, path)| path).collect();
         assert_eq!(kept.len(), 3);
