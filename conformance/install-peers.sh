@@ -6,7 +6,10 @@
 #   etcd-dump-logs 3.6.14: Go modules; that of 3.7.1 prints addresses, and crashes on logs of 3.7.1 itself
 #   etcd 3.7.1, etcdctl, etcdutl, dump tools, benchmark, bbolt: Go modules
 #   Kubernetes' sample-apiserver 0.37.2: Go modules; takes minutes to build, so `all` leaves it out
-# Usage: conformance/install-peers.sh [all|debian|pypi|python|go|tools|kubernetes]
+#   schemathesis: PyPI, in an environment of its own
+#   Prometheus, promtool: Debian; etcd's own alerts and board (its mixin), Grafana's dashboard-linter: Go modules. That
+#   takes minutes to build as well, so `all` leaves it out
+# Usage: conformance/install-peers.sh [all|debian|pypi|python|schemathesis|go|tools|kubernetes|monitoring]
 # They land in $FOREBAY_PEERS (default ~/.cache/forebay-peers), one folder each.
 set -euo pipefail
 
@@ -40,6 +43,12 @@ python() {
   python3 -m venv "$peers/python"
   # The client's generated code is older than protobuf 4, and its channel options than grpcio 1.60.
   "$peers/python/bin/pip" install --quiet 'etcd3==0.12.0' 'protobuf<4' 'grpcio<1.60'
+}
+
+schemathesis() {
+  [ -x "$peers/schemathesis/bin/schemathesis" ] && return
+  python3 -m venv "$peers/schemathesis"
+  "$peers/schemathesis/bin/pip" install --quiet 'schemathesis==4.32.5'
 }
 
 # One module that requires etcd's modules at one version; plain `go install` refuses modules with `replace` lines.
@@ -80,6 +89,47 @@ kubernetes() {
   GOBIN="$peers/kubernetes" go install k8s.io/sample-apiserver@v0.37.2
 }
 
+monitoring() {
+  [ -x "$peers/monitoring/dashboard-linter" ] && return
+  local work out=$peers/monitoring; work=$(mktemp -d)
+  mkdir -p "$out"
+  # Unpacked only, as etcd's: installing would start it.
+  apt-get update -qq
+  (cd "$work" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb .)
+  cp "$work"/usr/bin/prometheus "$work"/usr/bin/promtool "$out/"
+  (
+    cd "$work"
+    go mod init forebay.dev/peers >/dev/null 2>&1
+    folder() { go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'; }
+    # The mixin is written in jsonnet.
+    GOBIN="$work" go install github.com/google/go-jsonnet/cmd/jsonnet@v0.22.0
+    cd "$(folder go.etcd.io/etcd/v3@v3.7.1)/contrib/mixin"
+    "$work/jsonnet" -e "((import 'config.libsonnet') + (import 'alerts/alerts.libsonnet')).prometheusAlerts" >"$out/mixin-alerts.json"
+    "$work/jsonnet" -e "((import 'config.libsonnet') + {_config+:: {grafana7x: true}}
+      + (import 'dashboards/etcd-grafana7x.libsonnet')).grafanaDashboards['etcd.json']" >"$out/mixin-board.json"
+    cd "$work"
+    cp -r "$(folder github.com/grafana/dashboard-linter@v0.2.0)" linter
+    chmod -R u+w linter
+    # Dashboards as Kubernetes objects need a module that the proxy has not; ours are none.
+    cat >linter/lint/v2.go <<'GO'
+package lint
+
+import (
+	"encoding/json"
+	"errors"
+)
+
+func isV2APIVersion(string) bool { return false }
+
+func newDashboardFromV2(json.RawMessage, string) (Dashboard, error) {
+	return Dashboard{}, errors.New("built without dashboards as Kubernetes objects")
+}
+GO
+    (cd linter && go build -o "$out/dashboard-linter" .)
+  )
+  rm -rf "$work"
+}
+
 case ${1:-all} in
   debian) debian ;;
   pypi) pypi ;;
@@ -87,7 +137,9 @@ case ${1:-all} in
   go) go_peers ;;
   tools) tools ;;
   kubernetes) kubernetes ;;
-  all) debian; pypi; python; go_peers; tools ;;
-  *) echo "usage: $0 [all|debian|pypi|python|go|tools|kubernetes]" >&2; exit 2 ;;
+  monitoring) monitoring ;;
+  schemathesis) schemathesis ;;
+  all) debian; pypi; python; schemathesis; go_peers; tools ;;
+  *) echo "usage: $0 [all|debian|pypi|python|schemathesis|go|tools|kubernetes|monitoring]" >&2; exit 2 ;;
 esac
 ls "$peers"/*/

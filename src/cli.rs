@@ -11,11 +11,12 @@ use std::{
 };
 
 use crate::{
-    bench,
+    bench, completion, dashboards, demo, doctor,
     flags::{Asked, Environment, Failure, FailureKind, Problem, etcd, gateway, go::quote, server, syntax, up},
     help,
     logging::{Level, LogConfig, Logger},
-    observe, policy,
+    manual, observe, openapi,
+    policy::{self, Report},
     roles::{self, Ended},
     signals, suggest, utl, version,
 };
@@ -32,13 +33,36 @@ pub enum Command<'a> {
     Policy(&'a [String]),
     Utl(Vec<String>),
     Bench(&'a [String]),
+    Doctor(&'a [String]),
+    Dashboards(&'a [String]),
+    Demo(&'a [String]),
+    Completion(&'a [String]),
+    Man(&'a [String]),
+    OpenApi,
     Version,
     Help(Option<&'a str>),
 }
 
 /// Every word that a command line may start with.
-pub const COMMANDS: [&str; 11] =
-    ["up", "server", "gateway", "top", "quota", "tap", "policy", "utl", "bench", "version", "help"];
+pub const COMMANDS: [&str; 17] = [
+    "up",
+    "server",
+    "gateway",
+    "top",
+    "quota",
+    "tap",
+    "policy",
+    "utl",
+    "bench",
+    "doctor",
+    "demo",
+    "dashboards",
+    "completion",
+    "man",
+    "openapi",
+    "version",
+    "help",
+];
 
 /// The tools of etcd that `forebay utl` is too, when it is called by their names.
 const TOOLS: [(&str, &[&str]); 3] =
@@ -74,6 +98,12 @@ impl Command<'_> {
             "policy" => Ok(Command::Policy(after)),
             "utl" => Ok(Command::Utl(after.to_vec())),
             "bench" => Ok(Command::Bench(after)),
+            "doctor" => Ok(Command::Doctor(after)),
+            "completion" => Ok(Command::Completion(after)),
+            "man" => Ok(Command::Man(after)),
+            "openapi" => Ok(Command::OpenApi),
+            "demo" => Ok(Command::Demo(after)),
+            "dashboards" => Ok(Command::Dashboards(after)),
             "version" | "--version" | "-version" | "-V" => Ok(Command::Version),
             "help" => Ok(Command::Help(after.first().map(String::as_str))),
             "--help" | "-help" | "-h" => Ok(Command::Help(None)),
@@ -100,17 +130,18 @@ pub fn run(arguments: &[String], env: &Environment) -> ExitCode {
         Ok(Command::Top(args)) => ask("top", observe::top(args)),
         Ok(Command::Quota(args)) => ask("quota", observe::quota(args)),
         Ok(Command::Tap(args)) => ask("tap", observe::tap(args)),
-        Ok(Command::Policy(args)) => {
-            let report = policy::run(args);
-            let printed = print(&report.page);
-            complain("policy", &report.problems);
-            if report.status == 0 { printed } else { ExitCode::from(report.status) }
-        }
         Ok(Command::Utl(args)) => utl::run(&args, |problems| complain("utl", problems)),
         Ok(Command::Bench(args)) => bench::run(args).unwrap_or_else(|(status, problems)| {
             complain("bench", &problems);
             ExitCode::from(status)
         }),
+        Ok(Command::Policy(args)) => tell("policy", &policy::run(args)),
+        Ok(Command::Doctor(args)) => tell("doctor", &doctor::run(args)),
+        Ok(Command::Completion(args)) => tell("completion", &completion::run(args)),
+        Ok(Command::Man(args)) => tell("man", &manual::run(args)),
+        Ok(Command::OpenApi) => print(&openapi::text()),
+        Ok(Command::Demo(args)) => tell("demo", &demo::run(args)),
+        Ok(Command::Dashboards(args)) => tell("dashboards", &dashboards::run(args)),
         Ok(Command::Version) => print(&version::page()),
         Ok(Command::Help(None)) => print(&help::overview()),
         Ok(Command::Help(Some(topic))) => match help::topic(topic) {
@@ -195,6 +226,13 @@ fn start<C, F: Future<Output = anyhow::Result<Ended>>>(
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ends a command that found something.
+fn tell(name: &str, report: &Report) -> ExitCode {
+    let printed = print(&report.page);
+    complain(name, &report.problems);
+    if report.status == 0 { printed } else { ExitCode::from(report.status) }
 }
 
 /// Ends a command that asked a gateway something.

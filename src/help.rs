@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 
 use crate::{
     bench::flags as bench_flags,
+    demo as demo_command, doctor as doctor_command,
     flags::{gates, gateway as gateway_flags, server as server_flags, table::Flag, up as up_flags},
     policy as policy_command, utl as utl_command,
 };
 
 /// What `forebay help` can be asked about.
-pub const TOPICS: [&str; 13] = [
+pub const TOPICS: [&str; 19] = [
     "up",
     "server",
     "gateway",
@@ -19,6 +20,12 @@ pub const TOPICS: [&str; 13] = [
     "policy",
     "utl",
     "bench",
+    "doctor",
+    "demo",
+    "dashboards",
+    "completion",
+    "man",
+    "openapi",
     "version",
     "environment",
     "config-file",
@@ -35,6 +42,12 @@ pub fn topic(name: &str) -> Option<String> {
         "policy" => Some(policy()),
         "utl" => Some(utl()),
         "bench" => Some(bench()),
+        "doctor" => Some(doctor()),
+        "demo" => Some(demo()),
+        "completion" => Some(COMPLETION.to_owned()),
+        "man" => Some(MAN.to_owned()),
+        "openapi" => Some(OPENAPI.to_owned()),
+        "dashboards" => Some(DASHBOARDS.to_owned()),
         "version" => Some(VERSION.to_owned()),
         "environment" => Some(ENVIRONMENT.to_owned()),
         "config-file" => Some(CONFIG_FILE.to_owned()),
@@ -58,6 +71,12 @@ Usage:
   forebay policy VERB ...      what a policy file says: check, explain, diff
   forebay utl COMMAND ...      etcd's files without a member: snapshots, hashes, checks, dumps, space
   forebay bench LOAD           load on any etcd, and how long it really took
+  forebay doctor               what is wrong with an etcd, and what to run next
+  forebay demo                 a storm of lists at a cluster, without and with a policy, in half a minute
+  forebay dashboards export    Grafana boards, Prometheus rules and their runbooks
+  forebay completion SHELL     completions for bash, zsh, fish or powershell
+  forebay man                  man pages
+  forebay openapi              the description of the JSON API, as served at /openapi.json
   forebay version              which etcd we are compatible with, and our own version
   forebay help [topic]         more on {topics}
 
@@ -185,6 +204,53 @@ Exit status: 0; 1 if it could not run, or a condition does not hold; 2 if the co
 ";
     page(usage, &bench_flags::flags(), bench_flags::Settings::default())
 }
+
+pub fn doctor() -> String {
+    let usage = "Usage: forebay doctor [flags]
+
+Examines members of any etcd from 3.4 on, gateways, a stopped member's data directory, a log, a policy file
+and backups, in the order in which one debugs: is it running, do members agree, what does the log say, is
+there space, where does time go, what lies in it, who asks for how much. Each line is a check with its
+evidence, and below it the command to run next. Nothing is changed.
+
+Exit status: 0 if all passed; 1 with warnings; 2 with failures, or if nothing could be examined.
+";
+    page(usage, &doctor_command::flags(), doctor_command::Settings::default())
+}
+
+pub fn demo() -> String {
+    let usage = "Usage: forebay demo [flags]
+
+Three members and a gateway on this machine, in a temporary folder. A controller lists all its objects from
+several places at once, while an API server writes at a steady pace and keeps a lease alive: first at a member,
+then through a gateway whose policy knows the storm. A table tells what the API server felt of it.
+";
+    page(usage, &demo_command::flags(), demo_command::Settings::default())
+}
+
+const DASHBOARDS: &str = "Usage: forebay dashboards export [--dir dashboards] [--datasource UID]
+
+Writes what a monitoring system needs into a folder: Grafana boards (Overview, Clients & Load, Watches &
+Mirror, Quotas & Policy, Storage & Raft), recording and alerting rules for Prometheus with their unit
+tests, and a runbook for each alert. --datasource is the uid of the Prometheus that boards show at first;
+they let you choose another one. Scrape the members as job etcd, so that etcd's own boards and alerts
+find them too.
+";
+
+const COMPLETION: &str = "Usage: forebay completion bash|zsh|fish|powershell
+
+Prints what the shell needs to complete commands, flags and their values. Its first lines say where to put it.
+";
+
+const MAN: &str = "Usage: forebay man [--dir DIR]
+
+Writes man pages into a folder, one for each command. Without --dir the first one is printed.
+";
+
+const OPENAPI: &str = "Usage: forebay openapi
+
+Prints the description of the JSON API, OpenAPI 3.1. Every client port serves it at /openapi.json.
+";
 
 const VERSION: &str = "Usage: forebay version
 

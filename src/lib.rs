@@ -5,11 +5,20 @@
 
 pub mod bench;
 pub mod cli;
+pub mod commands;
+pub mod completion;
+pub mod console;
+pub mod dashboards;
+pub mod demo;
 pub mod discovery;
+pub mod doctor;
 pub mod flags;
 pub mod help;
 pub mod logging;
+pub mod manual;
+mod notify;
 pub mod observe;
+pub mod openapi;
 pub mod policy;
 pub mod roles;
 pub mod signals;

@@ -15,7 +15,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use self::arguments::{Arguments, Output};
-use self::table::{Table, bytes, count};
+use self::table::{Table, count};
+pub(crate) use self::{arguments::FLAGS, table::bytes};
 use crate::flags::Problem;
 
 /// How often the live view is drawn again.

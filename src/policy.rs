@@ -27,7 +27,7 @@ pub struct Report {
 }
 
 impl Report {
-    fn page(page: impl Into<String>) -> Report {
+    pub(crate) fn page(page: impl Into<String>) -> Report {
         Report { page: page.into(), ..Report::default() }
     }
 

@@ -31,11 +31,8 @@ use prometheus::{Registry, process_collector::ProcessCollector};
 use self::ports::{Bound, Fronts, Ports};
 use crate::{
     discovery::dns::Resolver,
-    flags::{
-        gateway::GatewayConfig,
-        server_config::{MetricsDetail, ServerConfig},
-        url::Url,
-    },
+    flags::{gateway::GatewayConfig, server_config::ServerConfig, url::Url},
+    notify,
     signals::{self, Stop},
 };
 
@@ -67,16 +64,14 @@ pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
         ..Config::default()
     };
     let gateway = Gateway::new(&told, Upstream::Local(member.api()), Metrics::new(&registry)?);
+    gateway.admission().register(&registry)?;
     let running = gateway.clone();
     tokio::spawn(async move { running.run(file).await });
     let probes = Arc::new(MemberProbes::new(member.clone(), registry.clone()));
     let ports = serve(
         bound,
         tls,
-        Served {
-            grpc: measured(gateway.api(), &registry, config.metrics)?,
-            admission: Some(gateway.admission().clone()),
-        },
+        Served { grpc: measured(gateway.api(), &registry)?, admission: Some(gateway.admission().clone()) },
         probes,
         &registry,
         settings::member_http(&config),
@@ -85,6 +80,7 @@ pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
     ready(&config.listen_client_urls);
     greet(&config);
     let ended = until_told_or_failed(&member).await;
+    notify::stopping();
     tokio::join!(gateway.drain(GRACE), ports.close());
     member.stop().await;
     ended
@@ -107,7 +103,7 @@ pub async fn server(config: ServerConfig) -> anyhow::Result<Ended> {
     let ports = serve(
         bound,
         tls,
-        Served { grpc: measured(member.api(), &registry, config.metrics)?, admission: None },
+        Served { grpc: measured(member.api(), &registry)?, admission: None },
         probes,
         &registry,
         settings::member_http(&config),
@@ -115,6 +111,7 @@ pub async fn server(config: ServerConfig) -> anyhow::Result<Ended> {
     )?;
     ready(&config.listen_client_urls);
     let ended = until_told_or_failed(&member).await;
+    notify::stopping();
     member.drain();
     ports.close().await;
     member.stop().await;
@@ -150,18 +147,17 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
     let addresses = Address::list(&config.endpoints.join(","))?;
     let upstream = Upstream::Remote(Pool::connect(&told, pool, addresses, tls::upstream(&config)?, metrics.clone()));
     let gateway = Gateway::new(&told, upstream, metrics);
+    gateway.admission().register(&registry)?;
     let running = gateway.clone();
     tokio::spawn(async move { running.run(file).await });
     let probes = GatewayProbes::new(&gateway, registry.clone()).expect("the upstream is a pool");
     let limits = settings::gateway_limits(&config);
     let tls = tls::gateway_clients(&config)?;
-    let served = Served {
-        grpc: measured(gateway.api(), &registry, MetricsDetail::Extensive)?,
-        admission: Some(gateway.admission().clone()),
-    };
+    let served = Served { grpc: measured(gateway.api(), &registry)?, admission: Some(gateway.admission().clone()) };
     let ports = serve(bound, tls, served, Arc::new(probes), &registry, settings::gateway_http(&config), &limits)?;
     ready(&config.listen_client_urls);
     let stop = signals::stop().await?;
+    notify::stopping();
     tokio::join!(gateway.drain(GRACE), ports.close());
     Ok(Ended::Told(stop))
 }
@@ -236,8 +232,8 @@ fn registry() -> anyhow::Result<Registry> {
 }
 
 /// Counts the calls of an API.
-fn measured(api: Api, registry: &Registry, detail: MetricsDetail) -> anyhow::Result<Api> {
-    Ok(Api::new(Measured::new(api, registry, detail == MetricsDetail::Extensive)?))
+fn measured(api: Api, registry: &Registry) -> anyhow::Result<Api> {
+    Ok(Api::new(Measured::new(api, registry)?))
 }
 
 /// What ports serve.
@@ -281,6 +277,8 @@ fn ready(urls: &[Url]) {
     for url in urls {
         tracing::info!(address = url.as_str(), "ready to serve client requests");
     }
+    notify::ready("serving clients");
+    notify::watch();
 }
 
 /// Tells a newcomer what to try.

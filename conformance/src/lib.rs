@@ -44,4 +44,5 @@ pub mod flaps;
 pub mod gateways;
 pub mod histories;
 pub mod metrics;
+pub mod monitoring;
 pub mod tools;

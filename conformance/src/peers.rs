@@ -60,6 +60,16 @@ pub fn python() -> Option<PathBuf> {
     installed("python/bin/python")
 }
 
+/// The fuzzer that reads the API's description, if it is installed.
+pub fn schemathesis() -> Option<PathBuf> {
+    installed("schemathesis/bin/schemathesis")
+}
+
+/// A tool of the monitoring folder: Prometheus, its promtool, Grafana's linter, or a file of etcd's mixin.
+pub fn monitoring(name: &str) -> Option<PathBuf> {
+    installed(&format!("monitoring/{name}"))
+}
+
 /// The binary under test: `$FOREBAY_BIN`, or what cargo has built beside this test.
 pub fn forebay() -> Option<PathBuf> {
     if let Some(named) = env::var_os("FOREBAY_BIN") {
@@ -89,6 +99,9 @@ pub fn skip(test: &str, missing: &str) {
 
 /// What to tell someone who has no peers.
 pub const INSTALL: &str = "not installed; run conformance/install-peers.sh";
+
+/// What to tell someone who has no Prometheus.
+pub const INSTALL_MONITORING: &str = "not installed; run conformance/install-peers.sh monitoring";
 
 /// What to tell someone who has not built the binary under test.
 pub const BUILD: &str = "no forebay binary; run `cargo build` first or name one with FOREBAY_BIN";

@@ -317,7 +317,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    async fn start(command: Command, serves_at: SocketAddr, log: PathBuf) -> anyhow::Result<Process> {
+    pub(crate) async fn start(command: Command, serves_at: SocketAddr, log: PathBuf) -> anyhow::Result<Process> {
         let mut process = Process::spawn(command, serves_at, log)?;
         process.serving().await?;
         Ok(process)
@@ -327,6 +327,17 @@ impl Process {
     pub(crate) fn spawn(mut command: Command, serves_at: SocketAddr, log: PathBuf) -> anyhow::Result<Process> {
         let child = spawn(&mut command, &log)?;
         Ok(Process { command, serves_at, log, child })
+    }
+
+    /// Waits until a page answers, of a process that is no member.
+    pub(crate) async fn answering(&mut self, path: &str) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while !http::Call::get(path).send(self.serves_at).await.is_ok_and(|response| response.status == 200) {
+            let ended = self.child.try_wait()?;
+            ensure!(ended.is_none() && started.elapsed() < START_LIMIT, "no {path} ({ended:?}):\n{}", tail(&self.log));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
     }
 
     /// Waits until it ends by itself.

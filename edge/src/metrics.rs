@@ -52,13 +52,13 @@ struct Method {
     sent: IntCounter,
     received_bytes: IntCounter,
     sent_bytes: IntCounter,
-    /// Only when asked for.
-    seconds: Option<Histogram>,
+    seconds: Histogram,
 }
 
 impl Measured {
-    /// Registers the metrics and wraps `api`. How long calls take is `extensive`: a histogram for every method.
-    pub fn new(api: Api, registry: &Registry, extensive: bool) -> prometheus::Result<Measured> {
+    /// Registers the metrics and wraps `api`. How long calls take is always told: etcd does so with
+    /// `--metrics=extensive` alone, and the alert on slow requests that comes with it is silent without.
+    pub fn new(api: Api, registry: &Registry) -> prometheus::Result<Measured> {
         let labels = ["grpc_type", "grpc_service", "grpc_method"];
         let counters = |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
             let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
@@ -83,9 +83,7 @@ impl Measured {
             "Seconds that RPCs took on the server, until the last message and the status were handed over.",
         );
         let seconds = HistogramVec::new(options.buckets(HANDLING_BUCKETS.to_vec()), &labels)?;
-        if extensive {
-            registry.register(Box::new(seconds.clone()))?;
-        }
+        registry.register(Box::new(seconds.clone()))?;
         let received_bytes =
             counter("etcd_network_client_grpc_received_bytes_total", "Bytes that came from gRPC clients.")?;
         let sent_bytes = counter("etcd_network_client_grpc_sent_bytes_total", "Bytes that went to gRPC clients.")?;
@@ -101,7 +99,7 @@ impl Measured {
                 sent: sent.with_label_values(&labels),
                 received_bytes: received_bytes.clone(),
                 sent_bytes: sent_bytes.clone(),
-                seconds: extensive.then(|| seconds.with_label_values(&labels)),
+                seconds: seconds.with_label_values(&labels),
             };
             methods.insert(format!("/{service}/{method}"), Arc::new(handles));
         }
@@ -199,9 +197,7 @@ impl Meter for Outgoing {
 impl Drop for Outgoing {
     fn drop(&mut self) {
         self.method.handled[self.code as usize].inc();
-        if let Some(seconds) = &self.method.seconds {
-            seconds.observe(self.start.elapsed().as_secs_f64());
-        }
+        self.method.seconds.observe(self.start.elapsed().as_secs_f64());
     }
 }
 
@@ -262,7 +258,7 @@ mod tests {
 
     async fn call(answer: fn() -> Response, path: &str) -> Registry {
         let registry = Registry::new();
-        let measured = Measured::new(Api::new(Fixed(answer)), &registry, true).unwrap();
+        let measured = Measured::new(Api::new(Fixed(answer)), &registry).unwrap();
         let put = grpc::encode(&PutRequest { key: "k".into(), ..Default::default() });
         let request = http::Request::builder().uri(path).body(Body::full(put)).unwrap();
         measured.call(request).await.into_body().collect().await.unwrap();

@@ -13,6 +13,8 @@
 mod admin;
 mod admit;
 mod answers;
+mod busiest;
+mod explained;
 mod held;
 mod identity;
 mod intake;

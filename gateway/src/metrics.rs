@@ -10,6 +10,9 @@ use tonic::Code;
 
 use crate::{admission, methods::Method, mirror::MirrorMetrics};
 
+/// Why an ending is another than the upstream's: the reasons of `rescue`.
+const REMAPS: [&str; 7] = ["refused", "deadline", "unreachable", "broken", "draining", "overloaded", "unavailable"];
+
 /// Handles to every metric; clones share them, and cost a count: each call has some.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Handles>);
@@ -83,6 +86,13 @@ impl Metrics {
             mirror: MirrorMetrics::new(registry)?,
             admission: admission::Metrics::new(registry)?,
         };
+        // An increase from nothing at all would be none to Prometheus.
+        for reason in REMAPS {
+            metrics.remaps.with_label_values(&[reason]);
+        }
+        for reason in ["unsent", "refused", "lost"] {
+            metrics.upstream_retries.with_label_values(&[reason]);
+        }
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.request_seconds.clone()))?;
         registry.register(Box::new(metrics.requests_in_flight.clone()))?;

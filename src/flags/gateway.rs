@@ -1,5 +1,6 @@
 //! The gateway's flags, named as etcd and etcdctl name the same things.
 
+mod kubeadm;
 mod mirror;
 mod tls;
 
@@ -72,6 +73,7 @@ pub struct GatewayConfig {
 #[derive(Clone, Debug)]
 pub struct Settings {
     config_file: String,
+    from_kubeadm: String,
     print_config: bool,
     version: bool,
     endpoints: Vec<String>,
@@ -114,6 +116,7 @@ impl Default for Settings {
         let any = BTreeSet::from(["*".to_owned()]);
         Settings {
             config_file: String::new(),
+            from_kubeadm: String::new(),
             print_config: false,
             version: false,
             endpoints: Vec::new(),
@@ -217,6 +220,7 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag(LOGGING, "log-format", Text(|s| &mut s.log_format), "json or console."),
         flag(LOGGING, "log-outputs", Set(|s| &mut s.log_outputs), "stderr, stdout or files, with commas; default is stderr."),
         flag(SELF, "config-file", Text(|s| &mut s.config_file), "YAML or JSON file with these flags as keys.").not_in_file(),
+        flag(SELF, "from-kubeadm", Text(|s| &mut s.from_kubeadm), "Take what is not said from a control plane that kubeadm set up: /etc/kubernetes."),
         flag(SELF, "print-config", Bool(|s| &mut s.print_config), "Print every setting and where it came from, and exit.").not_in_file(),
         flag(SELF, "version", Bool(|s| &mut s.version), "Print the version and exit.").not_in_file(),
     ];
@@ -227,12 +231,19 @@ pub fn flags() -> Vec<Flag<Settings>> {
 /// Reads what the operator said about a gateway. `args` are without the program's and the command's name.
 pub fn load(args: &[String], env: &Environment) -> Result<Asked<GatewayConfig>, Box<Failure>> {
     let flags = flags();
-    let Layered { mut settings, origins, given, notices } = layered::load(&flags, &SOURCES, args, env)?;
+    let Layered { mut settings, mut origins, given, notices } = layered::load(&flags, &SOURCES, args, env)?;
     if given.help {
         return Ok(Asked::Help);
     }
     if settings.version {
         return Ok(Asked::Version);
+    }
+    if !settings.from_kubeadm.is_empty() {
+        let dir = settings.from_kubeadm.clone();
+        if let Err(error) = kubeadm::complete(&dir, &flags, &mut settings, &mut origins) {
+            let problems = vec![Problem::new(error)];
+            return Err(Box::new(Failure { problems, notices, kind: FailureKind::Invalid }));
+        }
     }
     if settings.print_config {
         return Ok(Asked::Print(layered::print(&flags, &mut settings, &origins)));

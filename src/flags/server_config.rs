@@ -92,7 +92,6 @@ pub struct ServerConfig {
     pub cors: BTreeSet<String>,
     /// Host names that plain HTTP requests may be for; `*` is any.
     pub host_whitelist: BTreeSet<String>,
-    pub metrics: MetricsDetail,
 
     pub client_tls: TlsFiles,
     pub peer_tls: TlsFiles,
@@ -143,13 +142,6 @@ pub struct GrpcKeepalive {
     pub interval: Duration,
     /// … and gives it up when nothing comes back for this long.
     pub timeout: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MetricsDetail {
-    Basic,
-    /// With a latency histogram for every gRPC method.
-    Extensive,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -50,7 +50,7 @@ pub(super) struct By {
     rpc: bool,
 }
 
-const FLAGS: [&str; 9] =
+pub(crate) const FLAGS: [&str; 9] =
     ["--endpoint", "--once", "--output", "--sort", "--by", "--client", "--prefix", "--rpc", "--slower"];
 
 impl Default for Arguments {

@@ -60,7 +60,7 @@ impl fmt::Display for Table {
 }
 
 /// Bytes with the unit that leaves few digits.
-pub(super) fn bytes(bytes: f64) -> String {
+pub(crate) fn bytes(bytes: f64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes;
     let mut unit = 0;

@@ -20,7 +20,11 @@ use tokio::{
 };
 
 use super::tls::PeerTls;
-use crate::flags::url::{Address, Url};
+use crate::{
+    console,
+    flags::url::{Address, Url},
+    openapi,
+};
 
 /// Connections that wait to be accepted; the standard library's number.
 const BACKLOG: u32 = 1024;
@@ -201,6 +205,12 @@ fn answer(fronts: &Fronts, serves: Serves, request: Request) -> BoxFuture<'stati
     {
         let admission = admission.clone();
         return Box::pin(async move { admission.admin(request).await });
+    }
+    if serves != Serves::Grpc
+        && !is_grpc(&request)
+        && let Some(page) = console::answer(&request).or_else(|| openapi::answer(&request))
+    {
+        return Box::pin(std::future::ready(page));
     }
     match serves {
         Serves::Grpc => fronts.grpc.call(request),

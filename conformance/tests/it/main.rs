@@ -1,16 +1,20 @@
 //! Every comparison, once for every target that is installed.
 
 mod advisories;
+mod boards;
 mod cases;
 mod clients;
 mod cluster;
+mod console;
 mod crash;
 mod damage;
+mod doctor;
 mod etcdctl;
 mod flaps;
 mod histories;
 mod http;
 mod metrics;
+mod openapi;
 mod programs;
 mod specs;
 mod swap;

@@ -85,11 +85,7 @@ async fn compare(test: &str, args: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_server_has_etcds_metrics() {
-    compare("metrics::the_server_has_etcds_metrics", &[]).await.unwrap();
-}
-
+/// Ours are always what etcd calls extensive.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_has_etcds_extensive_metrics() {
     compare("metrics::the_server_has_etcds_extensive_metrics", &["--metrics=extensive"]).await.unwrap();

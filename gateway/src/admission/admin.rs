@@ -1,5 +1,5 @@
-//! What an operator sees of admission, as JSON over HTTP: `/forebay/v1/top`, `/policy`, `/quota` and
-//! `/tap`; and `/forebay/v1/policy/try`, which takes a policy file and says what it would change.
+//! What an operator sees of admission, as JSON over HTTP: `/forebay/v1/top`, `/policy`, `/quota`,
+//! `/explain` and `/tap`; and `/forebay/v1/policy/try`, which takes a policy file and says what it would change.
 //!
 //! Keys and names of clients are shown, so only this machine is answered, and only under a name that
 //! is this machine's: a web page can make a name of its own point here (DNS rebinding). Others are
@@ -26,7 +26,7 @@ use http_body_util::{BodyExt as _, Limited, StreamBody};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use super::{Admission, Shared, WINDOW};
+use super::{Admission, Shared, WINDOW, quotas::Usage};
 
 /// How the paths begin.
 pub const ADMIN: &str = "/forebay/v1/";
@@ -47,8 +47,12 @@ impl Admission {
             ("top", _) => json(&self.0.top()),
             ("policy", _) => json(&self.0.policy_status()),
             ("quota", _) => json(&self.0.quota_status()),
+            ("explain", _) => match self.0.explain(request.uri().query().unwrap_or_default()) {
+                Ok(page) => with_type("text/plain; charset=utf-8", Body::full(page)),
+                Err(error) => text(StatusCode::BAD_REQUEST, error),
+            },
             ("tap", _) => tap(self.0.tap.subscribe()),
-            _ => text(StatusCode::NOT_FOUND, "there is top, policy, policy/try, quota and tap"),
+            _ => text(StatusCode::NOT_FOUND, "there is top, policy, policy/try, quota, explain and tap"),
         }
     }
 
@@ -210,7 +214,11 @@ impl Shared {
             })
         });
         let quotas: Vec<Value> = quotas.collect();
-        let budgets: Vec<Value> = self.budgets.usage().into_iter().chain(self.held.usage()).collect();
+        let usage = self.budgets.usage().into_iter().chain(self.held.usage());
+        let budgets = usage.map(|Usage { quota, prefix, resource, used, hard }| {
+            json!({"quota": &*quota, "prefix": prefix, "resource": resource, "used": used, "hard": hard})
+        });
+        let budgets: Vec<Value> = budgets.collect();
         json!({"quotas": quotas, "budgets": budgets})
     }
 }
@@ -247,7 +255,7 @@ fn with_type(content_type: &'static str, body: Body) -> Response {
     response
 }
 
-fn text(status: StatusCode, text: &'static str) -> Response {
+fn text(status: StatusCode, text: impl std::fmt::Display) -> Response {
     let mut response = with_type("text/plain; charset=utf-8", Body::full(format!("{text}\n")));
     *response.status_mut() = status;
     response

@@ -18,7 +18,7 @@ use prost::Message as _;
 use tokio::time::{self, Instant};
 use tonic::Code;
 
-use super::Admission;
+use super::{Admission, quotas::Usage};
 use crate::{
     call::{Call, Failure, Handler},
     methods::Method,
@@ -41,7 +41,7 @@ pub(super) struct Held {
 #[derive(Default)]
 struct Said {
     quotas: HashSet<String>,
-    usage: Vec<serde_json::Value>,
+    usage: Vec<Usage>,
 }
 
 impl Held {
@@ -51,8 +51,8 @@ impl Held {
         !said.quotas.is_empty() && said.quotas.contains(&quotas_to_json(std::slice::from_ref(quota)))
     }
 
-    /// Whether it holds a quota of this name.
-    pub(super) fn usage(&self) -> Vec<serde_json::Value> {
+    /// What it counted last, for an operator.
+    pub(super) fn usage(&self) -> Vec<Usage> {
         self.said.load().usage.clone()
     }
 
@@ -68,15 +68,9 @@ impl Held {
         let hard = |name: &str| held.iter().find(|quota| quota.name == name).map(|quota| quota.hard);
         let usage = answer.usage.iter().filter_map(|usage| {
             let hard = hard(&usage.quota)?;
-            let prefix = usage.prefix.escape_ascii().to_string();
-            let row = |resource: &str, used: u64, hard: Option<u64>| {
-                let (quota, prefix) = (&usage.quota, &prefix);
-                let row = serde_json::json!({"quota": quota, "prefix": prefix, "resource": resource, "used": used});
-                hard.map(|hard| {
-                    let mut row = row;
-                    row["hard"] = hard.into();
-                    row
-                })
+            let (quota, prefix): (Arc<str>, _) = (usage.quota.as_str().into(), usage.prefix.escape_ascii().to_string());
+            let row = |resource: &'static str, used: u64, hard: Option<u64>| {
+                Some(Usage { quota: Arc::clone(&quota), prefix: prefix.clone(), resource, used, hard: hard? })
             };
             Some([
                 row("objects", usage.objects, hard.objects),

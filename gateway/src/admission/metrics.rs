@@ -99,6 +99,9 @@ impl Metrics {
         registry.register(Box::new(metrics.seats.clone()))?;
         registry.register(Box::new(metrics.policy_reloads.clone()))?;
         registry.register(Box::new(metrics.policy_is_current.clone()))?;
+        for outcome in ["loaded", "refused"] {
+            metrics.policy_reloads.with_label_values(&[outcome]);
+        }
         metrics.policy_is_current.set(1);
         Ok(metrics)
     }

@@ -81,15 +81,26 @@ impl Budgets {
     }
 
     /// What was counted last, for an operator.
-    pub(super) fn usage(&self) -> Vec<serde_json::Value> {
+    pub(super) fn usage(&self) -> Vec<Usage> {
         let budgets = self.0.lock();
         let usage = budgets.iter().filter_map(|((quota, prefix), budget)| {
             let used = budget.known()?;
             let prefix = prefix.escape_ascii().to_string();
-            Some(serde_json::json!({"quota": &**quota, "prefix": prefix, "used": used, "hard": budget.limit}))
+            Some(Usage { quota: Arc::clone(quota), prefix, resource: "objects", used, hard: budget.limit })
         });
         usage.collect()
     }
+}
+
+/// How full a budget is.
+#[derive(Clone, Debug)]
+pub(super) struct Usage {
+    pub(super) quota: Arc<str>,
+    pub(super) prefix: String,
+    /// What is counted, as policy files call it.
+    pub(super) resource: &'static str,
+    pub(super) used: u64,
+    pub(super) hard: u64,
 }
 
 /// What a write would do to one budget.

@@ -3,7 +3,31 @@
 use std::time::Duration;
 
 use forebay_keyspace::watch::HubStats;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
+};
+
+/// Why a mirror is built anew: `End::reason`.
+const REBUILDS: [&str; 18] = [
+    "unreachable",
+    "unauthorised",
+    "too_large",
+    "too_old",
+    "compacted",
+    "audit",
+    "cluster",
+    "revision",
+    "gap",
+    "order",
+    "split",
+    "future",
+    "malformed",
+    "foreign",
+    "backwards",
+    "unknown",
+    "discontinuous",
+    "twice",
+];
 
 /// Handles to every metric; clones share them.
 #[derive(Clone, Debug)]
@@ -15,7 +39,7 @@ pub(crate) struct Metrics {
     serving: IntGauge,
     bytes: IntGauge,
     lag_revisions: IntGauge,
-    lag_milliseconds: IntGauge,
+    lag_seconds: Gauge,
     watch_streams: IntGauge,
     watchers: IntGauge,
     upstream_watches: IntGauge,
@@ -48,6 +72,16 @@ pub(super) enum Served {
 }
 
 impl Served {
+    const ALL: [Served; 7] = [
+        Served::Hit,
+        Served::Absent,
+        Served::Uncovered,
+        Served::Lagging,
+        Served::Window,
+        Served::Unvouched,
+        Served::Unavailable,
+    ];
+
     fn label(self) -> &'static str {
         match self {
             Served::Hit => "hit",
@@ -64,9 +98,11 @@ impl Served {
 impl Metrics {
     /// Creates the metrics and registers them.
     pub(crate) fn new(registry: &Registry) -> prometheus::Result<Metrics> {
-        let counters = |name, help, label: &str| {
+        // Every label is there from the beginning: an increase from nothing at all would be none to Prometheus.
+        let counters = |name, help, label: &str, values: &[&str]| {
             let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
             registry.register(Box::new(counters.clone()))?;
+            values.iter().for_each(|value| drop(counters.with_label_values(&[value])));
             prometheus::Result::Ok(counters)
         };
         let counter = |name, help| {
@@ -79,6 +115,11 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             prometheus::Result::Ok(gauge)
         };
+        let lag_seconds = Gauge::new(
+            "forebay_mirror_lag_seconds",
+            "How long the mirror has been behind a revision that the upstream is known to have.",
+        )?;
+        registry.register(Box::new(lag_seconds.clone()))?;
         let freshness_seconds = Histogram::with_opts(
             HistogramOpts::new(
                 "forebay_mirror_freshness_seconds",
@@ -92,6 +133,7 @@ impl Metrics {
                 "forebay_mirror_requests_total",
                 "Ranges and watch streams that the mirror might answer, by how they were answered.",
                 "served",
+                &Served::ALL.map(Served::label),
             )?,
             freshness_waits: counter(
                 "forebay_mirror_freshness_waits_total",
@@ -108,10 +150,7 @@ impl Metrics {
                 "forebay_mirror_lag_revisions",
                 "Revisions that the mirror was behind the upstream at the last heartbeat.",
             )?,
-            lag_milliseconds: gauge(
-                "forebay_mirror_lag_milliseconds",
-                "How long the mirror has been behind a revision that the upstream is known to have.",
-            )?,
+            lag_seconds,
             watch_streams: gauge("forebay_mirror_watch_streams", "Client watch streams that ride the mirror.")?,
             watchers: gauge("forebay_mirror_watchers", "Client watches that ride the mirror.")?,
             upstream_watches: gauge(
@@ -126,16 +165,19 @@ impl Metrics {
                 "forebay_mirror_reconnects_total",
                 "Times the upstream watch was opened anew and went on where it was, by reason.",
                 "reason",
+                &["unreachable", "ended", "broken", "stalled", "cancelled"],
             )?,
             rebuilds: counters(
                 "forebay_mirror_rebuilds_total",
                 "Times the mirror was dropped and built anew, by reason.",
                 "reason",
+                &REBUILDS,
             )?,
             audits: counters(
                 "forebay_mirror_audits_total",
                 "Comparisons of a page of the mirror with the upstream at one revision, by outcome.",
                 "outcome",
+                &["same", "different", "skipped"],
             )?,
             revoked: counter(
                 "forebay_mirror_revoked_streams_total",
@@ -177,8 +219,7 @@ impl Metrics {
     /// How far the mirror is behind, and for how long it has been.
     pub(super) fn lag(&self, revisions: i64, since: Option<Duration>) {
         self.lag_revisions.set(revisions.max(0));
-        let milliseconds = since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
-        self.lag_milliseconds.set(milliseconds);
+        self.lag_seconds.set(since.map_or(0.0, |since| since.as_secs_f64()));
     }
 
     pub(super) fn reconnected(&self, reason: &'static str) {

@@ -113,8 +113,8 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag(AUTH, "auth-token-ttl", Uint(|s| &mut s.auth_token_ttl), "Seconds a simple token is good for."),
         flag(AUTH, "bcrypt-cost", Uint(|s| &mut s.bcrypt_cost), "How much work a password's hash takes, 4 to 31."),
 
+        flag(MONITORING, "metrics", Text(|s| &mut s.metrics), "basic or extensive; the latency histograms of every method are there with either."),
         flag(MONITORING, "listen-metrics-urls", Urls(|s| &mut s.listen_metrics_urls), "Where /metrics and the health pages are served as well."),
-        flag(MONITORING, "metrics", Text(|s| &mut s.metrics), "basic, or extensive for latency histograms of every method."),
         flag(MONITORING, "warning-apply-duration", Slot::Duration(|s| &mut s.warning_apply_duration), "Applying that takes longer is logged."),
         flag(MONITORING, "warning-unary-request-duration", Slot::Duration(|s| &mut s.warning_unary_request_duration), "Requests that take longer are logged."),
         flag(MONITORING, "log-level", Text(|s| &mut s.log_level), "debug, info, warn, error, panic or fatal."),

@@ -16,7 +16,7 @@ use crate::{
     flags::{
         FailureKind, Notice, Problem,
         go::Duration,
-        server_config::{ClusterState, GrpcKeepalive, MetricsDetail, ServerConfig, TlsFiles},
+        server_config::{ClusterState, GrpcKeepalive, ServerConfig, TlsFiles},
         url::Url,
     },
 };
@@ -146,7 +146,6 @@ pub fn validate(mut said: Said) -> Verdict {
         enable_grpc_gateway: s.enable_grpc_gateway,
         cors: s.cors,
         host_whitelist: s.host_whitelist,
-        metrics: if s.metrics == "extensive" { MetricsDetail::Extensive } else { MetricsDetail::Basic },
         client_tls: files(s.client_tls),
         peer_tls: files(s.peer_tls),
         tls_min_version,
