@@ -156,6 +156,17 @@ async fn a_record_that_cannot_be_read_is_none() {
     assert!(is_exceeded(node.put(put("/q/2", "")).await));
 }
 
+#[tokio::test]
+async fn a_quota_for_everything_can_be_raised() {
+    let node = Node::start().await;
+    let everything = |most: usize| quotas(&format!("  - {{name: all, prefix: \"\", hard: {{objects: {most}}}}}\n"));
+    node.member.hold_quotas("p", &everything(2)).await.unwrap();
+    node.put(put("a", "")).await.unwrap();
+    assert!(is_exceeded(node.put(put("b", "")).await), "the record is an object too");
+    node.member.hold_quotas("p", &everything(3)).await.unwrap();
+    node.put(put("b", "")).await.unwrap();
+}
+
 /// Writers at all members, while the leader changes: those who lead hold together what one alone would.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_holds_exactly_what_it_may_whoever_leads() {

@@ -1,0 +1,196 @@
+//! Two figures of admission that are promised as numbers: how exactly a quota and a rate are held.
+//!
+//! ```text
+//! cargo run --release -p forebay-loadtest --bin figures -- --forebay target/release/forebay --etcd PATH
+//! ```
+//!
+//! `quota`: `--objects 10000` by `--writers 64` through four gateways, in front of our server, which decides, and in front
+//! of etcd, where gateways guard. `rate`: a rule of 200 requests a second for `--seconds 10`.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use forebay_loadtest::{
+    client::connect_from,
+    process::{Process, etcd_flags, free_address},
+};
+use forebay_proto::etcdserverpb::{PutRequest, RangeRequest, kv_client::KvClient};
+use tokio::task::JoinSet;
+use tonic::{Code, transport::Channel};
+
+const GATEWAYS: usize = 4;
+const SOURCE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// Requests a second of the rule.
+const RATE: u32 = 200;
+
+struct Options {
+    forebay: PathBuf,
+    etcd: Option<PathBuf>,
+    objects: u64,
+    writers: usize,
+    seconds: Duration,
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = options(std::env::args().skip(1))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        quota(&options, &options.forebay, &["server"], "forebay").await?;
+        if let Some(etcd) = &options.etcd {
+            quota(&options, etcd, &[], "etcd").await?;
+        }
+        rate(&options).await
+    })
+}
+
+fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
+    let (mut forebay, mut etcd) = (None, None);
+    let (mut objects, mut writers, mut seconds) = (10_000, 64, Duration::from_secs(10));
+    while let Some(flag) = args.next() {
+        let value = args.next().with_context(|| format!("{flag} needs a value"))?;
+        match &flag[..] {
+            "--forebay" => forebay = Some(value.into()),
+            "--etcd" => etcd = Some(value.into()),
+            "--objects" => objects = value.parse()?,
+            "--writers" => writers = value.parse()?,
+            "--seconds" => seconds = Duration::from_secs(value.parse()?),
+            _ => bail!("unknown flag {flag}"),
+        }
+    }
+    let forebay = forebay.context("--forebay PATH says what is measured")?;
+    Ok(Options { forebay, etcd, objects, writers, seconds })
+}
+
+fn store(program: &Path, command: &[&str], scratch: &Path) -> anyhow::Result<Process> {
+    let (client, peer) = (free_address()?, free_address()?);
+    let mut args: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
+    args.extend(etcd_flags(&scratch.join("data"), "http", client, peer));
+    Process::start(program, &args, client, scratch.join("store.log"))
+}
+
+fn gateway(forebay: &Path, store: SocketAddr, policy: &Path, log: PathBuf) -> anyhow::Result<Process> {
+    let address = free_address()?;
+    let args = [
+        "gateway".to_owned(),
+        format!("--endpoints={store}"),
+        format!("--listen-client-urls=http://{address}"),
+        format!("--policy={}", policy.display()),
+        "--log-level=error".to_owned(),
+    ];
+    Process::start(forebay, &args, address, log)
+}
+
+fn policy(scratch: &Path, spec: &str) -> anyhow::Result<PathBuf> {
+    let path = scratch.join("policy.yaml");
+    let head = "apiVersion: forebay.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: figures}\nspec:\n";
+    fs::write(&path, format!("{head}{spec}"))?;
+    Ok(path)
+}
+
+/// New keys until the quota refuses, by many at once.
+async fn quota(options: &Options, program: &Path, command: &[&str], name: &str) -> anyhow::Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let spec = format!("  quotas:\n    - {{name: few, prefix: /q/, hard: {{objects: {}}}}}\n", options.objects);
+    let policy = policy(scratch.path(), &spec)?;
+    let store = store(program, command, scratch.path())?;
+    let mut gateways = Vec::new();
+    for n in 0..GATEWAYS {
+        gateways.push(gateway(&options.forebay, store.address, &policy, scratch.path().join(format!("g{n}.log")))?);
+    }
+    // A cluster of ours is told of the quotas.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut channels = Vec::new();
+    for gateway in &gateways {
+        channels.extend(connect_from(SOURCE, gateway.address, 2).await?);
+    }
+    let began = Instant::now();
+    let mut writing = JoinSet::new();
+    for writer in 0..options.writers {
+        writing.spawn(fill(channels.clone(), writer));
+    }
+    let mut acknowledged = 0;
+    while let Some(done) = writing.join_next().await {
+        acknowledged += done??;
+    }
+    let lasted = began.elapsed();
+    let mut direct = KvClient::new(connect_from(SOURCE, store.address, 1).await?.remove(0));
+    let range =
+        RangeRequest { key: "/q/".into(), range_end: "/q0".into(), count_only: true, ..RangeRequest::default() };
+    let stored = direct.range(range).await?.into_inner().count;
+    println!(
+        "quota of {} before {name}: {} writers x {GATEWAYS} gateways: {stored} stored, {acknowledged} acknowledged, {:.0}/s",
+        options.objects,
+        options.writers,
+        stored as f64 / lasted.as_secs_f64()
+    );
+    ensure!(stored.cast_unsigned() == options.objects, "the quota was not held exactly");
+    Ok(())
+}
+
+async fn fill(channels: Vec<Channel>, writer: usize) -> anyhow::Result<u64> {
+    let mut acknowledged = 0;
+    for n in 0.. {
+        let mut client = KvClient::new(channels[(writer + n) % channels.len()].clone());
+        let put = PutRequest { key: format!("/q/{writer}/{n}").into(), value: "v".into(), ..PutRequest::default() };
+        match client.put(put).await {
+            Ok(_) => acknowledged += 1,
+            Err(status) if status.code() == Code::ResourceExhausted && status.message().contains("quota") => break,
+            // Not now: the gateway was busy.
+            Err(status) if status.code() == Code::ResourceExhausted => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(status) => return Err(status.into()),
+        }
+    }
+    Ok(acknowledged)
+}
+
+/// Many who ask for more than a rule allows, and what passes.
+async fn rate(options: &Options) -> anyhow::Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let spec = format!(
+        "  flowRules:\n    - {{name: rule, matchingPrecedence: 1, mode: Enforce, match: {{rpcs: [Put]}}, priorityLevel: \
+         catch-all, onLimit: Reject, limits: {{requests: {RATE}/s, burst: 20}}}}\n"
+    );
+    let policy = policy(scratch.path(), &spec)?;
+    let store = store(&options.forebay, &["server"], scratch.path())?;
+    let gateway = gateway(&options.forebay, store.address, &policy, scratch.path().join("gateway.log"))?;
+    let channels = connect_from(SOURCE, gateway.address, 2).await?;
+    let mut asking = JoinSet::new();
+    for n in 0..8 {
+        let (mut client, seconds) = (KvClient::new(channels[n % 2].clone()), options.seconds);
+        asking.spawn(async move {
+            // The burst is not part of the rate.
+            let (begin, end) =
+                (Instant::now() + Duration::from_secs(1), Instant::now() + Duration::from_secs(1) + seconds);
+            let (mut passed, mut asked) = (0u64, 0u64);
+            while Instant::now() < end {
+                let put = PutRequest { key: format!("/r/{n}").into(), ..PutRequest::default() };
+                let is_served = client.put(put).await.is_ok();
+                if Instant::now() >= begin {
+                    asked += 1;
+                    passed += u64::from(is_served);
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            (passed, asked)
+        });
+    }
+    let (mut passed, mut asked) = (0, 0);
+    while let Some(done) = asking.join_next().await {
+        let (more, of) = done?;
+        (passed, asked) = (passed + more, asked + of);
+    }
+    let held = passed as f64 / options.seconds.as_secs_f64();
+    println!(
+        "rule of {RATE}/s: {held:.1}/s passed ({:+.2} %), of {:.0}/s asked",
+        (held / f64::from(RATE) - 1.0) * 100.0,
+        asked as f64 / options.seconds.as_secs_f64()
+    );
+    Ok(())
+}
