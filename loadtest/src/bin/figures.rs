@@ -25,6 +25,8 @@ use tonic::{Code, transport::Channel};
 
 const GATEWAYS: usize = 4;
 const SOURCE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// In which the burst of the rule is used up.
+const WARM_UP: Duration = Duration::from_secs(3);
 /// Requests a second of the rule.
 const RATE: u32 = 200;
 
@@ -155,7 +157,7 @@ async fn rate(options: &Options) -> anyhow::Result<()> {
     let scratch = tempfile::tempdir()?;
     let spec = format!(
         "  flowRules:\n    - {{name: rule, matchingPrecedence: 1, mode: Enforce, match: {{rpcs: [Put]}}, priorityLevel: \
-         catch-all, onLimit: Reject, limits: {{requests: {RATE}/s, burst: 20}}}}\n"
+         catch-all, onLimit: Reject, limits: {{requests: {RATE}/s}}}}\n"
     );
     let policy = policy(scratch.path(), &spec)?;
     let store = store(&options.forebay, &["server"], scratch.path())?;
@@ -165,9 +167,8 @@ async fn rate(options: &Options) -> anyhow::Result<()> {
     for n in 0..8 {
         let (mut client, seconds) = (KvClient::new(channels[n % 2].clone()), options.seconds);
         asking.spawn(async move {
-            // The burst is not part of the rate.
-            let (begin, end) =
-                (Instant::now() + Duration::from_secs(1), Instant::now() + Duration::from_secs(1) + seconds);
+            // The burst is not part of the rate, and is over when the measuring begins.
+            let (begin, end) = (Instant::now() + WARM_UP, Instant::now() + WARM_UP + seconds);
             let (mut passed, mut asked) = (0u64, 0u64);
             while Instant::now() < end {
                 let put = PutRequest { key: format!("/r/{n}").into(), ..PutRequest::default() };
