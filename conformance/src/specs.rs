@@ -57,7 +57,7 @@ pub async fn check(target: &Target, seed: u64, ranges: usize, watches: usize) ->
             op.send(&mut session).await;
         }
     }
-    let last = session.revision().await?;
+    let last = session.revision().await.context("the last revision")?;
     let compacted = last - 100.min(last - 1);
     let request = CompactionRequest { revision: compacted, physical: true };
     KvClient::new(direct.clone()).compact(request).await.context("a compaction is taken")?;
@@ -82,7 +82,7 @@ pub async fn check(target: &Target, seed: u64, ranges: usize, watches: usize) ->
     let creates: Vec<WatchCreateRequest> = (0..watches).map(|_| generator.watch_from(compacted - 3, last)).collect();
     for creates in creates.chunks(PER_STREAM) {
         let (one, other) = tokio::join!(watched(&direct, creates, last), watched(&through, creates, last));
-        let (one, other) = (one?, other.context("through the gateway")?);
+        let (one, other) = (one.context("directly")?, other.context("through the gateway")?);
         for (id, (create, (one, other))) in creates.iter().zip(one.iter().zip(&other)).enumerate() {
             ensure!(one == other, "seed {seed}: watch {id} {create:?}\n  directly: {one:?}\n  through:  {other:?}");
             found.events += one.events.len();

@@ -156,7 +156,7 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag(LOAD, "rate", Text(|s| &mut s.rate), "Requests a second: 2000/s, 100..5000 to climb, 500,1000,2000 for steps; 0 for a closed loop."),
         flag(LOAD, "closed-loop", Bool(|s| &mut s.closed_loop), "Each client sends as soon as it has its answer. Such latencies hide what a slow server keeps from being sent."),
         flag(LOAD, "duration", Slot::Duration(|s| &mut s.duration), "How long it is measured, for each target and turn."),
-        flag(LOAD, "total", Uint(|s| &mut s.total), "At most so many requests; 0 for no such limit."),
+        flag(LOAD, "total", Uint(|s| &mut s.total), "So many requests, without a warm-up, instead of a duration; 0 for that."),
         flag(LOAD, "warm-up", Slot::Duration(|s| &mut s.warm_up), "How long it runs before that."),
         flag(LOAD, "rounds", Uint(|s| &mut s.rounds), "Turns of each target; 0 for 3 with --compare and 1 without."),
         flag(LOAD, "conns", Uint(|s| &mut s.conns), "Connections."),
@@ -308,9 +308,9 @@ impl Settings {
             connections: usize::try_from(self.conns).expect("checked above"),
             clients: usize::try_from(self.clients).expect("checked above"),
             rate: rate.filter(|_| !is_closed),
-            warm_up: self.warm_up.to_std(),
-            // With a number of requests, the time is no limit.
-            duration: if self.total > 0 && is_closed { FOREVER } else { self.duration.to_std() },
+            // A number of requests is all of them, and time is no limit then.
+            warm_up: if self.total > 0 { Duration::ZERO } else { self.warm_up.to_std() },
+            duration: if self.total > 0 { FOREVER } else { self.duration.to_std() },
             total: if self.total > 0 { self.total } else { u64::MAX },
             timeout: self.timeout.to_std(),
             seed: self.seed,
@@ -408,6 +408,10 @@ mod tests {
         .unwrap_or_else(|problems| panic!("{problems:?}"));
         assert_eq!((bench.plan.scenario, bench.plan.connections, bench.plan.clients), (Scenario::Put, 5, 50));
         assert_eq!((bench.plan.total, bench.plan.shape.key_space, bench.plan.shape.value_size), (1000, 77, 64));
+        assert!(
+            bench.plan.warm_up.is_zero() && bench.plan.duration == FOREVER,
+            "all are counted, however long it takes"
+        );
         assert_eq!(bench.targets, [["a:1", "b:2"]]);
         assert!(bench.plan.shape.sequential && bench.plan.rate.is_some());
     }

@@ -123,8 +123,9 @@ impl Plan {
             Some(rate) => format!("open loop at {rate}"),
             None => "closed loop".to_owned(),
         };
-        let Plan { scenario, clients, connections, duration, .. } = self;
-        format!("{scenario}, {pace}, {clients} clients on {connections} connections, {duration:?} a turn")
+        let Plan { scenario, clients, connections, duration, total, .. } = self;
+        let length = if *total == u64::MAX { format!("{duration:?}") } else { format!("{total} requests") };
+        format!("{scenario}, {pace}, {clients} clients on {connections} connections, {length} a turn")
     }
 
     /// Writes the keys that have to be there.
