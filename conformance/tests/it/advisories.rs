@@ -2,18 +2,23 @@
 
 use forebay_conformance::{
     advisories::{self, EXPLOITS},
-    allowed,
     peers::{self, Release},
     target::Kind,
 };
 
 async fn tried(test: &str, kind: Kind) -> Option<Vec<String>> {
-    match kind.missing() {
-        Some(missing) => peers::skip(test, missing),
-        None if !allowed::has_auth(kind) => eprintln!("{test}: skipped, for {kind} has no users"),
-        None => return Some(advisories::tried(kind).await.unwrap_or_else(|error| panic!("{error:#}"))),
+    if let Some(missing) = kind.missing() {
+        peers::skip(test, missing);
+        return None;
     }
-    None
+    match advisories::tried(kind).await {
+        Ok(worked) => Some(worked),
+        Err(error) if format!("{error:#}").contains("is not implemented yet") => {
+            eprintln!("{test}: skipped, for {kind} has no users");
+            None
+        }
+        Err(error) => panic!("{error:#}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
