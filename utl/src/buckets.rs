@@ -5,6 +5,7 @@ use std::path::Path;
 use forebay_proto::{authpb, leasepb, mvccpb::KeyValue};
 use forebay_storage::{
     db::{self, Db, ReadTxn},
+    disk::OsDisk,
     schema::{self, RevisionKey},
 };
 use prost::Message as _;
@@ -58,7 +59,7 @@ pub fn scan_keys(
     print: &mut dyn FnMut(String) -> Result<()>,
     complain: &mut dyn FnMut(String),
 ) -> Result<()> {
-    let mut leaves = db::Leaves::open(path)?;
+    let mut leaves = db::Leaves::open(&OsDisk, path)?;
     while let Some(leaf) = leaves.next_leaf()? {
         let leaf = match leaf {
             Ok(leaf) => leaf,

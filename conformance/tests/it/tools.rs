@@ -1,13 +1,22 @@
 //! etcd's offline tools on our files, and ours on etcd's: they print the same, and what one restores the other serves.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 
 use forebay_conformance::{
     content::{self, Content},
     peers::{self, Release},
+    session,
     target::{Kind, NAME, Target},
     tools::Tool,
 };
+use forebay_proto::etcdserverpb::{PutRequest, kv_client::KvClient};
+use tokio::task::JoinHandle;
 
 use crate::within;
 
@@ -144,7 +153,7 @@ fn kept(content: Content) -> Content {
     Content { members: Vec::new(), alarms: Vec::new(), ..content }
 }
 
-/// A snapshot of `from` while it is written to, restored by either side's tool, and served by either side.
+/// A snapshot of `from`, restored by either side's tool, and served by either side.
 async fn snapshots_of(test: &str, from: Kind) -> anyhow::Result<()> {
     let Some(tools) = tools() else {
         peers::skip(test, peers::INSTALL);
@@ -204,4 +213,54 @@ async fn our_snapshots_are_restored_by_either_side() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcds_snapshots_are_restored_by_either_side() {
     within(snapshots_of("tools::etcds_snapshots_are_restored_by_either_side", Kind::Etcd(Release::V3_7))).await;
+}
+
+/// Saves snapshots while a writer goes on, and holds each to be one state: a prefix of what was written.
+async fn saved_while_written(test: &str) -> anyhow::Result<()> {
+    let Some(tools) = tools() else {
+        peers::skip(test, peers::INSTALL);
+        return Ok(());
+    };
+    if let Some(missing) = Kind::Server.missing() {
+        peers::skip(test, missing);
+        return Ok(());
+    }
+    let target = Target::start(Kind::Server, &[]).await?;
+    let written = Arc::new(AtomicI64::new(0));
+    let channel = session::connect(&target).await?;
+    let counter = Arc::clone(&written);
+    let writer: JoinHandle<Result<(), tonic::Status>> = tokio::spawn(async move {
+        let mut kv = KvClient::new(channel);
+        loop {
+            let put = PutRequest { key: "k".into(), value: vec![b'v'; 20_000].into(), ..Default::default() };
+            let revision = kv.put(put).await?.into_inner().header.unwrap_or_default().revision;
+            counter.store(revision, Ordering::SeqCst);
+        }
+    });
+    let mut last = 0;
+    for round in 0..3 {
+        // Something is to be saved, and the writer is past the last snapshot.
+        while written.load(Ordering::SeqCst) < last + 100 {
+            assert!(!writer.is_finished(), "the writer failed: {:?}", writer.await);
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let file = target.scratch().join(format!("{round}.db"));
+        let file = file.to_str().expect("a temporary directory is UTF-8").to_owned();
+        let before = written.load(Ordering::SeqCst);
+        let (save, url, path) = (tools.etcdutl[1].clone(), target.url(), file.clone());
+        tokio::task::spawn_blocking(move || save.run(&["snapshot", "save", &path, "--endpoints", &url])).await??;
+        let after = written.load(Ordering::SeqCst) + 1;
+        let status = alike(&tools.etcdutl, &["snapshot", "status", &file, "-w", "json"], as_it_is)?;
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        last = status["revision"].as_i64().expect("a status has a revision");
+        assert!((before..=after).contains(&last), "{last} is not between {before} and {after}");
+        tools.etcdutl[1].run(&["snapshot", "verify", &file])?;
+    }
+    writer.abort();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_is_one_state_while_writes_go_on() {
+    within(saved_while_written("tools::a_snapshot_is_one_state_while_writes_go_on")).await;
 }

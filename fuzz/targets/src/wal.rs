@@ -1,12 +1,15 @@
 //! The write-ahead log.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use forebay_proto::raftpb::{Entry, HardState};
 use forebay_storage::{
     disk::{Disk as _, sim::SimDisk},
-    wal::{Options, Recovered, Wal, WalError},
+    wal::{
+        Options, Recovered, Wal, WalError,
+        scan::{From, Scan, Scanned},
+    },
 };
 
 use crate::input::Input;
@@ -84,6 +87,7 @@ fn open_and_go_on(segments: &[Vec<u8>], first_index: u64) {
         let found = [last.clone(), format!("{last}.broken")].map(|name| disk.contents(Path::new(&name)));
         found.iter().flatten().any(|bytes| bytes == segments.last().expect("there is one"))
     };
+    let scanned = scan(&disk);
     let (wal, first) = match open(&disk) {
         Ok(opened) => opened,
         Err(_) => return assert!(kept(), "a log that is refused is kept as it was"),
@@ -91,6 +95,10 @@ fn open_and_go_on(segments: &[Vec<u8>], first_index: u64) {
     assert!(first.repair.is_none() || kept(), "what is cut off is kept");
     drop(wal);
     check(&first);
+    let scanned = scanned.expect("a log that opens is scanned");
+    for entry in &first.entries {
+        assert_eq!(scanned.get(&entry.index()), Some(entry), "who only looks sees the same entries");
+    }
 
     let (mut wal, second) = open(&disk).expect("a log that opened opens again");
     assert_eq!(second, Recovered { repair: None, ..first });
@@ -112,6 +120,19 @@ fn open_and_go_on(segments: &[Vec<u8>], first_index: u64) {
     assert!(entries.ends_with(&third.entries), "{:?} of {entries:?}", third.entries);
     assert_eq!(third.snapshot.index() + third.entries.len() as u64, last + 1);
     assert_eq!((third.hard_state, third.metadata), (state, second.metadata));
+}
+
+/// The entries of a log by those who only look, each the last of its index; printed, as tools do.
+fn scan(disk: &SimDisk) -> Result<BTreeMap<u64, Entry>, WalError> {
+    let mut entries = BTreeMap::new();
+    Scan::new(Arc::new(disk.clone()), DIR).run(From::Start, &mut |_, record| {
+        if let Scanned::Entry(entry) = record {
+            assert!(!forebay_utl::logs::line(&entry).contains('\n'), "an entry is one line");
+            entries.insert(entry.index(), entry);
+        }
+        Ok(())
+    })?;
+    Ok(entries)
 }
 
 fn open(disk: &SimDisk) -> Result<(Wal, Recovered), WalError> {

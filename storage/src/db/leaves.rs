@@ -4,12 +4,12 @@
 use std::io;
 use std::path::Path;
 
-use crate::disk::{Disk as _, OsDisk};
+use crate::disk::Disk;
 
-use super::error::{Error, Flaw, Result};
-use super::page::{self, Header, Kind, Page};
+use super::error::{Error, Result};
+use super::page::{self, Header, Page};
 use super::read_meta;
-use super::store::Store;
+use super::store::{Pages, Store};
 
 /// A walk over the leaf pages of a file.
 #[derive(Debug)]
@@ -22,12 +22,12 @@ pub struct Leaves {
 
 impl Leaves {
     /// Takes no lock: what a member writes meanwhile may or may not be seen.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(disk: &dyn Disk, path: &Path) -> Result<Self> {
         let failed = |operation: &'static str| {
             let path = path.to_path_buf();
             move |source: io::Error| Error::Io { path, operation, offset: 0, source }
         };
-        let file = OsDisk.open_read_only(path).map_err(failed("open"))?;
+        let file = disk.open_read_only(path).map_err(failed("open"))?;
         let meta = read_meta(&*file, path)?;
         let pages = file.len().map_err(failed("stat"))? / meta.page_size as u64;
         let store = Store::new(path.to_path_buf(), file, meta, true);
@@ -43,19 +43,12 @@ impl Leaves {
             if header.flags != page::LEAF {
                 continue;
             }
-            let pages = u64::from(header.overflow) + 1;
-            if header.id != id || pages > self.end - id {
-                let found = format!("page {} with {} overflow pages", header.id, header.overflow);
-                return Ok(Some(Err(self
-                    .store
-                    .corrupt(id, Flaw::new("a page inside the file with its own id", found)))));
-            }
-            let page = match Page::parse(self.store.read_pages(id, pages)?) {
+            let page = match Pages::new(&self.store, self.end).get(id) {
                 Ok(page) => page,
-                Err(flaw) => return Ok(Some(Err(self.store.corrupt(id, flaw)))),
+                Err(error @ Error::Corrupt { .. }) => return Ok(Some(Err(error))),
+                Err(error) => return Err(error),
             };
-            debug_assert_eq!(page.kind, Kind::Leaf);
-            self.next = id + pages;
+            self.next = id + u64::from(header.overflow) + 1;
             if page.count() > 0 {
                 return Ok(Some(Ok(Leaf { id, page })));
             }

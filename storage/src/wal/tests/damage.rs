@@ -119,6 +119,59 @@ fn a_gap_between_entries_is_refused() {
     assert!(error.contains("expected an entry up to index 2, found index 3"), "{error}");
 }
 
+/// The last two appends in the other order: the later one arrived and the earlier one did not, or each where the other
+/// belongs.
+#[test]
+fn k10_appends_that_arrived_in_another_order_end_the_log_or_are_refused() {
+    let (disk, dir, path, bytes, ends) = sample();
+    let whole = reopen(&disk, dir, &path, bytes.clone()).unwrap();
+    let [first, second, end] = *ends.last_chunk::<3>().unwrap();
+    let mut lost = bytes.clone();
+    lost[first..second].fill(0);
+    let mut swapped = bytes;
+    swapped[first..end].rotate_left(second - first);
+    for (what, bytes) in [("lost", lost), ("swapped", swapped)] {
+        match reopen(&disk, dir, &path, bytes) {
+            Ok(recovered) => {
+                let n = recovered.entries.len();
+                assert!(n < whole.entries.len() && recovered.entries == whole.entries[..n], "{what}");
+            }
+            Err(error) => assert!(matches!(error, WalError::Corrupt { .. }), "{what}: {error}"),
+        }
+    }
+}
+
+/// What a disk does that says it wrote or read and did something else: nothing of it is taken for what was written.
+#[test]
+fn k13_writes_that_were_lost_or_went_elsewhere_are_noticed() {
+    let (disk, dir, path, bytes, ends) = sample();
+    let whole = reopen(&disk, dir, &path, bytes.clone()).unwrap();
+    let mut noticed = 0;
+    for seed in 0..500 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut bytes = bytes.clone();
+        let record = rng.random_range(1..ends.len() - 1);
+        let sectors = ends.last().unwrap() / 512;
+        let (to, from) = (rng.random_range(0..sectors) * 512, rng.random_range(0..sectors) * 512);
+        match seed % 3 {
+            // A write in the middle never reached the disk, though later ones did.
+            0 => bytes[ends[record]..ends[record + 1]].fill(0),
+            // One went to another sector; the one it was meant for is as it was before.
+            1 => bytes.copy_within(from..from + 512, to),
+            // A read returns what stands elsewhere, from somewhere within.
+            _ => bytes.copy_within(from + 8..from + 264, to + 16),
+        }
+        match reopen(&disk, dir, &path, bytes) {
+            Ok(recovered) => {
+                let n = recovered.entries.len();
+                assert!(recovered.entries == whole.entries[..n], "seed {seed}");
+            }
+            Err(_) => noticed += 1,
+        }
+    }
+    assert!(noticed > 200, "{noticed} were refused");
+}
+
 #[test]
 fn k12_a_huge_length_is_refused_without_allocating_it() {
     let (disk, dir, path, mut bytes, ends) = sample();
