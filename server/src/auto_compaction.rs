@@ -12,7 +12,7 @@ use forebay_proto::{
 };
 use tonic::Status;
 
-use crate::{member::Member, raft::Role};
+use crate::{auth::Caller, member::Member, raft::Role};
 
 /// What to forget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Compactable for Ours<'_> {
     async fn compact(&self, revision: i64) -> Result<(), Status> {
         let compaction = CompactionRequest { revision, physical: false };
         let request = InternalRaftRequest { compaction: Some(compaction), ..Default::default() };
-        self.0.propose(request, self.0.own_deadline()).await.map(drop)
+        self.0.propose(&Caller::nobody(), request, self.0.own_deadline()).await.map(drop)
     }
 }
 

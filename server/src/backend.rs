@@ -208,11 +208,6 @@ impl Backend {
         schema::hash(&self.shared.db.begin_read()).map_err(unknown)
     }
 
-    /// The revision of users and roles, as the file has it; 0 if it cannot be read.
-    pub fn auth_revision(&self) -> u64 {
-        schema::read_auth_revision(&self.shared.db.begin_read()).unwrap_or(0)
-    }
-
     /// A consistent copy of the file, with its size.
     pub fn snapshot(&self) -> Result<(u64, impl Read + use<>), Status> {
         self.flush()?;

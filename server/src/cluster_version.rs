@@ -5,6 +5,7 @@ use std::time::Duration;
 use forebay_proto::{etcdserverpb::InternalRaftRequest, membershippb::ClusterVersionSetRequest};
 
 use crate::{
+    auth::Caller,
     member::Member,
     peer::{get_versions, id_text},
     raft::Role,
@@ -47,7 +48,7 @@ pub(crate) async fn update(member: &Member) {
     }
     let set = ClusterVersionSetRequest { ver: version.to_string() };
     let request = InternalRaftRequest { cluster_version_set: Some(set), ..Default::default() };
-    match member.propose(request, member.own_deadline()).await {
+    match member.propose(&Caller::nobody(), request, member.own_deadline()).await {
         Ok(_) => tracing::info!(cluster_version = %version, "cluster version is updated"),
         Err(status) => tracing::warn!(error = status.message(), "failed to update cluster version"),
     }

@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::AutoCompaction;
+use crate::{AutoCompaction, auth::TokenKind};
 
 /// Whether the cluster of a member without a log runs already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +95,12 @@ pub struct Config {
     pub corrupt_check_time: Duration,
     /// How often the leader compares the hashes of compactions; zero for never.
     pub compact_hash_check_time: Duration,
+    /// What clients are given when they log in.
+    pub auth_token: TokenKind,
+    /// How slow a password is to try; bcrypt's, 4 to 31. Each step doubles the time, for us and for whoever guesses.
+    pub bcrypt_cost: u32,
+    /// Whether the common name of a client's certificate is its user, if it shows no token.
+    pub client_cert_auth: bool,
     /// Skips fsync. Loses acknowledged writes in a power cut; for tests alone.
     pub unsafe_no_fsync: bool,
 }
@@ -187,6 +193,9 @@ impl Default for Config {
             initial_corrupt_check: false,
             corrupt_check_time: Duration::ZERO,
             compact_hash_check_time: Duration::from_secs(60),
+            auth_token: TokenKind::Simple(Duration::from_secs(300)),
+            bcrypt_cost: 10,
+            client_cert_auth: false,
             unsafe_no_fsync: false,
         }
     }

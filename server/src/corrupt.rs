@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tonic::Status;
 
 use crate::{
+    auth::Caller,
     member::Member,
     peer::{Client, HashKvAnswer, HashKvQuery, Identity, id_text},
     raft::Role,
@@ -200,7 +201,7 @@ async fn raise(member: &Member, id: u64) {
     let alarm = AlarmRequest { action: AlarmAction::Activate as i32, member_id: id, alarm: AlarmType::Corrupt as i32 };
     let request = InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
     let began = Instant::now();
-    if let Err(status) = member.propose(request, member.own_deadline()).await {
+    if let Err(status) = member.propose(&Caller::nobody(), request, member.own_deadline()).await {
         tracing::warn!(error = status.message(), took = ?began.elapsed(), "failed to raise the CORRUPT alarm");
     }
 }

@@ -7,6 +7,7 @@ use forebay_proto::{Error, etcdserverpb::InternalRaftRequest, membershippb::Down
 use tonic::Status;
 
 use crate::{
+    auth::Caller,
     cluster_version,
     member::{Deadline, Member},
     raft::Role,
@@ -61,7 +62,7 @@ impl Member {
         let ver = target.map_or_else(String::new, |target| target.to_string());
         let set = DowngradeInfoSetRequest { enabled: target.is_some(), ver };
         let request = InternalRaftRequest { downgrade_info_set: Some(set), ..Default::default() };
-        self.propose(request, deadline).await.map(drop)
+        self.propose(&Caller::nobody(), request, deadline).await.map(drop)
     }
 }
 

@@ -45,7 +45,6 @@ fn unreadable(path: &Path, error: Unreadable) -> StartError {
     let path = path.to_owned();
     match error {
         Unreadable::Schema(schema::Error::Db(error)) => StartError::Db(error),
-        Unreadable::AuthEnabled => StartError::AuthEnabled { path },
         error => StartError::Damaged { path, reason: error.to_string() },
     }
 }

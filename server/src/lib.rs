@@ -5,6 +5,7 @@
 
 mod alarms;
 mod apply;
+mod auth;
 mod auto_compaction;
 mod backend;
 mod bootstrap;
@@ -18,6 +19,7 @@ mod downgrade;
 mod files;
 mod lease;
 mod leases;
+mod logins;
 mod member;
 mod members;
 mod membership;
@@ -35,6 +37,7 @@ mod state;
 mod upkeep;
 pub mod version;
 
+pub use auth::{JwtOptions, TokenKind};
 pub use auto_compaction::AutoCompaction;
 pub use bootstrap::BootstrapError;
 pub use config::{Config, Feature, GRPC_OVERHEAD_BYTES, InitialState};

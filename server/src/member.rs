@@ -12,8 +12,7 @@ use forebay_keyspace::{Reader, RevisionHash};
 use forebay_proto::{
     Error, KeyRange,
     etcdserverpb::{
-        self, AlarmMember, AlarmRequest, AlarmType, InternalRaftRequest, RequestHeader, ResponseHeader,
-        alarm_request::AlarmAction,
+        self, AlarmMember, AlarmRequest, AlarmType, InternalRaftRequest, ResponseHeader, alarm_request::AlarmAction,
     },
 };
 use http::HeaderMap;
@@ -24,6 +23,7 @@ use tonic::Status;
 
 use crate::{
     apply::{Applied, Outcome},
+    auth::{Auth, Caller},
     backend::Backend,
     cluster::{self, Cluster},
     config::Config,
@@ -61,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) watches: Watches,
     pub(crate) lessor: Arc<Mutex<Lessor>>,
     pub(crate) quotas: Arc<Quotas>,
+    pub(crate) auth: Arc<Auth>,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) peers: Peers,
     /// Ends the serving of other members.
@@ -218,6 +219,10 @@ impl Member {
 
     pub(crate) fn lessor(&self) -> MutexGuard<'_, Lessor> {
         self.0.lessor.lock()
+    }
+
+    pub(crate) fn auth(&self) -> &Auth {
+        &self.0.auth
     }
 
     pub(crate) fn watches(&self) -> &Watches {
@@ -381,18 +386,20 @@ impl Member {
         Deadline { at: Instant::now() + self.0.config.request_timeout(), is_callers: false }
     }
 
-    /// Has a request ordered by raft and carried out, and says what it did.
+    /// Has a request ordered by raft and carried out, and says what it did. `caller` is who wants it, as apply will
+    /// judge.
     ///
     /// Dropping the future does not undo the proposal.
     pub(crate) async fn propose(
         &self,
+        caller: &Caller,
         mut request: InternalRaftRequest,
         deadline: Deadline,
     ) -> Result<Outcome, Status> {
         let start = Instant::now();
         let kind = Kind::of(&request);
         let id = self.0.ids.next();
-        request.header = Some(RequestHeader { id, ..RequestHeader::default() });
+        request.header = Some(caller.header(id));
         let size = request.encoded_len();
         if size > self.0.config.max_request_bytes {
             return Err(Error::RequestTooLarge.into());
@@ -479,7 +486,7 @@ impl Member {
                     alarm: AlarmType::Nospace as i32,
                 };
                 let request = InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
-                if let Err(status) = member.propose(request, member.own_deadline()).await {
+                if let Err(status) = member.propose(&Caller::nobody(), request, member.own_deadline()).await {
                     tracing::warn!(error = status.message(), "failed to raise the NOSPACE alarm");
                 }
             });
@@ -525,7 +532,7 @@ impl Member {
     }
 }
 
-fn refused(error: Refused) -> Status {
+pub(crate) fn refused(error: Refused) -> Status {
     match error {
         Refused::Stopped => Error::Stopped.into(),
         // etcd's server sends this text with this code.

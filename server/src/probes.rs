@@ -37,7 +37,7 @@ impl Probes for MemberProbes {
     }
 
     fn auth_enabled(&self) -> bool {
-        false
+        self.member.auth().is_enabled()
     }
 
     fn read(&self, serializable: bool) -> BoxFuture<'_, Result<(), Status>> {

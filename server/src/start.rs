@@ -31,6 +31,7 @@ use tonic::{Code, Status};
 
 use crate::{
     apply::{Machine, Replica, Restored},
+    auth::{Auth, Caller, JwtError, Passwords, Tokens},
     auto_compaction,
     backend::{self, Backend},
     bootstrap::{self, BootstrapError},
@@ -93,12 +94,9 @@ pub enum StartError {
         /// What.
         reason: String,
     },
-    /// The state was written with auth on, which this version would not enforce.
-    #[error("auth is enabled in {path}, and this version cannot enforce it; disable it with etcd first")]
-    AuthEnabled {
-        /// Which.
-        path: PathBuf,
-    },
+    /// Tokens cannot be given.
+    #[error("{0}")]
+    Tokens(#[from] JwtError),
     /// The cluster cannot be found.
     #[error("{0}")]
     Bootstrap(#[from] BootstrapError),
@@ -139,6 +137,7 @@ fn remedy(is_damage: bool) -> &'static str {
 ///
 /// Metrics go to `registry`. Must be called in a tokio runtime.
 pub async fn start(config: Config, peer_ports: PeerPorts, registry: &Registry) -> Result<Member, StartError> {
+    let tokens = Tokens::open(&config.auth_token)?;
     let files = config.clone();
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let opening_disk = disk.clone();
@@ -194,6 +193,8 @@ pub async fn start(config: Config, peer_ports: PeerPorts, registry: &Registry) -
     let keyspace = Arc::new(Mutex::new(state.keyspace));
     let quotas = Arc::new(Quotas::new(keyspace.clone()));
     let lessor = Arc::new(Mutex::new(state.lessor));
+    let passwords = Passwords::new(config.bcrypt_cost);
+    let auth = Arc::new(Auth::new(state.auth, tokens, passwords, config.client_cert_auth));
     let cluster = Arc::new(Cluster::default());
     let waiters = Arc::new(Waiters::default());
     let hub = Hub::new(Arc::new(reader.clone()), config.max_request_bytes);
@@ -217,6 +218,7 @@ pub async fn start(config: Config, peer_ports: PeerPorts, registry: &Registry) -
     let restored = Restored {
         keyspace,
         lessor: lessor.clone(),
+        auth: auth.clone(),
         alarms: state.alarms,
         membership: state.membership,
         downgrade: state.downgrade,
@@ -262,6 +264,7 @@ pub async fn start(config: Config, peer_ports: PeerPorts, registry: &Registry) -
         watches,
         lessor,
         quotas,
+        auth,
         cluster,
         peers: peers.clone(),
         peers_closing: Drain::default(),
@@ -340,7 +343,7 @@ async fn publish(member: &Member) -> Result<(), Status> {
         Attributes { name: member.config().name.clone(), client_urls: member.config().advertise_client_urls.clone() };
     let set = ClusterMemberAttrSetRequest { member_id: member.id(), member_attributes: Some(attributes) };
     let request = InternalRaftRequest { cluster_member_attr_set: Some(set), ..Default::default() };
-    while let Err(status) = member.propose(request.clone(), member.own_deadline()).await {
+    while let Err(status) = member.propose(&Caller::nobody(), request.clone(), member.own_deadline()).await {
         // What is refused for itself is refused again.
         if status.code() == Code::InvalidArgument {
             return Err(status);

@@ -16,6 +16,7 @@ use crate::{alarms::Alarms, lease::Lessor, raft};
 pub(crate) struct State {
     pub(crate) keyspace: Keyspace,
     pub(crate) lessor: Lessor,
+    pub(crate) auth: schema::Auth,
     pub(crate) alarms: Alarms,
     pub(crate) membership: Membership,
     /// The version that the cluster is on its way down to, if it is.
@@ -35,8 +36,6 @@ pub(crate) enum Unreadable {
     Record(#[from] RecordError),
     #[error("{0} is no revision")]
     Key(String),
-    #[error("auth is enabled, and this version cannot enforce it")]
-    AuthEnabled,
 }
 
 impl From<db::Error> for Unreadable {
@@ -48,9 +47,6 @@ impl From<db::Error> for Unreadable {
 impl State {
     /// Reads everything. Leases do not run: no member is a leader when it reads a file.
     pub(crate) fn read(txn: &ReadTxn, min_lease_ttl: i64) -> Result<State, Unreadable> {
-        if schema::read_auth_enabled(txn)? {
-            return Err(Unreadable::AuthEnabled);
-        }
         let (scheduled, finished) = schema::read_compactions(txn)?;
         let mut restore = Restore::new(finished);
         let mut wrong = None;
@@ -96,6 +92,7 @@ impl State {
             ids.all(|id| membership.members.iter().any(|member| member.id == *id))
         };
         let applied = raft::Applied { index, conf_state: schema::read_conf_state(txn)?.filter(is_of) };
-        Ok(State { keyspace, lessor, alarms, membership, downgrade, applied, term, unfinished })
+        let auth = schema::read_auth(txn)?;
+        Ok(State { keyspace, lessor, auth, alarms, membership, downgrade, applied, term, unfinished })
     }
 }

@@ -38,7 +38,7 @@ pub(crate) async fn expire_leases(member: Member) {
 
 async fn revoke(member: &Member, id: i64) {
     let request = InternalRaftRequest { lease_revoke: Some(LeaseRevokeRequest { id }), ..Default::default() };
-    match member.propose(request, member.own_deadline()).await {
+    match member.propose(&member.auth().root(), request, member.own_deadline()).await {
         Ok(_) => {
             member.metrics().leases_expired.inc();
             tracing::debug!(lease = format_args!("{id:x}"), "revoked an expired lease");
@@ -55,14 +55,16 @@ async fn revoke(member: &Member, id: i64) {
     }
 }
 
-/// Lets requests fail whose time is up. Ends with the raft thread: until then requests are answered.
+/// Lets requests and tokens end whose time is up. Ends with the raft thread: until then requests are answered.
 pub(crate) async fn expire_waiters(member: Member) {
     let mut ticks = interval(TIMEOUT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let work = async {
         loop {
             ticks.tick().await;
-            member.0.waiters.expire(Instant::now());
+            let now = Instant::now();
+            member.0.waiters.expire(now);
+            member.auth().tokens().expire(now);
         }
     };
     tokio::select! {

@@ -103,9 +103,7 @@ pub struct ServerConfig {
     /// Years that certificates made for `auto_tls` are good for.
     pub self_signed_cert_validity_years: u64,
 
-    /// `simple`, or `jwt,…` with its options.
-    pub auth_token: String,
-    pub auth_token_ttl: Duration,
+    pub auth_token: AuthToken,
     pub bcrypt_cost: u32,
 
     pub feature_gates: FeatureGates,
@@ -131,6 +129,23 @@ pub enum AutoCompaction {
     Periodic(Duration),
     /// Everything but this many of the newest revisions.
     Revision(u64),
+}
+
+/// What clients are given when they log in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthToken {
+    /// Random letters, each good for so long from its last use.
+    Simple(Duration),
+    /// Signed claims.
+    Jwt {
+        /// The algorithm.
+        method: String,
+        public_key: Option<PathBuf>,
+        private_key: Option<PathBuf>,
+        ttl: Duration,
+    },
+    /// Nothing: users have certificates.
+    None,
 }
 
 /// How HTTP/2 pings are used; zero switches one off.

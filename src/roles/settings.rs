@@ -7,11 +7,11 @@ use forebay_edge::{
     listener::Limits,
 };
 use forebay_gateway::mirror::{Credentials, MirrorConfig};
-use forebay_server::{GRPC_OVERHEAD_BYTES, InitialState};
+use forebay_server::{GRPC_OVERHEAD_BYTES, InitialState, JwtOptions, TokenKind};
 
 use crate::flags::{
     gateway::GatewayConfig,
-    server_config::{AutoCompaction, ClusterState, Gate, GrpcKeepalive, ServerConfig},
+    server_config::{AuthToken, AutoCompaction, ClusterState, Gate, GrpcKeepalive, ServerConfig},
     url::Url,
 };
 
@@ -74,6 +74,15 @@ pub(super) fn member(config: &ServerConfig) -> anyhow::Result<forebay_server::Co
             true => config.compact_hash_check_time,
             false => std::time::Duration::ZERO,
         },
+        auth_token: match config.auth_token.clone() {
+            AuthToken::Simple(ttl) => TokenKind::Simple(ttl),
+            AuthToken::Jwt { method, public_key, private_key, ttl } => {
+                TokenKind::Jwt(JwtOptions { method, public_key, private_key, ttl })
+            }
+            AuthToken::None => TokenKind::None,
+        },
+        bcrypt_cost: config.bcrypt_cost,
+        client_cert_auth: config.client_tls.client_cert_auth,
         unsafe_no_fsync: config.unsafe_no_fsync,
     })
 }

@@ -15,9 +15,10 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use tonic::Status;
 
-use super::{Applied, Outcome, Tally, txn_cost};
+use super::{Applied, Outcome, Place, Tally, auth, txn_cost};
 use crate::{
     alarms::Alarms,
+    auth::{Auth, Caller, Rights},
     backend::{Backend, Op},
     cluster::Cluster,
     compactor::Compactor,
@@ -35,6 +36,7 @@ use crate::{
 pub struct Machine {
     keyspace: Arc<Mutex<Keyspace>>,
     lessor: Arc<Mutex<Lessor>>,
+    auth: Arc<Auth>,
     cluster: Arc<Cluster>,
     compactor: Compactor,
     alarms: Alarms,
@@ -54,6 +56,8 @@ pub struct Restored {
     pub keyspace: Arc<Mutex<Keyspace>>,
     /// The leases, keys attached.
     pub lessor: Arc<Mutex<Lessor>>,
+    /// Users and roles.
+    pub auth: Arc<Auth>,
     /// The raised alarms.
     pub alarms: Alarms,
     /// The members.
@@ -71,10 +75,10 @@ impl Machine {
         metrics: ApplyMetrics,
         quotas: Arc<Quotas>,
     ) -> Machine {
-        let Restored { keyspace, lessor, alarms, membership, downgrade } = restored;
+        let Restored { keyspace, lessor, auth, alarms, membership, downgrade } = restored;
         let ops = Vec::new();
         let machine =
-            Machine { keyspace, lessor, cluster, compactor, alarms, membership, metrics, quotas, downgrade, ops };
+            Machine { keyspace, lessor, auth, cluster, compactor, alarms, membership, metrics, quotas, downgrade, ops };
         machine.show();
         machine
     }
@@ -92,6 +96,7 @@ impl Machine {
         self.quotas.reload(&keyspace);
         drop(keyspace);
         *self.lessor.lock() = state.lessor;
+        self.auth.restore(state.auth);
         (self.alarms, self.membership, self.downgrade) = (state.alarms, state.membership, state.downgrade);
         self.ops.clear();
         if let Some(revision) = state.unfinished {
@@ -148,21 +153,32 @@ impl Machine {
         batch
     }
 
-    /// Carries out one request of the log, `None` if it is of a kind that this version does not know. `now` is when a
-    /// lease that it grants begins to run.
-    pub fn apply(&mut self, request: &InternalRaftRequest, now: Instant) -> Option<Applied> {
+    /// Carries out one request of the log, `None` if it is of a kind that this version does not know.
+    ///
+    /// Alarms are asked before rights, and those before anything that the request says: in etcd's order, which decides
+    /// the refusal when there are several.
+    pub fn apply(&mut self, request: &InternalRaftRequest, index: u64, now: Instant) -> Option<Applied> {
+        let caller = &Caller::of_entry(request.header.as_ref());
         Some(if let Some(put) = &request.put {
-            self.check_growth(true).and_then(|()| self.put(put))
+            self.check_growth(true)
+                .and_then(|()| self.judge(caller, |rights, lessor| rights.put(put, lessor)))
+                .and_then(|()| self.put(put))
         } else if let Some(txn) = &request.txn {
-            self.check_growth(txn_cost(txn) > 0).and_then(|()| self.txn(txn))
+            self.check_growth(txn_cost(txn) > 0)
+                .and_then(|()| self.judge(caller, |rights, lessor| rights.txn(txn, lessor)))
+                .and_then(|()| self.txn(txn))
         } else if let Some(delete) = &request.delete_range {
-            self.check_growth(false).and_then(|()| self.delete_range(delete))
+            self.check_growth(false)
+                .and_then(|()| self.judge(caller, |rights, _| rights.delete_range(delete)))
+                .and_then(|()| self.delete_range(delete))
         } else if let Some(compaction) = &request.compaction {
             self.check_growth(false).and_then(|()| self.compact(compaction))
         } else if let Some(grant) = &request.lease_grant {
             self.check_growth(true).and_then(|()| self.grant(grant, now))
         } else if let Some(revoke) = &request.lease_revoke {
-            self.check_growth(false).and_then(|()| self.revoke(revoke.id))
+            self.check_growth(false)
+                .and_then(|()| self.judge(caller, |rights, lessor| rights.write_lease(revoke.id, lessor)))
+                .and_then(|()| self.revoke(revoke.id))
         } else if let Some(alarm) = &request.alarm {
             Ok(self.alarm(alarm))
         } else if let Some(set) = &request.cluster_member_attr_set {
@@ -180,8 +196,23 @@ impl Machine {
         } else if changes_nothing(request) {
             Ok(Outcome::Done)
         } else {
-            return None;
+            return self.auth(caller, request, index, now);
         })
+    }
+
+    /// Judges whoever proposed an entry by users and roles as the log has them at this place.
+    fn judge(
+        &self,
+        caller: &Caller,
+        judge: impl FnOnce(&Rights<'_>, &Lessor) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.auth.judge(caller, |rights| judge(rights, &self.lessor.lock()))
+    }
+
+    fn auth(&mut self, caller: &Caller, request: &InternalRaftRequest, index: u64, now: Instant) -> Option<Applied> {
+        let version = self.membership.cluster_version.as_deref();
+        let tokens_name_entry_before = version.is_none_or(|version| version::storage(version).is_some());
+        auth::carry_out(&self.auth, caller, request, Place { index, now, tokens_name_entry_before }, &mut self.ops)
     }
 
     /// The schema follows the cluster version, but had no version of its own before 3.6.
@@ -307,12 +338,5 @@ impl Machine {
 /// Requests that stand in logs that an etcd wrote. A checkpoint only shortens what a later leader grants; without one it
 /// grants more. The others only read.
 fn changes_nothing(request: &InternalRaftRequest) -> bool {
-    request.lease_checkpoint.is_some()
-        || request.range.is_some()
-        || request.auth_status.is_some()
-        || request.auth_user_get.is_some()
-        || request.auth_user_list.is_some()
-        || request.auth_role_get.is_some()
-        || request.auth_role_list.is_some()
-        || request.downgrade_version_test.is_some()
+    request.lease_checkpoint.is_some() || request.range.is_some() || request.downgrade_version_test.is_some()
 }

@@ -4,6 +4,7 @@
 //! member after a crash, ends up with the same bytes. The time that is passed in only says when a
 //! lease of this member's table runs out, which is not part of the replicated state.
 
+mod auth;
 mod cost;
 pub mod describe;
 mod entry;
@@ -15,6 +16,7 @@ use forebay_keyspace::eval::{DeleteRangeResult, PutResult, TxnResult};
 use forebay_proto::{Error, etcdserverpb::AlarmMember};
 use tokio::sync::oneshot;
 
+pub use auth::{Answer, Place};
 pub use cost::{LEASE_COST, put as put_cost, txn as txn_cost};
 pub use machine::{Machine, Restored};
 pub use replica::Replica;
@@ -38,6 +40,8 @@ pub enum Outcome {
     LeaseGrant(Grant),
     /// The alarms that an alarm request asked for or changed.
     Alarm(Vec<AlarmMember>),
+    /// What was asked about users and roles.
+    Auth(Answer),
     /// Nothing to tell but that it is done.
     Done,
 }

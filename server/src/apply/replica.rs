@@ -82,11 +82,11 @@ impl StateMachine for Replica {
             let refused = |why: &dyn std::fmt::Display| format!("entry {} cannot be applied: {why}", entry.index());
             let request = entry::read(data.clone()).map_err(|error| refused(&error))?;
             let id = request.header.as_ref().map_or(request.id, |header| header.id);
-            let applied = self.machine.apply(&request, now);
+            let applied = self.machine.apply(&request, entry.index(), now);
             let outcome = applied.ok_or_else(|| refused(&"this version does not carry out requests of its kind"))?;
             let took = self.clock.now() - now;
             now += took;
-            self.metrics.seconds.observe(Kind::of(&request), outcome.is_ok(), took);
+            self.metrics.seconds.observe(Kind::applied(&request), outcome.is_ok(), took);
             if took > self.warning_apply_duration {
                 self.metrics.slow.inc();
                 tracing::warn!(

@@ -24,10 +24,27 @@ pub(crate) enum Kind {
     ClusterVersionSet,
     ClusterMemberAttrSet,
     DowngradeInfoSet,
+    Authenticate,
+    AuthEnable,
+    AuthDisable,
+    AuthStatus,
+    AuthUserAdd,
+    AuthUserDelete,
+    AuthUserChangePassword,
+    AuthUserGrantRole,
+    AuthUserGet,
+    AuthUserRevokeRole,
+    AuthUserList,
+    AuthRoleAdd,
+    AuthRoleGrantPermission,
+    AuthRoleGet,
+    AuthRoleRevokePermission,
+    AuthRoleDelete,
+    AuthRoleList,
     Unknown,
 }
 
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 31] = [
     "Range",
     "ReadonlyTxn",
     "Put",
@@ -41,10 +58,35 @@ const NAMES: [&str; 14] = [
     "ClusterVersionSet",
     "ClusterMemberAttrSet",
     "DowngradeInfoSet",
+    "Authenticate",
+    "AuthEnable",
+    "AuthDisable",
+    "AuthStatus",
+    "AuthUserAdd",
+    "AuthUserDelete",
+    "AuthUserChangePassword",
+    "AuthUserGrantRole",
+    "AuthUserGet",
+    "AuthUserRevokeRole",
+    "AuthUserList",
+    "AuthRoleAdd",
+    "AuthRoleGrantPermission",
+    "AuthRoleGet",
+    "AuthRoleRevokePermission",
+    "AuthRoleDelete",
+    "AuthRoleList",
     "unknown",
 ];
 
 impl Kind {
+    /// The kind under which etcd counts what is carried out; it has forgotten one.
+    pub(crate) fn applied(request: &InternalRaftRequest) -> Kind {
+        match Kind::of(request) {
+            Kind::AuthStatus => Kind::Unknown,
+            kind => kind,
+        }
+    }
+
     pub(crate) fn of(request: &InternalRaftRequest) -> Kind {
         match request {
             InternalRaftRequest { put: Some(_), .. } => Kind::Put,
@@ -59,6 +101,23 @@ impl Kind {
             InternalRaftRequest { cluster_version_set: Some(_), .. } => Kind::ClusterVersionSet,
             InternalRaftRequest { cluster_member_attr_set: Some(_), .. } => Kind::ClusterMemberAttrSet,
             InternalRaftRequest { downgrade_info_set: Some(_), .. } => Kind::DowngradeInfoSet,
+            InternalRaftRequest { authenticate: Some(_), .. } => Kind::Authenticate,
+            InternalRaftRequest { auth_enable: Some(_), .. } => Kind::AuthEnable,
+            InternalRaftRequest { auth_disable: Some(_), .. } => Kind::AuthDisable,
+            InternalRaftRequest { auth_status: Some(_), .. } => Kind::AuthStatus,
+            InternalRaftRequest { auth_user_add: Some(_), .. } => Kind::AuthUserAdd,
+            InternalRaftRequest { auth_user_delete: Some(_), .. } => Kind::AuthUserDelete,
+            InternalRaftRequest { auth_user_change_password: Some(_), .. } => Kind::AuthUserChangePassword,
+            InternalRaftRequest { auth_user_grant_role: Some(_), .. } => Kind::AuthUserGrantRole,
+            InternalRaftRequest { auth_user_get: Some(_), .. } => Kind::AuthUserGet,
+            InternalRaftRequest { auth_user_revoke_role: Some(_), .. } => Kind::AuthUserRevokeRole,
+            InternalRaftRequest { auth_user_list: Some(_), .. } => Kind::AuthUserList,
+            InternalRaftRequest { auth_role_add: Some(_), .. } => Kind::AuthRoleAdd,
+            InternalRaftRequest { auth_role_grant_permission: Some(_), .. } => Kind::AuthRoleGrantPermission,
+            InternalRaftRequest { auth_role_get: Some(_), .. } => Kind::AuthRoleGet,
+            InternalRaftRequest { auth_role_revoke_permission: Some(_), .. } => Kind::AuthRoleRevokePermission,
+            InternalRaftRequest { auth_role_delete: Some(_), .. } => Kind::AuthRoleDelete,
+            InternalRaftRequest { auth_role_list: Some(_), .. } => Kind::AuthRoleList,
             _ => Kind::Unknown,
         }
     }

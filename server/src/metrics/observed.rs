@@ -40,7 +40,7 @@ impl Observed {
             // A snapshot is applied before this page is served.
             ("etcd_server_snapshot_apply_in_progress_total", "1 while a snapshot is applied, else 0.", |_| 0),
             ("etcd_debugging_auth_revision", "The revision of users and roles.", |member| {
-                member.backend().auth_revision() as i64
+                member.auth().revision() as i64
             }),
             ("etcd_debugging_mvcc_current_revision", "The current revision.", |member| member.reader().revision()),
             ("etcd_debugging_mvcc_compact_revision", "The revision of the last compaction.", |member| {

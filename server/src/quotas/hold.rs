@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 use super::RECORDS;
 use crate::{
     apply::Applied,
+    auth::Caller,
     member::{Deadline, Member},
     members::FORWARD_PAUSE,
     raft::{Proposal, Role},
@@ -184,11 +185,17 @@ impl Member {
 
     /// Has the quotas of a policy replaced by these, unless it has them already.
     pub async fn hold_quotas(&self, policy: &str, quotas: &[Quota]) -> Result<(), Status> {
-        self.hold(policy, quotas_to_json(quotas).into(), self.own_deadline()).await
+        self.hold(&self.auth().root(), policy, quotas_to_json(quotas).into(), self.own_deadline()).await
     }
 
     /// As [`Member::hold_quotas`], with quotas as JSON.
-    pub(crate) async fn hold(&self, policy: &str, json: Bytes, deadline: Deadline) -> Result<(), Status> {
+    pub(crate) async fn hold(
+        &self,
+        caller: &Caller,
+        policy: &str,
+        json: Bytes,
+        deadline: Deadline,
+    ) -> Result<(), Status> {
         let quotas = quotas_from_json(&json).map_err(|error| Status::invalid_argument(format!("forebay: {error}")))?;
         if policy.is_empty() || policy.len() > 253 {
             return Err(Status::invalid_argument(
@@ -207,7 +214,7 @@ impl Member {
         } else {
             request.put = Some(PutRequest { key, value: json, ..PutRequest::default() });
         }
-        self.propose(request, deadline).await.map(drop)
+        self.propose(caller, request, deadline).await.map(drop)
     }
 
     /// The quotas of a policy as JSON; empty if it has none.

@@ -9,6 +9,7 @@ use forebay_keyspace::{
     eval::{self, RangeChunks, RangeResult},
 };
 use forebay_proto::{Error, NestingError, decode_txn, etcdserverpb::*};
+use http::request::Parts;
 use tonic::Status;
 
 use crate::{
@@ -24,9 +25,12 @@ pub(super) async fn range(member: Member, request: Request) -> Result<Response, 
     }
     check::range(&range)?;
     let read = Read::begin(&member, Kind::Range);
+    let deadline = member.deadline(&parts.headers)?;
     if !range.serializable {
-        member.linearize(member.deadline(&parts.headers)?).await?;
+        member.linearize(deadline).await?;
     }
+    let caller = member.caller(&parts, deadline).await?;
+    member.auth().judge(&caller, |rights| rights.range(&range))?;
     let range = Arc::new(range);
     let is_quick = range::is_quick(&range, |counting| Some(evaluate(&member, counting).ok()?.count));
     let result = if is_quick {
@@ -35,6 +39,7 @@ pub(super) async fn range(member: Member, request: Request) -> Result<Response, 
         let range = range.clone();
         member.blocking(move |member| Ok(measure(member, &range)?)).await?
     };
+    member.auth().confirm(&caller)?;
     let response = format_args!("range_response_count:{}", result.kvs.len());
     read.end("read-only range ", &describe::Range(&range), &response);
     Ok(range::respond(result, &member.header()))
@@ -106,10 +111,15 @@ pub(super) async fn range_stream(member: Member, request: Request) -> Result<Res
         RangeStreamError::Range(error) => error.into(),
         RangeStreamError::Order | RangeStreamError::Filters => Status::unimplemented(refused.to_string()),
     })?;
+    let deadline = member.deadline(&parts.headers)?;
     if !range.serializable {
-        member.linearize(member.deadline(&parts.headers)?).await?;
+        member.linearize(deadline).await?;
     }
-    let chunks = RangeChunks::new(member.reader().clone(), range, member.config().max_request_bytes);
+    let caller = member.caller(&parts, deadline).await?;
+    member.auth().judge(&caller, |rights| rights.range(&range))?;
+    let auth = member.clone();
+    let chunks = RangeChunks::new(member.reader().clone(), range, member.config().max_request_bytes)
+        .map(move |chunk| chunk.and_then(|chunk| auth.auth().confirm(&caller).map(|()| chunk)));
     Ok(range::respond_stream(chunks, move || member.header()))
 }
 
@@ -118,7 +128,9 @@ pub(super) async fn put(member: Member, request: Request) -> Result<Response, St
     member.check_quota(apply::put_cost(&put))?;
     check::put(&put)?;
     let request = InternalRaftRequest { put: Some(put), ..Default::default() };
-    let Outcome::Put(result) = member.propose(request, member.deadline(&parts.headers)?).await? else {
+    let deadline = member.deadline(&parts.headers)?;
+    let caller = member.caller(&parts, deadline).await?;
+    let Outcome::Put(result) = member.propose(&caller, request, deadline).await? else {
         unreachable!("a put was proposed")
     };
     Ok(grpc::reply(encode(&member, &result)?))
@@ -128,7 +140,9 @@ pub(super) async fn delete_range(member: Member, request: Request) -> Result<Res
     let (parts, delete) = grpc::unary::<DeleteRangeRequest>(request, member.config().max_message_bytes()).await?;
     check::delete_range(&delete)?;
     let request = InternalRaftRequest { delete_range: Some(delete), ..Default::default() };
-    let Outcome::DeleteRange(result) = member.propose(request, member.deadline(&parts.headers)?).await? else {
+    let deadline = member.deadline(&parts.headers)?;
+    let caller = member.caller(&parts, deadline).await?;
+    let Outcome::DeleteRange(result) = member.propose(&caller, request, deadline).await? else {
         unreachable!("a deletion was proposed")
     };
     Ok(grpc::reply(encode(&member, &result)?))
@@ -147,18 +161,23 @@ pub(super) async fn txn(member: Member, request: Request) -> Result<Response, St
     check::txn(&txn, member.config().max_txn_ops)?;
     let deadline = member.deadline(&parts.headers)?;
     if eval::is_read_only(&txn) {
-        return read(member, txn, deadline).await;
+        return read(member, &parts, txn, deadline).await;
     }
+    let caller = member.caller(&parts, deadline).await?;
     let request = InternalRaftRequest { txn: Some(txn), ..Default::default() };
-    let Outcome::Txn(result) = member.propose(request, deadline).await? else { unreachable!("a txn was proposed") };
+    let Outcome::Txn(result) = member.propose(&caller, request, deadline).await? else {
+        unreachable!("a txn was proposed")
+    };
     Ok(grpc::reply(encode(&member, &result)?))
 }
 
-async fn read(member: Member, txn: TxnRequest, deadline: Deadline) -> Result<Response, Status> {
+async fn read(member: Member, parts: &Parts, txn: TxnRequest, deadline: Deadline) -> Result<Response, Status> {
     let read = Read::begin(&member, Kind::ReadonlyTxn);
     if !eval::is_serializable(&txn) {
         member.linearize(deadline).await?;
     }
+    let caller = member.caller(parts, deadline).await?;
+    member.auth().judge(&caller, |rights| rights.txn(&txn, &member.lessor()))?;
     let txn = Arc::new(txn);
     let asked = txn.clone();
     let answer = member
@@ -168,6 +187,7 @@ async fn read(member: Member, txn: TxnRequest, deadline: Deadline) -> Result<Res
             encode(member, &result)
         })
         .await?;
+    member.auth().confirm(&caller)?;
     let size = format_args!("size:{}", answer.len() - grpc::PREFIX);
     read.end("read-only txn ", &describe::Txn(&txn), &size);
     Ok(grpc::reply(answer))
@@ -178,7 +198,8 @@ pub(super) async fn compact(member: Member, request: Request) -> Result<Response
     let physical = compaction.physical;
     let request = InternalRaftRequest { compaction: Some(compaction), ..Default::default() };
     let deadline = member.deadline(&parts.headers)?;
-    let Outcome::Compact(finished) = member.propose(request, deadline).await? else {
+    let caller = member.caller(&parts, deadline).await?;
+    let Outcome::Compact(finished) = member.propose(&caller, request, deadline).await? else {
         unreachable!("a compaction was proposed")
     };
     if physical {

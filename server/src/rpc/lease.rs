@@ -4,7 +4,11 @@ use forebay_edge::{Body, Request, Response, grpc};
 use forebay_proto::{Error, etcdserverpb::*};
 use tonic::{Code, Status};
 
-use crate::{apply::Outcome, member::Member};
+use crate::{
+    apply::Outcome,
+    auth::{Caller, Credentials},
+    member::Member,
+};
 
 pub(super) async fn grant(member: Member, request: Request) -> Result<Response, Status> {
     let (parts, mut grant) = grpc::unary::<LeaseGrantRequest>(request, member.config().max_message_bytes()).await?;
@@ -14,7 +18,9 @@ pub(super) async fn grant(member: Member, request: Request) -> Result<Response, 
         grant.id = (member.next_request_id() & i64::MAX as u64) as i64;
     }
     let request = InternalRaftRequest { lease_grant: Some(grant), ..Default::default() };
-    let Outcome::LeaseGrant(granted) = member.propose(request, member.deadline(&parts.headers)?).await? else {
+    let deadline = member.deadline(&parts.headers)?;
+    let caller = member.caller(&parts, deadline).await?;
+    let Outcome::LeaseGrant(granted) = member.propose(&caller, request, deadline).await? else {
         unreachable!("a grant was proposed")
     };
     let header = Some(member.header());
@@ -24,36 +30,58 @@ pub(super) async fn grant(member: Member, request: Request) -> Result<Response, 
 pub(super) async fn revoke(member: Member, request: Request) -> Result<Response, Status> {
     let (parts, revoke) = grpc::unary::<LeaseRevokeRequest>(request, member.config().max_message_bytes()).await?;
     let request = InternalRaftRequest { lease_revoke: Some(revoke), ..Default::default() };
-    member.propose(request, member.deadline(&parts.headers)?).await?;
+    let deadline = member.deadline(&parts.headers)?;
+    let caller = member.caller(&parts, deadline).await?;
+    member.propose(&caller, request, deadline).await?;
     Ok(grpc::reply_message(&LeaseRevokeResponse { header: Some(member.header()) }))
 }
 
 pub(super) async fn time_to_live(member: Member, request: Request) -> Result<Response, Status> {
     let (parts, query) = grpc::unary::<LeaseTimeToLiveRequest>(request, member.config().max_message_bytes()).await?;
-    let answer = member.time_to_live(query, member.deadline(&parts.headers)?).await?;
+    let deadline = member.deadline(&parts.headers)?;
+    let caller = match query.keys {
+        true => member.caller(&parts, deadline).await?,
+        // That a lease is there may be told to every user.
+        false => Caller::nobody(),
+    };
+    if query.keys {
+        member.auth().judge(&caller, |rights| rights.read_lease(query.id, &member.lessor()))?;
+    }
+    let answer = member.time_to_live(query, deadline).await?;
+    // Keys may have been attached since.
+    if query.keys {
+        member.auth().confirm(&caller)?;
+    }
     Ok(grpc::reply_message(&LeaseTimeToLiveResponse { header: Some(member.header()), ..answer }))
 }
 
 pub(super) async fn leases(member: Member, request: Request) -> Result<Response, Status> {
-    grpc::unary::<LeaseLeasesRequest>(request, member.config().max_message_bytes()).await?;
-    let leases = member.lessor().list().into_iter().map(|id| LeaseStatus { id }).collect();
+    let (parts, _) = grpc::unary::<LeaseLeasesRequest>(request, member.config().max_message_bytes()).await?;
+    let caller = member.caller(&parts, member.deadline(&parts.headers)?).await?;
+    let leases = member.lessor().list();
+    member.auth().judge(&caller, |rights| {
+        let lessor = member.lessor();
+        leases.iter().try_for_each(|id| rights.read_lease(*id, &lessor))
+    })?;
+    let leases = leases.into_iter().map(|id| LeaseStatus { id }).collect();
     Ok(grpc::reply_message(&LeaseLeasesResponse { header: Some(member.header()), leases }))
 }
 
 pub(super) fn keep_alive(member: Member, request: Request) -> Response {
+    let credentials = Member::credentials(&request);
     let (parts, body) = request.into_parts();
     let messages =
         grpc::Messages::<LeaseKeepAliveRequest>::new(&parts.headers, body, member.config().max_message_bytes());
-    let answers = futures::stream::unfold(Some((member, messages)), |state| async move {
-        let (member, mut messages) = state?;
+    let answers = futures::stream::unfold(Some((member, credentials, messages)), |state| async move {
+        let (member, credentials, mut messages) = state?;
         let next = tokio::select! {
             next = messages.next() => next,
             () = member.draining() => Err(Error::Stopped.into()),
         };
         match next {
             Ok(None) => None,
-            Ok(Some(request)) => match renew(&member, request.id).await {
-                Ok(answer) => Some((Ok(grpc::encode(&answer)), Some((member, messages)))),
+            Ok(Some(request)) => match renew(&member, &credentials, request.id).await {
+                Ok(answer) => Some((Ok(grpc::encode(&answer)), Some((member, credentials, messages)))),
                 Err(status) => Some((Err(status), None)),
             },
             Err(status) => {
@@ -69,8 +97,14 @@ pub(super) fn keep_alive(member: Member, request: Request) -> Response {
 }
 
 /// Renews one lease. The header is taken before, so that its revision is not newer than the renewal.
-async fn renew(member: &Member, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+async fn renew(member: &Member, credentials: &Credentials, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
     let header = Some(member.header());
-    let ttl = member.renew(id, member.own_deadline()).await?;
+    let deadline = member.own_deadline();
+    let caller = member.identify(credentials, deadline).await?;
+    member.auth().judge(&caller, |rights| {
+        rights.user()?;
+        rights.write_lease(id, &member.lessor())
+    })?;
+    let ttl = member.renew(id, deadline).await?;
     Ok(LeaseKeepAliveResponse { header, id, ttl })
 }

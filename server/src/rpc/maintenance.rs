@@ -86,12 +86,17 @@ pub(super) async fn downgrade(member: Member, request: Request) -> Result<Respon
 
 pub(super) async fn alarm(member: Member, request: Request) -> Result<Response, Status> {
     let (parts, alarm) = grpc::unary::<AlarmRequest>(request, member.config().max_message_bytes()).await?;
+    let deadline = member.deadline(&parts.headers)?;
+    let caller = member.caller(&parts, deadline).await?;
+    if alarm.action != alarm_request::AlarmAction::Get as i32 {
+        member.auth().judge(&caller, |rights| rights.admin())?;
+    }
     if alarm_request::AlarmAction::try_from(alarm.action).is_err() {
         // etcd crashes on these.
         return Err(Status::invalid_argument(format!("unknown alarm action {}", alarm.action)));
     }
     let request = InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
-    let Outcome::Alarm(alarms) = member.propose(request, member.deadline(&parts.headers)?).await? else {
+    let Outcome::Alarm(alarms) = member.propose(&caller, request, deadline).await? else {
         unreachable!("an alarm was proposed")
     };
     Ok(grpc::reply_message(&AlarmResponse { header: Some(member.header()), alarms }))

@@ -1,6 +1,7 @@
 //! etcd's gRPC services, one file each. A handler has four beats: read and check the request, call
 //! the member, turn what failed into a status, fill the header.
 
+mod auth;
 mod caller;
 mod cluster;
 mod concurrency;
@@ -11,6 +12,7 @@ mod lease;
 mod lock;
 mod maintenance;
 mod quotas;
+mod rights;
 mod watch;
 
 use std::{
@@ -27,6 +29,7 @@ use futures::{
 use http::HeaderMap;
 use tonic::{Status, service::Routes};
 
+use self::rights::Need;
 use crate::member::Member;
 
 /// The member's API.
@@ -69,8 +72,30 @@ impl Service for Rpc {
     }
 }
 
-/// Has a call answered that may be answered by this member.
+/// Has a call answered that may be answered by this member, if its caller may make it.
 fn dispatch(member: Member, request: Request) -> BoxFuture<'static, Response> {
+    if !member.auth().is_enabled() {
+        return serve(member, request);
+    }
+    match rights::need(request.uri().path()) {
+        None => ready(grpc::refuse(grpc::unknown_method(request.uri().path()))).boxed(),
+        Some(need @ (Need::User | Need::Admin)) => {
+            let (credentials, deadline) = (Member::credentials(&request), member.deadline(request.headers()));
+            async move {
+                let admitted = async { rights::admit(&member, need, &credentials, deadline?).await };
+                match admitted.await {
+                    Ok(()) => serve(member, request).await,
+                    Err(status) => grpc::refuse(status),
+                }
+            }
+            .boxed()
+        }
+        Some(Need::Nothing | Need::Keys | Need::Apply) => serve(member, request),
+    }
+}
+
+/// Hands a request to its method.
+fn serve(member: Member, request: Request) -> BoxFuture<'static, Response> {
     let call = Call::begin(&member, &request);
     match request.uri().path() {
         "/etcdserverpb.KV/Range" => call.answer(kv::range(member, request)),
@@ -106,12 +131,25 @@ fn dispatch(member: Member, request: Request) -> BoxFuture<'static, Response> {
         "/v3electionpb.Election/Observe" => answer(election::observe(member, request)),
         "/v3electionpb.Election/Resign" => call.answer(election::resign(member, request)),
         forebay_proto::quotas::HOLD => call.answer(quotas::hold(member, request)),
+        "/etcdserverpb.Auth/AuthEnable" => call.answer(auth::enable(member, request)),
+        "/etcdserverpb.Auth/AuthDisable" => call.answer(auth::disable(member, request)),
+        "/etcdserverpb.Auth/AuthStatus" => call.answer(auth::status(member, request)),
+        "/etcdserverpb.Auth/Authenticate" => call.answer(auth::authenticate(member, request)),
+        "/etcdserverpb.Auth/UserAdd" => call.answer(auth::add_user(member, request)),
+        "/etcdserverpb.Auth/UserGet" => call.answer(auth::user(member, request)),
+        "/etcdserverpb.Auth/UserList" => call.answer(auth::users(member, request)),
+        "/etcdserverpb.Auth/UserDelete" => call.answer(auth::delete_user(member, request)),
+        "/etcdserverpb.Auth/UserChangePassword" => call.answer(auth::change_password(member, request)),
+        "/etcdserverpb.Auth/UserGrantRole" => call.answer(auth::grant_role(member, request)),
+        "/etcdserverpb.Auth/UserRevokeRole" => call.answer(auth::revoke_role(member, request)),
+        "/etcdserverpb.Auth/RoleAdd" => call.answer(auth::add_role(member, request)),
+        "/etcdserverpb.Auth/RoleGet" => call.answer(auth::role(member, request)),
+        "/etcdserverpb.Auth/RoleList" => call.answer(auth::roles(member, request)),
+        "/etcdserverpb.Auth/RoleDelete" => call.answer(auth::delete_role(member, request)),
+        "/etcdserverpb.Auth/RoleGrantPermission" => call.answer(auth::grant_permission(member, request)),
+        "/etcdserverpb.Auth/RoleRevokePermission" => call.answer(auth::revoke_permission(member, request)),
         "/grpc.health.v1.Health/Check" => call.answer(health::check(member, request)),
         "/grpc.health.v1.Health/Watch" => answer(health::watch(member, request)),
-        path if LATER.contains(&path) => {
-            let text = format!("forebay: {} is not implemented yet", path.trim_start_matches('/'));
-            ready(grpc::refuse(Status::unimplemented(text))).boxed()
-        }
         path => ready(grpc::refuse(grpc::unknown_method(path))).boxed(),
     }
 }
@@ -203,24 +241,3 @@ fn is_etcds(path: &str) -> bool {
 /// Methods that a learner answers: it may lag far behind. Of ranges, those that say they do not mind.
 const LEARNER: [&str; 3] =
     ["/etcdserverpb.KV/Range", "/etcdserverpb.Maintenance/Status", "/etcdserverpb.Maintenance/Snapshot"];
-
-/// Methods of etcd's API that are refused by name.
-const LATER: [&str; 17] = [
-    "/etcdserverpb.Auth/AuthEnable",
-    "/etcdserverpb.Auth/AuthDisable",
-    "/etcdserverpb.Auth/AuthStatus",
-    "/etcdserverpb.Auth/Authenticate",
-    "/etcdserverpb.Auth/UserAdd",
-    "/etcdserverpb.Auth/UserGet",
-    "/etcdserverpb.Auth/UserList",
-    "/etcdserverpb.Auth/UserDelete",
-    "/etcdserverpb.Auth/UserChangePassword",
-    "/etcdserverpb.Auth/UserGrantRole",
-    "/etcdserverpb.Auth/UserRevokeRole",
-    "/etcdserverpb.Auth/RoleAdd",
-    "/etcdserverpb.Auth/RoleGet",
-    "/etcdserverpb.Auth/RoleList",
-    "/etcdserverpb.Auth/RoleDelete",
-    "/etcdserverpb.Auth/RoleGrantPermission",
-    "/etcdserverpb.Auth/RoleRevokePermission",
-];

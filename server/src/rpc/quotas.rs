@@ -11,7 +11,8 @@ pub(super) async fn hold(member: Member, request: Request) -> Result<Response, S
     let deadline = member.deadline(&parts.headers)?;
     let held = member.holds_quotas().await;
     if held && !asked.quotas.is_empty() {
-        member.hold(&asked.policy, asked.quotas, deadline).await?;
+        let caller = member.caller(&parts, deadline).await?;
+        member.hold(&caller, &asked.policy, asked.quotas, deadline).await?;
     }
     let quotas = member.recorded(&asked.policy);
     let (header, usage) = (Some(member.header()), member.quota_usage());

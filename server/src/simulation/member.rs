@@ -26,6 +26,7 @@ use prometheus::Registry;
 use super::plan::{Bug, Plan};
 use crate::{
     apply::{self, Machine, Replica, Restored},
+    auth::{Auth, Passwords, Tokens},
     backend::{self, Backend},
     clock::Clock,
     cluster::Cluster,
@@ -179,6 +180,7 @@ impl Seat {
         let restored = Restored {
             keyspace,
             lessor: lessor.clone(),
+            auth: Arc::new(Auth::new(state.auth, Tokens::None, Passwords::new(config.bcrypt_cost), false)),
             alarms: state.alarms,
             membership: state.membership,
             downgrade: state.downgrade,

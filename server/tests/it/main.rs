@@ -2,6 +2,7 @@
 //!
 //! Nothing here needs more than cargo. What only a comparison with etcd can show is in `conformance`.
 
+mod auth;
 mod cluster;
 mod concurrency;
 mod errors;
@@ -13,5 +14,6 @@ mod methods;
 mod quota;
 mod quotas;
 mod restarts;
+mod rights;
 mod sizes;
 mod support;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use forebay_edge::{Api, Body, Request, grpc};
+use forebay_edge::{Api, Body, Request, grpc, tls::Tls};
 use forebay_proto::{etcdserverpb::*, mvccpb::KeyValue};
 use forebay_server::{Config, Member, PeerPorts, start};
 use futures::StreamExt as _;
@@ -160,12 +160,20 @@ impl Node {
 
     /// As [`Node::open`], with metadata.
     pub async fn open_with(&self, path: &str, metadata: HeaderMap) -> Call {
+        self.open_over(None, path, metadata).await
+    }
+
+    /// As [`Node::open_with`], over a connection under TLS.
+    pub async fn open_over(&self, tls: Option<Tls>, path: &str, metadata: HeaderMap) -> Call {
         let (sender, receiver) = mpsc::unbounded_channel::<Bytes>();
         let frames = UnboundedReceiverStream::new(receiver).map(|bytes| Ok::<_, Status>(Frame::data(bytes)));
         let mut request = Request::new(Body::new(StreamBody::new(frames)));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = path.parse().expect("a path");
         *request.headers_mut() = metadata;
+        if let Some(tls) = tls {
+            request.extensions_mut().insert(tls);
+        }
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         // The head of a unary answer comes after the request, so it is waited for by whoever reads.
         let head = tokio::spawn(self.api.call(request));
@@ -248,6 +256,13 @@ unary! {
     defragment: "/etcdserverpb.Maintenance/Defragment", DefragmentRequest => DefragmentResponse;
     hash: "/etcdserverpb.Maintenance/Hash", HashRequest => HashResponse;
     hash_kv: "/etcdserverpb.Maintenance/HashKV", HashKvRequest => HashKvResponse;
+    auth_enable: "/etcdserverpb.Auth/AuthEnable", AuthEnableRequest => AuthEnableResponse;
+    authenticate: "/etcdserverpb.Auth/Authenticate", AuthenticateRequest => AuthenticateResponse;
+    user_add: "/etcdserverpb.Auth/UserAdd", AuthUserAddRequest => AuthUserAddResponse;
+    user_grant_role: "/etcdserverpb.Auth/UserGrantRole", AuthUserGrantRoleRequest => AuthUserGrantRoleResponse;
+    role_add: "/etcdserverpb.Auth/RoleAdd", AuthRoleAddRequest => AuthRoleAddResponse;
+    role_grant_permission: "/etcdserverpb.Auth/RoleGrantPermission",
+        AuthRoleGrantPermissionRequest => AuthRoleGrantPermissionResponse;
 }
 
 impl Drop for Node {
@@ -485,6 +500,7 @@ fn configuration(dir: &TempDir, change: impl FnOnce(&mut Config)) -> Config {
         election_timeout: Duration::from_millis(100),
         // What these tests lose of a machine is the process, never the page cache.
         unsafe_no_fsync: true,
+        bcrypt_cost: 4,
         ..Config::default()
     };
     change(&mut config);

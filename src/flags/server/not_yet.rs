@@ -2,14 +2,7 @@
 //!
 //! Giving one is said in the log. A flag leaves this list in the commit that honours it.
 
-pub(super) const NOT_YET: [&str; 6] = [
-    "auth-token",
-    "auth-token-ttl",
-    "bcrypt-cost",
-    "initial-election-tick-advance",
-    "raft-read-timeout",
-    "raft-write-timeout",
-];
+pub(super) const NOT_YET: [&str; 3] = ["initial-election-tick-advance", "raft-read-timeout", "raft-write-timeout"];
 
 /// Feature gates likewise.
 pub(super) const GATES_NOT_YET: [&str; 4] =

@@ -7,6 +7,7 @@ mod compaction;
 mod complete;
 mod remarks;
 mod rules;
+mod tokens;
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -16,9 +17,10 @@ use crate::{
     flags::{
         FailureKind, Notice, Problem,
         go::Duration,
-        server_config::{ClusterState, GrpcKeepalive, ServerConfig, TlsFiles},
+        server_config::{AuthToken, ClusterState, GrpcKeepalive, ServerConfig, TlsFiles},
         url::Url,
     },
+    logging::Level,
 };
 
 /// The settings, and how they came about.
@@ -69,6 +71,16 @@ pub fn validate(mut said: Said) -> Verdict {
     let auto_compaction = compaction::auto_compaction(&said.settings).unwrap_or_else(|problem| {
         found.problems.push(problem);
         None
+    });
+    let auth_token = tokens::auth_token(&said.settings).map(|(auth_token, unknown)| {
+        for option in unknown {
+            found.notice(Notice::new(Level::Warn, "unknown JWT options").with("key", option));
+        }
+        auth_token
+    });
+    let auth_token = auth_token.unwrap_or_else(|problem| {
+        found.problems.push(problem);
+        AuthToken::None
     });
     rules::checks(&said, &mut found);
     let (tls_min_version, tls_max_version) = rules::tls_versions(&said, &mut found);
@@ -152,8 +164,7 @@ pub fn validate(mut said: Said) -> Verdict {
         tls_max_version,
         cipher_suites: s.cipher_suites,
         self_signed_cert_validity_years: s.self_signed_cert_validity.max(1),
-        auth_token: s.auth_token,
-        auth_token_ttl: std::time::Duration::from_secs(if s.auth_token_ttl == 0 { 300 } else { s.auth_token_ttl }),
+        auth_token,
         bcrypt_cost: u32::try_from(s.bcrypt_cost).ok().filter(|cost| (4..=31).contains(cost)).unwrap_or(10),
         gates: s.feature_gates.all(),
         feature_gates: s.feature_gates.resolve(),
