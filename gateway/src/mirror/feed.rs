@@ -158,6 +158,8 @@ impl Feed {
                     self.drop_mirror();
                     continue;
                 }
+                // It was let in before: auth was enabled meanwhile, or somebody changed what it may do. It logs in anew.
+                End::Unauthorised(_) if served => {}
                 End::Unauthorised(_) | End::TooOld => {
                     self.drop_mirror();
                     self.state.despair();
