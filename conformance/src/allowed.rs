@@ -1,7 +1,5 @@
 //! The differences that are no faults, with the reason for each.
 
-use serde_json::Value;
-
 use crate::{diff::Difference, peers::Release, target::Kind};
 
 /// One difference that is expected.
@@ -36,16 +34,6 @@ impl On {
             On::Server => matches!(kind, Kind::Server | Kind::GatewayOverServer),
         }
     }
-}
-
-/// Whether a step has no say, because the bundled server refuses its method by name until later work adds it.
-pub fn is_refused(kind: Kind, outcome: &Value) -> bool {
-    On::Server.holds(kind) && outcome.to_string().contains("is not implemented yet")
-}
-
-/// Whether a target has users and permissions.
-pub fn has_auth(kind: Kind) -> bool {
-    !On::Server.holds(kind)
 }
 
 impl Allowed {
@@ -112,14 +100,11 @@ pub const ALLOWED: &[Allowed] = &[
         reason: "clients send a mutation again that ends in its deadline, so the gateway says UNAVAILABLE",
     },
     old("cluster::*", "*", "these releases can lose a membership change that follows another at once"),
-    later("auth::*", "*", "the Auth service is refused by name"),
-    later("limits::tokens_without_auth", "*", "the Auth service is refused by name"),
-    later("header::of_cluster_and_maintenance", "7.*", "the Auth service is refused by name"),
-    later("limits::unknown_methods", "4.error.*", "server reflection is served, which etcd does not"),
+    beyond("limits::unknown_methods", "4.error.*", "server reflection is served, which etcd does not"),
 ];
 
-/// An allowance for what the bundled server does not do yet, or does beyond etcd.
-const fn later(case: &'static str, path: &'static str, reason: &'static str) -> Allowed {
+/// An allowance for what the bundled server does beyond etcd.
+const fn beyond(case: &'static str, path: &'static str, reason: &'static str) -> Allowed {
     Allowed { on: On::Server, case, path, reason }
 }
 

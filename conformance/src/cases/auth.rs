@@ -45,12 +45,13 @@ fn permit(role: &str, kind: i32, key: &'static str, end: &'static str) -> pb::Au
     pb::AuthRoleGrantPermissionRequest { name: role.to_owned(), perm: Some(perm) }
 }
 
-/// root with role root, and alice who reads a..c and writes b..d.
-async fn people(s: &mut Session) {
+/// root with role root, alice who reads a..c and writes b..d, and eve who may do nothing with keys.
+pub(super) async fn people(s: &mut Session) {
     s.user_add(user("root", "toor")).await;
     s.role_add(role("root")).await;
     s.user_grant_role(give("root", "root")).await;
     s.user_add(user("alice", "secret")).await;
+    s.user_add(user("eve", "secret")).await;
     s.role_add(role("some")).await;
     s.role_grant_permission(permit("some", 0, "a", "c")).await;
     s.role_grant_permission(permit("some", 1, "b", "d")).await;

@@ -22,6 +22,7 @@ mod maintenance;
 mod range;
 mod range_stream;
 pub mod requests;
+mod rights;
 mod txn;
 mod txn_rules;
 mod watch_create;
@@ -77,6 +78,7 @@ pub fn all() -> Vec<&'static Case> {
         cluster::CASES,
         limits::CASES,
         auth::CASES,
+        rights::CASES,
         concurrency::CASES,
     ];
     modules.into_iter().flatten().collect()

@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    allowed,
     outcome::{Names, Step},
     peers::{self, Release},
     runner::{Pair, judge},
@@ -37,7 +36,7 @@ pub async fn check(kind: Kind, release: Release) -> anyhow::Result<Vec<String>> 
     let etcdctl = release.etcdctl().context(peers::INSTALL)?;
     let Pair { reference, target } = Pair::start(kind, &[]).await?;
     let one = |(target, session): (Target, Session)| {
-        let (etcdctl, lines) = (etcdctl.clone(), script(release, allowed::has_auth(kind)));
+        let (etcdctl, lines) = (etcdctl.clone(), script(release));
         tokio::task::spawn_blocking(move || {
             let runner = Runner::new(&etcdctl, &target, session.names)?;
             runner.run(&lines)

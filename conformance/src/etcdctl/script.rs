@@ -143,8 +143,8 @@ const AUTH: &[&str] = &[
     "user delete bob",
 ];
 
-/// The lines for the etcdctl of a release, and of users and permissions only `with_auth`.
-pub fn script(release: Release, with_auth: bool) -> Vec<Line> {
+/// The lines for the etcdctl of a release.
+pub fn script(release: Release) -> Vec<Line> {
     let formats: &[&str] = match release {
         Release::V3_7 => &["json", "fields", "table"],
         Release::V3_4 | Release::V3_5 => &["json", "fields"],
@@ -176,8 +176,6 @@ pub fn script(release: Release, with_auth: bool) -> Vec<Line> {
     if release < Release::V3_7 {
         lines.push(Line { numbers: true, ..line("snapshot status {folder}/snapshot.db -w fields") });
     }
-    if with_auth {
-        lines.extend(AUTH.iter().map(|text| line(text)));
-    }
+    lines.extend(AUTH.iter().map(|text| line(text)));
     lines
 }

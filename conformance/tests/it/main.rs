@@ -1,6 +1,7 @@
 //! Every comparison, once for every target that is installed.
 
 mod advisories;
+mod auth;
 mod boards;
 mod cases;
 mod clients;
