@@ -49,7 +49,7 @@ fn requests() -> BTreeMap<&'static str, Bytes> {
         ("/etcdserverpb.Cluster/MemberList", of(pb::MemberListRequest { linearizable: true })),
         (
             "/etcdserverpb.Cluster/MemberAdd",
-            of(pb::MemberAddRequest { peer_ur_ls: vec!["http://127.0.0.1:1".to_owned()], is_learner: false }),
+            of(pb::MemberAddRequest { peer_ur_ls: vec!["http://127.0.0.1:1".to_owned()], is_learner: true }),
         ),
         ("/etcdserverpb.Cluster/MemberRemove", of(pb::MemberRemoveRequest { id: 404 })),
         (
@@ -89,7 +89,7 @@ fn requests() -> BTreeMap<&'static str, Bytes> {
         ("/v3lockpb.Lock/Unlock", of(v3lockpb::UnlockRequest { key: "b".into() })),
         (
             "/v3electionpb.Election/Campaign",
-            of(v3electionpb::CampaignRequest { name: "b".into(), ..Default::default() }),
+            of(v3electionpb::CampaignRequest { name: "bb".into(), ..Default::default() }),
         ),
         ("/v3electionpb.Election/Proclaim", of(v3electionpb::ProclaimRequest { leader: leader(), value: "v".into() })),
         ("/v3electionpb.Election/Leader", of(v3electionpb::LeaderRequest { name: "b".into() })),
