@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -14,7 +15,9 @@ use forebay_gateway::upstream::{Address, Connector, TcpConnector, TlsConnector};
 use forebay_proto::etcdserverpb::{
     AuthenticateRequest, SnapshotRequest, auth_client::AuthClient, maintenance_client::MaintenanceClient,
 };
+use forebay_utl::files::DIGEST;
 use hyper_util::rt::TokioIo;
+use sha2::{Digest as _, Sha256};
 use tonic::{metadata::MetadataValue, transport::Channel};
 
 use crate::flags::table::{Flag, Slot};
@@ -87,6 +90,9 @@ impl Settings {
             }
             let saved = saved?;
             fs::rename(&part, path).with_context(|| format!("cannot rename {}", part.display()))?;
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
+            synced.with_context(|| format!("cannot sync {}", folder.display()))?;
             Ok(saved)
         })
     }
@@ -108,23 +114,20 @@ impl Settings {
             .await
             .with_context(|| format!("snapshot of {}", self.endpoints.join(",")))?
             .into_inner();
-        let mut file = fs::File::create(part).with_context(|| format!("cannot create {}", part.display()))?;
-        let mut saved = Saved { size: 0, version: String::new() };
-        let mut promised = None;
+        let mut file = create(part).with_context(|| format!("cannot create {}", part.display()))?;
+        let mut received = Received::default();
+        let mut version = String::new();
         loop {
             let piece =
                 tokio::time::timeout(PATIENCE, pieces.message()).await.context("the member sends no more")??;
             let Some(piece) = piece else { break };
-            let so_far = saved.size + piece.blob.len() as u64;
-            // The digest at the end is not counted beforehand.
-            promised.get_or_insert(so_far + piece.remaining_bytes);
+            received.take(&piece.blob, piece.remaining_bytes);
             file.write_all(&piece.blob).with_context(|| format!("cannot write {}", part.display()))?;
-            saved = Saved { size: so_far, version: piece.version };
+            version = piece.version;
         }
-        let expected = promised.unwrap_or(0) + forebay_utl::files::DIGEST as u64;
-        ensure!(saved.size == expected, "expected {expected} bytes, the member sent {}", saved.size);
+        let size = received.finish()?;
         file.sync_all().with_context(|| format!("cannot sync {}", part.display()))?;
-        Ok(saved)
+        Ok(Saved { size, version })
     }
 
     async fn connect(&self, endpoint: &Address) -> anyhow::Result<Channel> {
@@ -155,5 +158,90 @@ impl Settings {
             ClientOptions { verify, identity, server_name: None, protocol: Protocol::default(), speaks: vec!["h2"] };
         let connector = forebay_edge::tls::Connector::new(options).context("cannot set up TLS")?;
         Ok(Arc::new(TlsConnector(connector)))
+    }
+}
+
+/// A file that its owner alone may read: a snapshot holds every secret of the cluster. What an attempt before this one
+/// left under the name is written over.
+fn create(path: &Path) -> std::io::Result<fs::File> {
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// What has come of a snapshot: a db file and behind it the digest of that.
+#[derive(Default)]
+struct Received {
+    size: u64,
+    /// The bytes of the db file, as the first piece tells; the digest is not counted.
+    promised: Option<u64>,
+    hash: Sha256,
+    digest: Vec<u8>,
+}
+
+impl Received {
+    fn take(&mut self, blob: &[u8], remaining: u64) {
+        let len = blob.len() as u64;
+        let promised = *self.promised.get_or_insert(len.saturating_add(remaining));
+        let (db, digest) = blob.split_at(promised.saturating_sub(self.size).min(len) as usize);
+        self.hash.update(db);
+        // More than a digest is refused by its size; there is no need to keep it.
+        let room = DIGEST.saturating_sub(self.digest.len()).min(digest.len());
+        self.digest.extend_from_slice(&digest[..room]);
+        self.size += len;
+    }
+
+    /// The bytes of the whole, if they are what the member meant to send.
+    fn finish(self) -> anyhow::Result<u64> {
+        let expected = self.promised.unwrap_or(0).saturating_add(DIGEST as u64);
+        ensure!(self.size == expected, "expected {expected} bytes, the member sent {}", self.size);
+        ensure!(
+            self.hash.finalize()[..] == self.digest[..],
+            "the snapshot is not what its digest is of: save it again"
+        );
+        Ok(self.size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_believed_only_with_its_digest_behind_it() {
+        let db = [7; 1024];
+        let whole = [&db[..], &Sha256::digest(db)[..]].concat();
+        // However it is cut; a piece may hold the end of the db file and the beginning of the digest.
+        let received = |bytes: &[u8], piece: usize| {
+            let mut received = Received::default();
+            let mut left = db.len();
+            for blob in bytes.chunks(piece) {
+                left = left.saturating_sub(blob.len());
+                received.take(blob, left as u64);
+            }
+            received.finish()
+        };
+        for piece in [1, 512, 1000, 1024] {
+            assert_eq!(received(&whole, piece).expect("it is whole"), 1056, "pieces of {piece}");
+            assert!(received(&whole[..1055], piece).is_err() && received(&[&whole[..], b"x"].concat(), piece).is_err());
+            for at in [0, 1023, 1024, 1055] {
+                let mut flipped = whole.clone();
+                flipped[at] ^= 1;
+                let error = received(&flipped, piece).expect_err("a bit is flipped").to_string();
+                assert!(error.contains("digest"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_its_owners_alone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("a.part");
+        fs::write(&path, "of an attempt before").expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("changed");
+        for path in [&path, &dir.path().join("b.part")] {
+            let file = create(path).expect("created").metadata().expect("there");
+            assert_eq!((file.permissions().mode() & 0o777, file.len()), (0o600, 0), "{}", path.display());
+        }
     }
 }
