@@ -64,7 +64,6 @@ pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
         ..Config::default()
     };
     let gateway = Gateway::new(&told, Upstream::Local(member.api()), Metrics::new(&registry)?);
-    gateway.admission().register(&registry)?;
     let running = gateway.clone();
     tokio::spawn(async move { running.run(file).await });
     let probes = Arc::new(MemberProbes::new(member.clone(), registry.clone()));
@@ -147,7 +146,6 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
     let addresses = Address::list(&config.endpoints.join(","))?;
     let upstream = Upstream::Remote(Pool::connect(&told, pool, addresses, tls::upstream(&config)?, metrics.clone()));
     let gateway = Gateway::new(&told, upstream, metrics);
-    gateway.admission().register(&registry)?;
     let running = gateway.clone();
     tokio::spawn(async move { running.run(file).await });
     let probes = GatewayProbes::new(&gateway, registry.clone()).expect("the upstream is a pool");
@@ -254,6 +252,9 @@ fn serve(
     options: Options,
     limits: &Limits,
 ) -> anyhow::Result<Ports> {
+    if let Some(admission) = &admission {
+        admission.register(&options.names)?;
+    }
     let http = Front::new(grpc.clone(), probes, options, registry)?;
     Ok(Ports::serve(bound, tls.as_ref(), &Fronts { grpc, http, admission }, limits, GRACE))
 }

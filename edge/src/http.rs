@@ -18,12 +18,16 @@ mod websocket;
 
 use std::sync::Arc;
 
-use ::http::{Method, StatusCode, header::ALLOW};
+use ::http::{
+    Method, StatusCode,
+    header::{ALLOW, ORIGIN},
+};
+use prometheus::Registry;
 use tokio::sync::Semaphore;
 
 use crate::{Api, Request, Response};
 
-pub use access::Origins;
+pub use access::{Origins, is_local};
 pub use answer::ErrorShape;
 pub use exposition::encode as encode_metrics;
 pub use probes::{Probes, Versions};
@@ -49,6 +53,9 @@ pub struct Options {
     /// Open websockets. Each takes a task, two small buffers and a message of the largest size; one
     /// more is refused.
     pub max_websockets: usize,
+    /// Metrics whose labels name clients and what they ask for. They are told on metrics ports and, on client ports, to
+    /// who is on this machine and no web page: whoever may use the API need not know who else does what.
+    pub names: Registry,
 }
 
 impl Default for Options {
@@ -61,6 +68,7 @@ impl Default for Options {
             hosts: Vec::new(),
             client_cert_auth: false,
             max_websockets: 10_000,
+            names: Registry::new(),
         }
     }
 }
@@ -79,12 +87,7 @@ struct Shared {
 
 impl Front {
     /// Registers the health metrics and answers from `api` and `probes`.
-    pub fn new(
-        api: Api,
-        probes: Arc<dyn Probes>,
-        options: Options,
-        registry: &prometheus::Registry,
-    ) -> prometheus::Result<Front> {
+    pub fn new(api: Api, probes: Arc<dyn Probes>, options: Options, registry: &Registry) -> prometheus::Result<Front> {
         let health = health::Metrics::register(registry)?;
         let websockets = Arc::new(Semaphore::new(options.max_websockets));
         Ok(Front(Arc::new(Shared { api, probes, options, health, websockets })))
@@ -100,7 +103,8 @@ impl Front {
         if let Some(refusal) = self.0.refuse_caller(&request, &path) {
             return refusal;
         }
-        let cors = self.0.options.origins.headers_for(&request);
+        // A page of another origin has no use for the metrics.
+        let cors = (path != "/metrics").then(|| self.0.options.origins.headers_for(&request)).flatten();
         if request.method() == Method::OPTIONS {
             return access::with_cors(answer::empty(StatusCode::OK), cors);
         }
@@ -119,7 +123,10 @@ impl Front {
             match path.as_str() {
                 "/version" => get_only(request.method()).unwrap_or_else(|| self.0.version()),
                 "/debug/vars" => self.0.debug_vars(request.method()),
-                _ => self.0.observe(&path, request).await,
+                _ => {
+                    let told_names = is_local(&request) && !request.headers().contains_key(ORIGIN);
+                    self.0.observe(&path, request, told_names).await
+                }
             }
         };
         access::with_cors(response, cors)
@@ -130,18 +137,25 @@ impl Front {
         let path = access::decoded_path(request.uri());
         match access::redirect_to_clean_path(&request, false) {
             Some(redirect) => redirect,
-            None => self.0.observe(&path, request).await,
+            None => self.0.observe(&path, request, true).await,
         }
     }
 }
 
 impl Shared {
     /// The endpoints that both kinds of port have.
-    async fn observe(&self, path: &str, request: Request) -> Response {
+    async fn observe(&self, path: &str, request: Request, told_names: bool) -> Response {
         let (head, _) = request.into_parts();
         let query = head.uri.query().unwrap_or_default();
         match path {
-            "/metrics" => exposition::page(&self.probes.metrics(), &head.headers),
+            "/metrics" => {
+                let mut families = self.probes.metrics();
+                if told_names {
+                    families.extend(self.options.names.gather());
+                    families.sort_by(|one, other| one.name().cmp(other.name()));
+                }
+                exposition::page(&families, &head.headers)
+            }
             "/health" => match get_only(&head.method) {
                 Some(refusal) => refusal,
                 None => self.health.health(&*self.probes, query).await,

@@ -271,7 +271,7 @@ function needsGateway() {
     await refresh();
     draw(true);
   } }, el('label', {}, 'admin token', el('input', { name: 'token', type: 'password', autocomplete: 'off' })), el('button', {}, 'Show'));
-  return el('span', {}, 'Only this machine is told who does what, and who brings the admin token (--admin-token-file).', form);
+  return el('span', {}, 'Who does what is told to who brings the admin token (--admin-token-file); without one, to this machine alone.', form);
 }
 
 function filterBox(name, draw) {

@@ -70,7 +70,7 @@ fn exchange(
     Err(failed(endpoint, &format!("{} {}", status.trim(), text.trim())))
 }
 
-/// The header with the admin token, for a gateway of another machine.
+/// The header with the admin token, for a gateway that has one.
 fn authorization() -> String {
     let token = std::env::var("FOREBAY_ADMIN_TOKEN").unwrap_or_default();
     if token.is_empty() { token } else { format!("Authorization: Bearer {}\r\n", token.trim()) }
@@ -79,6 +79,6 @@ fn authorization() -> String {
 fn failed(endpoint: &str, error: &str) -> Problem {
     Problem::new(format!("no answer from {endpoint}: {error}")).hint(
         "name a gateway of this machine: --endpoint=127.0.0.1:2379, its client or its metrics port without TLS; one \
-             of another machine wants its admin token in FOREBAY_ADMIN_TOKEN",
+             of another machine, or with --admin-token-file, wants its admin token in FOREBAY_ADMIN_TOKEN",
     )
 }

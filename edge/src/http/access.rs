@@ -1,9 +1,12 @@
 //! Who may ask, and for which path: host names, web origins, certificates, clean paths.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use ::http::{
     HeaderMap, HeaderValue, Method, StatusCode, Uri,
     header::{
-        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, HOST, LOCATION, ORIGIN,
+        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, FORWARDED, HOST,
+        LOCATION, ORIGIN,
     },
 };
 
@@ -11,7 +14,7 @@ use super::{
     Shared,
     answer::{empty, plain_error, with_type},
 };
-use crate::{Request, Response, tls::Tls};
+use crate::{Request, Response, listener::Peer, tls::Tls};
 
 /// Web pages that may use the API, by their origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +100,17 @@ fn foreign_host(name: &str) -> String {
          - use TLS, which such a page cannot, or\n\
          - start the server with --host-whitelist {name:?}."
     )
+}
+
+/// Whether a request comes from this machine and is meant for it: a web page can make a name of its own point here (DNS
+/// rebinding), and a proxy on this machine says for whom it asks.
+pub fn is_local(request: &Request) -> bool {
+    let is_loopback = |address: IpAddr| address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST;
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.address.ip().to_canonical());
+    let name = without_port(host(request)).trim_start_matches('[').trim_end_matches(']');
+    let is_forwarded =
+        request.headers().keys().any(|name| name == FORWARDED || name.as_str().starts_with("x-forwarded-"));
+    peer.is_some_and(is_loopback) && (name == "localhost" || name.parse().is_ok_and(is_loopback)) && !is_forwarded
 }
 
 /// The host that the request names, with its port.

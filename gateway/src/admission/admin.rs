@@ -1,15 +1,15 @@
 //! What an operator sees of admission, as JSON over HTTP: `/forebay/v1/top`, `/policy`, `/quota`,
 //! `/explain` and `/tap`; and `/forebay/v1/policy/try`, which takes a policy file and says what it would change.
 //!
-//! Keys and names of clients are shown, so only this machine is answered, and only under a name that
-//! is this machine's: a web page can make a name of its own point here (DNS rebinding). Others are
-//! answered if they bring the admin token ([`AdmissionConfig::admin_token`]). Nothing can be changed
-//! this way.
+//! Keys and names of clients are shown. Where there is an admin token ([`AdmissionConfig::admin_token`]), who brings it
+//! is answered; where there is none, only this machine is ([`is_local`]). Nothing can be changed this way.
+//!
+//! [`AdmissionConfig::admin_token`]: crate::AdmissionConfig::admin_token
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use forebay_edge::{Body, Request, Response, listener::Peer};
+use forebay_edge::{Body, Request, Response, http::is_local};
 use forebay_policies::{
     Client, Cost, Expected, LevelId, Mode, Policy, Request as Asked, RuleId,
     file::{self, FILE_BYTES_MAX},
@@ -19,7 +19,7 @@ use forebay_policies::{
 use futures::stream;
 use http::{
     HeaderValue, Method, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, HOST},
+    header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Limited, StreamBody};
@@ -34,11 +34,8 @@ pub const ADMIN: &str = "/forebay/v1/";
 impl Admission {
     /// Answers a request whose path begins with [`ADMIN`].
     pub async fn admin(&self, request: Request) -> Response {
-        if !is_local(&request) && !self.brings_token(&request) {
-            return text(
-                StatusCode::FORBIDDEN,
-                "only this machine is told, under its address or as localhost, and who brings the admin token",
-            );
+        if let Err(refusal) = self.is_told(&request) {
+            return text(StatusCode::FORBIDDEN, refusal);
         }
         let path = request.uri().path().strip_prefix(ADMIN).unwrap_or_default().to_owned();
         match (&path[..], request.method()) {
@@ -56,9 +53,15 @@ impl Admission {
         }
     }
 
-    fn brings_token(&self, request: &Request) -> bool {
+    fn is_told(&self, request: &Request) -> Result<(), &'static str> {
+        let Some(token) = &self.0.admin_token else {
+            let refusal = "only this machine is told, as 127.0.0.1, ::1 or localhost and not through a proxy; \
+                           --admin-token-file opens this to others";
+            return is_local(request).then_some(()).ok_or(refusal);
+        };
         let said = request.headers().get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-        self.0.admin_token.as_ref().zip(said).is_some_and(|(token, said)| token.is(said))
+        let brings = said.is_some_and(|said| token.is(said));
+        brings.then_some(()).ok_or("only who brings the admin token is told: Authorization: Bearer TOKEN")
     }
 
     async fn try_policy(&self, request: Request) -> Response {
@@ -75,16 +78,6 @@ impl Admission {
             }
         }
     }
-}
-
-/// Whether a request comes from this machine and is meant for it.
-fn is_local(request: &Request) -> bool {
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.address.ip().to_canonical());
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    let host = request.uri().authority().map(|authority| authority.as_str()).or(host).unwrap_or_default();
-    let name = host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(name, _)| name);
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    peer.is_some_and(|peer| peer.is_loopback()) && (name == "localhost" || name.parse::<IpAddr>().is_ok())
 }
 
 impl Shared {
@@ -259,25 +252,4 @@ fn text(status: StatusCode, text: impl std::fmt::Display) -> Response {
     let mut response = with_type("text/plain; charset=utf-8", Body::full(format!("{text}\n")));
     *response.status_mut() = status;
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_this_machine_under_its_own_name_is_answered() {
-        let asked = |peer: &str, host: &str| {
-            let mut request = Request::new(Body::empty());
-            request.headers_mut().insert(HOST, host.parse().unwrap());
-            request.extensions_mut().insert(Peer { address: peer.parse().unwrap() });
-            is_local(&request)
-        };
-        for host in ["127.0.0.1:2379", "localhost:2379", "localhost", "[::1]:2379", "10.0.0.1:80"] {
-            assert!(asked("127.0.0.1:9", host), "{host}");
-            assert!(asked("[::1]:9", host), "{host}");
-            assert!(!asked("10.0.0.2:9", host), "{host}");
-        }
-        assert!(!asked("127.0.0.1:9", "evil.example:2379"), "a rebound name");
-    }
 }

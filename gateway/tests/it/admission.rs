@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use forebay_edge::{Api, Body, Request, Response, Service, grpc, listener::Peer};
-use forebay_gateway::{AdmissionConfig, Config, Gateway, Metrics, PolicyFile, Upstream};
+use forebay_gateway::{AdminToken, AdmissionConfig, Config, Gateway, Metrics, PolicyFile, Upstream};
 use forebay_policies::{Policy, file};
 use forebay_proto::{
     KeyRange,
@@ -213,6 +213,31 @@ const FIVE_A_SECOND: &str = "
       limits: {requests: 5/s, burst: 5}
       onLimit: Reject
 ";
+
+#[tokio::test]
+async fn who_does_what_is_told_to_this_machine_or_if_there_is_a_token_to_who_brings_it() {
+    let asked = async |admin_token: Option<&str>, address: &str, field: Option<(&'static str, &str)>| {
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let admin_token = admin_token.and_then(AdminToken::new);
+        let admission = AdmissionConfig { admin_token, ..AdmissionConfig::default() };
+        let config = Config { admission, ..Config::default() };
+        let gateway = Gateway::new(&config, Upstream::Local(Api::new(Store::default())), metrics);
+        let mut request = http::Request::get("/forebay/v1/top").header("host", "127.0.0.1:2379");
+        if let Some((name, value)) = field {
+            request = request.header(name, value);
+        }
+        let request = from(address, request.body(Body::empty()).unwrap());
+        gateway.admission().admin(request).await.status().as_u16()
+    };
+    assert_eq!(asked(None, "127.0.0.1", None).await, 200);
+    assert_eq!(asked(None, "127.0.0.1", Some(("x-forwarded-for", "10.0.0.2"))).await, 403, "a proxy asks for another");
+    assert_eq!(asked(None, "10.0.0.2", None).await, 403);
+    for address in ["127.0.0.1", "10.0.0.2"] {
+        assert_eq!(asked(Some("secret"), address, None).await, 403, "{address}");
+        assert_eq!(asked(Some("secret"), address, Some(("authorization", "Bearer wrong"))).await, 403, "{address}");
+        assert_eq!(asked(Some("secret"), address, Some(("authorization", "Bearer secret"))).await, 200, "{address}");
+    }
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_client_over_its_rate_hears_it_once_and_others_hear_nothing() {

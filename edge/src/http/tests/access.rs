@@ -98,3 +98,47 @@ async fn unclean_paths_are_sent_to_clean_ones_of_this_host() {
     }
     assert_eq!(ask(&front, get("/version/")).await.status, 404);
 }
+
+fn from(peer: &str, host: &str) -> Request {
+    let mut request = ::http::Request::get("/metrics").header("host", host).body(Body::empty()).unwrap();
+    request.extensions_mut().insert(crate::listener::Peer { address: peer.parse().unwrap() });
+    request
+}
+
+#[test]
+fn only_this_machine_under_its_own_name_and_for_itself_is_local() {
+    for host in ["127.0.0.1:2379", "localhost:2379", "localhost", "[::1]:2379", "[::1]"] {
+        assert!(is_local(&from("127.0.0.1:9", host)), "{host}");
+        assert!(is_local(&from("[::1]:9", host)) && is_local(&from("[::ffff:127.0.0.1]:9", host)), "{host}");
+        assert!(!is_local(&from("10.0.0.2:9", host)) && !is_local(&from("127.0.0.2:9", host)), "{host}");
+    }
+    for host in ["evil.example:2379", "10.0.0.1:80", ""] {
+        assert!(!is_local(&from("127.0.0.1:9", host)), "{host} is a rebound name, or a proxy's");
+    }
+    for field in ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"] {
+        assert!(!is_local(&with_header(from("127.0.0.1:9", "localhost"), field, "x")), "{field}");
+    }
+}
+
+#[tokio::test]
+async fn who_does_what_is_told_on_metrics_ports_and_to_this_machine_alone() {
+    let options = Options::default();
+    let busy = prometheus::IntGauge::new("busy", "Names somebody.").unwrap();
+    options.names.register(Box::new(busy)).unwrap();
+    let (front, _) = front_with(options, State::default());
+    let local = || from("127.0.0.1:9", "127.0.0.1:2379");
+    for (request, is_told) in [
+        (local(), true),
+        (from("10.0.0.2:9", "127.0.0.1:2379"), false),
+        (with_header(local(), "origin", "http://127.0.0.1:2379"), false),
+        (with_header(local(), "x-forwarded-for", "10.0.0.2"), false),
+    ] {
+        let asked = format!("{:?}", request.headers());
+        let answer = ask(&front, request).await;
+        assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (200, None), "{asked}");
+        assert!(answer.body.contains("etcd_server_health_success"), "{}", answer.body);
+        assert_eq!(answer.body.contains("busy 0"), is_told, "{asked}");
+    }
+    let far = collect(front.metrics(from("10.0.0.2:9", "etcd.example")).await).await;
+    assert!(far.body.starts_with("# HELP busy") && far.body.contains("etcd_server_health_success"), "{}", far.body);
+}
