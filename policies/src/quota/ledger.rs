@@ -35,6 +35,8 @@ pub enum Verdict {
     Wait,
     /// It does not fit.
     Refused(Exceeded),
+    /// A request with its id is on its way.
+    Repeated,
 }
 
 /// The usage of all budgets of some quotas, kept up to date with every change and every request on its way.
@@ -151,6 +153,9 @@ impl Ledger {
     /// Decides whether a request's writes keep to the quotas. If so, they count until [`Ledger::done`] is called with
     /// the same id.
     pub fn admit(&mut self, id: u64, writes: &Writes<'_>, objects: &impl Objects) -> Result<(), Verdict> {
+        if self.requests.contains_key(&id) {
+            return Err(Verdict::Repeated);
+        }
         let puts: Vec<(&[u8], u64)> = writes.puts().filter(|(key, _)| self.is_about(key)).collect();
         let mut asked: BTreeMap<BudgetId, Amount> = BTreeMap::new();
         let mut least = asked.clone();
@@ -222,8 +227,22 @@ impl Ledger {
 
     /// Forgets all that is on its way: somebody else decides from now on, or nothing of it can come any more.
     pub fn forget(&mut self) {
-        for id in self.requests.keys().copied().collect::<Vec<_>>() {
-            self.done(id);
+        self.requests.clear();
+        self.keys.clear();
+        self.budgets.retain(|_, budget| {
+            budget.coming = Amount::default();
+            *budget != Budget::default()
+        });
+    }
+
+    /// Counts what is on its way by the ledger that this one replaces, as far as it is about the same keys.
+    ///
+    /// The room that such a request makes is not counted on: it comes free when it has come true.
+    pub fn carry(&mut self, before: Ledger, objects: &impl Objects) {
+        for (id, request) in before.requests {
+            let puts = request.puts.iter().map(|(key, size)| (&key[..], *size));
+            let puts: Vec<(&[u8], u64)> = puts.filter(|(key, _)| self.is_about(key)).collect();
+            self.begin(id, &puts, BTreeMap::new(), objects);
         }
     }
 
@@ -301,6 +320,10 @@ impl Ledger {
     }
 
     fn begin(&mut self, id: u64, puts: &[(&[u8], u64)], room: BTreeMap<Vec<u8>, Room>, objects: &impl Objects) {
+        // Without quotas there is nothing to count, and a ledger is not told what is done.
+        if self.quotas.is_empty() {
+            return;
+        }
         let mut request = Request::default();
         for (key, size) in puts {
             self.track(key, objects);
@@ -316,8 +339,7 @@ impl Ledger {
             self.change_key(&key, |state| state.room = room);
             request.rooms.push(key);
         }
-        let twin = self.requests.insert(id, request);
-        assert!(twin.is_none(), "invariant: a request has an id of its own");
+        self.requests.insert(id, request);
     }
 
     fn track(&mut self, key: &[u8], objects: &impl Objects) {

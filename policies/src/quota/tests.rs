@@ -272,6 +272,48 @@ fn an_update_on_its_way_keeps_the_place_of_an_object_that_is_deleted_meanwhile()
     assert_eq!(store.used(0, "/e/").objects, 1);
 }
 
+#[test]
+fn an_id_that_is_on_its_way_is_refused_and_changes_nothing() {
+    let mut store = Store::new([quota("/e/", None, objects(2))]);
+    let first = store.begin(&txn(vec![put("/e/a", 10)])).expect("there is room");
+    store.ids -= 1;
+    assert_eq!(store.begin(&txn(vec![put("/e/b", 10)])), Err(Verdict::Repeated));
+    assert!(store.ledger.done(first));
+    assert_eq!(store.ledger.keys_on_their_way(), 0);
+}
+
+#[test]
+fn without_quotas_nothing_is_kept() {
+    let mut store = Store::new([]);
+    let id = store.begin(&txn(vec![put("/e/a", 10)])).expect("nothing is asked");
+    assert!(!store.ledger.done(id));
+    assert_eq!(store.ledger.keys_on_their_way(), 0);
+}
+
+#[test]
+fn what_is_forgotten_leaves_what_is_stored() {
+    let mut store = Store::new([quota("/e/", None, HardLimits { bytes: Some(100), ..objects(3) })]);
+    assert_eq!(store.write(vec![put("/e/a", 10)]), None);
+    let id = store.begin(&txn(vec![put("/e/b", 10), put("/e/a", 20)])).expect("there is room");
+    store.ledger.forget();
+    assert!(!store.ledger.done(id));
+    assert_eq!(store.ledger.keys_on_their_way(), 0);
+    assert_eq!(store.used(0, "/e/"), Usage { objects: 1, bytes: 10, uncompacted_bytes: 10 });
+}
+
+#[test]
+fn what_is_on_its_way_counts_under_the_quotas_that_replace_others() {
+    let mut store = Store::new([quota("/e/", None, objects(5))]);
+    let coming = store.begin(&txn(vec![put("/e/a", 10), put("/e/b", 10)])).expect("there is room");
+    let before = std::mem::replace(&mut store.ledger, Ledger::new(vec![quota("/e/", None, objects(2))]));
+    store.ledger.carry(before, &store.objects);
+    let more = txn(vec![put("/e/c", 10)]);
+    assert_eq!(store.begin(&more), Err(Verdict::Wait));
+    assert!(store.ledger.done(coming));
+    assert_eq!(store.ledger.keys_on_their_way(), 0);
+    assert!(store.begin(&more).is_ok(), "nothing of it came true");
+}
+
 /// Puts and deletes of a few keys. As etcd demands, no key is put twice, and none is put that is deleted.
 fn random_ops(random: &mut StdRng) -> Vec<RequestOp> {
     let (mut ops, mut puts, mut deletes): (Vec<RequestOp>, Vec<String>, Vec<KeyRange>) = Default::default();

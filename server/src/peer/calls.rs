@@ -1,9 +1,10 @@
 //! What members ask of each other beside raft: hashes of what they hold, and what only the leader knows.
 
 use forebay_edge::{Body, Request, Response};
+use forebay_keyspace::check;
 use forebay_proto::{
     Error, decode_raft_request,
-    etcdserverpb::{LeaseKeepAliveRequest, LeaseKeepAliveResponse},
+    etcdserverpb::{InternalRaftRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse},
     leasepb::{LeaseInternalRequest, LeaseInternalResponse},
 };
 use http::{HeaderValue, Method, StatusCode, header};
@@ -15,7 +16,7 @@ use super::{
     codec::Bounded,
     identity::{CLUSTER_ID, id_text, text_of},
     receive::Refusal,
-    service::{error, json, members, not_allowed},
+    service::{error, greet, json, members, not_allowed},
 };
 use crate::{
     lease::LeaseError,
@@ -158,17 +159,31 @@ async fn time_to_live(member: &Member, request: Request) -> Result<Response, Ref
 
 /// Decides about what another member of ours was asked to write, and proposes it.
 async fn propose(member: &Member, request: Request) -> Result<Response, Refusal> {
-    let most = member.config().max_message_bytes();
-    let bad = |_| (StatusCode::BAD_REQUEST, "error reading body".to_owned());
-    let data = Bounded::new(request.into_body(), PATIENCE).all(most).await.map_err(bad)?;
-    let request = decode_raft_request(data.clone())
-        .map_err(|_| (StatusCode::BAD_REQUEST, "error unmarshalling request".to_owned()))?;
-    let id = request.header.as_ref().map_or(request.id, |header| header.id);
+    greet(&member.0.peers, request.headers())?;
+    let (most, most_ops) = (member.config().max_request_bytes, member.config().max_txn_ops);
+    let bad = |text: &str| (StatusCode::BAD_REQUEST, text.to_owned());
+    let data = Bounded::new(request.into_body(), PATIENCE).all(most).await.map_err(|_| bad("error reading body"))?;
+    let request = decode_raft_request(data.clone()).map_err(|_| bad("error unmarshalling request"))?;
+    let id = forwarded(&request, most_ops).map_err(|text| bad(&text))?;
     match member.propose_for_peer(&request, id, data).await {
         Ok(Decided::Proposed) => Ok(json("{}\n".into())),
-        Ok(Decided::NotLeader) => Err((StatusCode::CONFLICT, "not the leader".into())),
+        Ok(Decided::NotHere) => Err((StatusCode::CONFLICT, "not decided here".into())),
         Err(status) => Err((peer_status(&status), status.message().to_owned())),
     }
+}
+
+/// The id of a request that a member may ask its leader to propose: nothing but a put or a txn, which that member has
+/// checked. What is in the log is carried out by all members, and one that cannot be carried out ends them.
+fn forwarded(request: &InternalRaftRequest, max_ops: usize) -> Result<u64, String> {
+    let id = request.header.as_ref().map(|header| header.id).filter(|id| *id != 0).ok_or("a request has an id")?;
+    let InternalRaftRequest { header, put, txn, .. } = request;
+    let rest = InternalRaftRequest { header: header.clone(), put: put.clone(), txn: txn.clone(), ..Default::default() };
+    let checked = match (put, txn) {
+        (Some(put), None) if rest == *request => check::put(put),
+        (None, Some(txn)) if rest == *request => check::txn(txn, max_ops),
+        _ => return Err("neither a put nor a txn".into()),
+    };
+    checked.map(|()| id).map_err(|error| error.message().into())
 }
 
 async fn promote(member: &Member, id: &str) -> Result<Response, Refusal> {
@@ -191,5 +206,29 @@ async fn promote(member: &Member, id: &str) -> Result<Response, Refusal> {
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             Ok(response)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use forebay_proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RequestHeader, TxnRequest};
+
+    #[test]
+    fn nothing_but_a_checked_put_or_txn_is_proposed_for_another_member() {
+        let header = Some(RequestHeader { id: 7, ..RequestHeader::default() });
+        let put = Some(PutRequest { key: "k".into(), ..PutRequest::default() });
+        let fine = InternalRaftRequest { header, put, ..InternalRaftRequest::default() };
+        assert_eq!(forwarded(&fine, 1), Ok(7));
+        let txn = Some(TxnRequest::default());
+        assert_eq!(forwarded(&InternalRaftRequest { put: None, txn: txn.clone(), ..fine.clone() }, 1), Ok(7));
+
+        let refused = |request: InternalRaftRequest| assert!(forwarded(&request, 1).is_err(), "{request:?}");
+        refused(InternalRaftRequest { put: None, ..fine.clone() });
+        refused(InternalRaftRequest { txn, ..fine.clone() });
+        refused(InternalRaftRequest { put: Some(PutRequest::default()), ..fine.clone() });
+        refused(InternalRaftRequest { delete_range: Some(DeleteRangeRequest::default()), ..fine.clone() });
+        refused(InternalRaftRequest { header: Some(RequestHeader::default()), ..fine.clone() });
+        refused(InternalRaftRequest { header: None, id: 7, ..fine });
     }
 }

@@ -36,7 +36,7 @@ pub(super) enum Stranger {
 
 impl Identity {
     /// The headers of every request about raft.
-    pub(super) fn headers(&self) -> HeaderMap {
+    pub(crate) fn headers(&self) -> HeaderMap {
         let text = |text: &str| HeaderValue::from_str(text).expect("ids and URLs are header text");
         HeaderMap::from_iter([
             (SERVER_FROM, text(&id_text(self.member_id))),

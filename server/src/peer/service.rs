@@ -70,18 +70,8 @@ impl PeerService {
         response
     }
 
-    /// Whether the sender may talk to this member.
     fn greet(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        self.0.peers.identity().check(headers).map_err(|stranger| {
-            tracing::warn!(
-                remote_peer_id = text_of(headers, &identity::SERVER_FROM),
-                remote_peer_server_version = text_of(headers, &SERVER_VERSION),
-                remote_peer_cluster_id = text_of(headers, &CLUSTER_ID),
-                reason = %stranger,
-                "refused a request of a peer"
-            );
-            (StatusCode::PRECONDITION_FAILED, stranger.to_string())
-        })
+        greet(&self.0.peers, headers)
     }
 
     /// Keeps what a sender says of itself, to answer it.
@@ -151,6 +141,20 @@ impl PeerService {
         }
         Ok(Response::new(Body::new(Outgoing::attach(link, kind))))
     }
+}
+
+/// Whether the sender may talk to this member.
+pub(super) fn greet(peers: &Peers, headers: &HeaderMap) -> Result<(), Refusal> {
+    peers.identity().check(headers).map_err(|stranger| {
+        tracing::warn!(
+            remote_peer_id = text_of(headers, &identity::SERVER_FROM),
+            remote_peer_server_version = text_of(headers, &SERVER_VERSION),
+            remote_peer_cluster_id = text_of(headers, &CLUSTER_ID),
+            reason = %stranger,
+            "refused a request of a peer"
+        );
+        (StatusCode::PRECONDITION_FAILED, stranger.to_string())
+    })
 }
 
 /// The list of members as etcd prints it.

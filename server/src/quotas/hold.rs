@@ -31,6 +31,9 @@ use crate::{
 pub(crate) const PROPOSE: &str = "/forebay/propose";
 /// Where a member of ours says that it is one.
 pub(crate) const HOLDS: &str = "/forebay/quotas";
+/// A proposal is not taken, and never will be.
+const REFUSED: [StatusCode; 3] =
+    [StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_REQUEST, StatusCode::PRECONDITION_FAILED];
 /// How long another member may take to say so.
 const HOLDS_PATIENCE: Duration = Duration::from_secs(1);
 /// Budgets that are told of.
@@ -40,8 +43,8 @@ const USAGE_MAX: usize = 1_000;
 pub(crate) enum Decided {
     /// It is in the log, or may come there.
     Proposed,
-    /// It will not come there: this member does not lead.
-    NotLeader,
+    /// It will not come there: this member does not lead, or knows of no quota that has a say in it.
+    NotHere,
 }
 
 impl Member {
@@ -54,6 +57,11 @@ impl Member {
         deadline: Deadline,
     ) -> Result<Option<Applied>, Status> {
         loop {
+            // The quotas may end while the members do not agree on them.
+            if !self.0.quotas.concern(request) {
+                let proposal = Proposal { id, data, term: None };
+                return self.wait_for(id, deadline, |raft| raft.propose(proposal)).await;
+            }
             if let Some(term) = self.admit(request, id, deadline).await? {
                 return self.propose_in(term, id, data, deadline).await;
             }
@@ -77,9 +85,12 @@ impl Member {
         data: Bytes,
     ) -> Result<Decided, Status> {
         let deadline = self.own_deadline();
-        let Some(term) = self.admit(request, id, deadline).await? else { return Ok(Decided::NotLeader) };
+        if !self.0.quotas.concern(request) {
+            return Ok(Decided::NotHere);
+        }
+        let Some(term) = self.admit(request, id, deadline).await? else { return Ok(Decided::NotHere) };
         match self.propose_in(term, id, data, deadline).await? {
-            Some(Err(Error::LeaderChanged)) => Ok(Decided::NotLeader),
+            Some(Err(Error::LeaderChanged)) => Ok(Decided::NotHere),
             _ => Ok(Decided::Proposed),
         }
     }
@@ -116,6 +127,7 @@ impl Member {
                     is_confirmed = true;
                 }
                 Err(Verdict::Refused(exceeded)) => return Err(Status::resource_exhausted(exceeded.to_string())),
+                Err(Verdict::Repeated) => return Err(Status::unavailable("forebay: this request is on its way")),
             }
         }
     }
@@ -131,7 +143,7 @@ impl Member {
         waited
     }
 
-    /// Has the leader decide and propose. `None` if nothing came of it and another member leads.
+    /// Has the leader decide and propose. `None` if nothing came of it and another member leads, or has to catch up.
     ///
     /// It is asked once: what has left may come true, and must not do so twice.
     async fn propose_at(
@@ -143,7 +155,8 @@ impl Member {
     ) -> Result<Option<Option<Applied>>, Status> {
         let mut applied = self.0.waiters.register(id, deadline.at());
         let (body, left) = (Body::full(data.clone()), deadline.left(Instant::now()));
-        let asking = self.0.peers.client().ask(url, Method::POST, PROPOSE, HeaderMap::new(), body, left);
+        let headers = self.0.peers.identity().headers();
+        let asking = self.0.peers.client().ask(url, Method::POST, PROPOSE, headers, body, left);
         let answer = tokio::select! {
             biased;
             applied = &mut applied => return Ok(Some(applied.ok())),
@@ -159,7 +172,7 @@ impl Member {
                 forget();
                 return Err(Status::resource_exhausted(answer.text()));
             }
-            Ok(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
+            Ok(answer) if REFUSED.contains(&answer.status) => {
                 forget();
                 return Err(Status::unavailable(answer.text()));
             }

@@ -343,6 +343,17 @@ async fn hostile_and_lost_peers_are_refused_and_change_nothing() {
     assert_eq!(post(fine.clone(), message(own, raftpb::MessageType::MsgApp).encode_to_vec()).await.0, 204);
     assert_eq!(post(fine.clone(), message(own, raftpb::MessageType::MsgSnap).encode_to_vec()).await.0, 400);
 
+    // What no member would ask its leader to propose: carried out, it would end them all.
+    let propose = |headers: HeaderMap, request: InternalRaftRequest| async move {
+        ask(url, Method::POST, "/forebay/propose", &headers, request.encode_to_vec().into()).await.0
+    };
+    let header = Some(RequestHeader { id: 1, ..RequestHeader::default() });
+    let nothing = InternalRaftRequest { header, ..InternalRaftRequest::default() };
+    let unasked = InternalRaftRequest { put: Some(put("a", "2")), ..nothing.clone() };
+    assert_eq!(propose(headers(cluster_id + 1, &[]), unasked.clone()).await, StatusCode::PRECONDITION_FAILED);
+    assert_eq!(propose(fine.clone(), nothing).await, StatusCode::BAD_REQUEST);
+    assert_eq!(propose(fine.clone(), unasked).await, StatusCode::CONFLICT);
+
     let get =
         |path: String, headers: HeaderMap| async move { ask(url, Method::GET, &path, &headers, Bytes::new()).await };
     for (path, headers, status) in [
