@@ -20,7 +20,7 @@ pub use document::{
     Allowed, CodelSpec, Distinguisher, Document, Hard, LevelSpec, Mode, NamespaceSpec, OnLimit, QuotaSpec, RuleSpec,
     Scope, Segment, Spec,
 };
-pub use quotas::{quotas_from_json, quotas_to_json};
+pub use quotas::{QUOTAS_MAX, quotas_from_json, quotas_to_json};
 pub use schema::SCHEMA;
 
 /// A file that can be used.

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// How many quotas a member keeps at most: every write is compared with all of them.
-const QUOTAS_MAX: usize = 1_000;
+pub const QUOTAS_MAX: usize = 1_000;
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]

@@ -33,7 +33,7 @@ pub(crate) use hold::{Decided, HOLDS, PROPOSE, peer_status};
 use forebay_keyspace::{Change, Keyspace, Snapshot, Version};
 use forebay_policies::{
     Quota,
-    file::quotas_from_json,
+    file::{QUOTAS_MAX, quotas_from_json},
     prefix,
     quota::{BudgetId, Ledger, Objects, Usage, Verdict},
 };
@@ -66,6 +66,8 @@ struct State {
     ledger: Ledger,
     /// The term in which this member has led long enough to know what is on its way.
     settled: u64,
+    /// The term in which what is on its way by the ledger was admitted.
+    term: u64,
 }
 
 impl Quotas {
@@ -102,26 +104,23 @@ impl Quotas {
         }
     }
 
-    /// Counts anew if the records are other ones now. To be called when a batch is applied.
+    /// Counts anew if the quotas are other ones now. To be called when a batch is applied.
     pub(crate) fn refresh(&self, keyspace: &Keyspace) {
-        if self.outdated.swap(false, Ordering::Relaxed) {
-            self.reload(keyspace);
+        if !self.outdated.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let quotas = recorded(&keyspace.snapshot());
+        if quotas != self.state.lock().ledger.quotas() {
+            self.count(keyspace, quotas);
         }
     }
 
     /// Reads the records of a keyspace, and counts what it holds.
     pub(crate) fn reload(&self, keyspace: &Keyspace) {
-        let snapshot = keyspace.snapshot();
-        let mut quotas: Vec<Quota> = Vec::new();
-        snapshot.scan(&prefix::range(RECORDS), snapshot.revision(), &mut |record| {
-            match quotas_from_json(record.value()) {
-                Ok(more) => quotas.extend(more),
-                Err(error) => {
-                    tracing::error!(key = %record.key().escape_ascii(), error, "these quotas cannot be held");
-                }
-            }
-            ControlFlow::Continue(())
-        });
+        self.count(keyspace, recorded(&keyspace.snapshot()));
+    }
+
+    fn count(&self, keyspace: &Keyspace, quotas: Vec<Quota>) {
         let mut ledger = Ledger::new(quotas);
         for range in disjoint(ledger.quotas()) {
             keyspace.for_each_version(&range, &mut |version, is_newest| match version.is_tombstone() || !is_newest {
@@ -131,8 +130,10 @@ impl Quotas {
         }
         self.any.store(!ledger.quotas().is_empty(), Ordering::Release);
         let mut state = self.state.lock();
-        // What is on its way was decided under the quotas of before.
-        *state = State { ledger, settled: 0 };
+        let before = std::mem::replace(&mut state.ledger, ledger);
+        state.ledger.carry(before, &View(keyspace.snapshot()));
+        // What no quota was about until now may be on its way unknown.
+        state.settled = 0;
         drop(state);
         self.done.notify_waiters();
     }
@@ -174,10 +175,11 @@ impl Quotas {
     /// Everything of the terms before is applied.
     fn settle(&self, term: u64) {
         let mut state = self.state.lock();
-        if state.settled != term {
+        if state.term != term {
             state.ledger.forget();
-            state.settled = term;
+            state.term = term;
         }
+        state.settled = term;
     }
 
     /// Decides about a request in a term; one that is admitted counts until [`Quotas::done`]. A term that is not settled
@@ -205,15 +207,37 @@ impl Quotas {
     }
 }
 
+/// The quotas of all records, in the order of their keys, and no more than are kept.
+fn recorded(snapshot: &Snapshot<'_>) -> Vec<Quota> {
+    let mut quotas: Vec<Quota> = Vec::new();
+    snapshot.scan(&prefix::range(RECORDS), snapshot.revision(), &mut |record| {
+        let key = record.key().escape_ascii();
+        let more = match quotas_from_json(record.value()) {
+            Ok(more) => more,
+            Err(error) => {
+                tracing::error!(%key, error, "these quotas cannot be held");
+                return ControlFlow::Continue(());
+            }
+        };
+        let room = QUOTAS_MAX - quotas.len();
+        if more.len() > room {
+            let left_out: Vec<&str> = more[room..].iter().map(|quota| &quota.name[..]).collect();
+            tracing::error!(%key, ?left_out, "more than {QUOTAS_MAX} quotas: these, and later records, are not held");
+        }
+        let is_all = more.len() <= room;
+        quotas.extend(more.into_iter().take(room));
+        if is_all { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    quotas
+}
+
 /// The keys that quotas are about, none twice.
 fn disjoint(quotas: &[Quota]) -> Vec<KeyRange> {
-    let outermost = quotas.iter().enumerate().filter(|(at, quota)| {
-        let covers = |(other_at, other): (usize, &Quota)| {
-            quota.prefix.starts_with(&other.prefix) && (other.prefix != quota.prefix || other_at < *at)
-        };
-        !quotas.iter().enumerate().filter(|(other, _)| other != at).any(covers)
-    });
-    outermost.map(|(_, quota)| prefix::range(&quota.prefix)).collect()
+    let mut prefixes: Vec<&[u8]> = quotas.iter().map(|quota| &quota.prefix[..]).collect();
+    prefixes.sort_unstable();
+    // Whatever begins with a prefix stands right behind it.
+    prefixes.dedup_by(|prefix, kept| prefix.starts_with(kept));
+    prefixes.into_iter().map(prefix::range).collect()
 }
 
 /// Key and value of a version.
@@ -237,5 +261,22 @@ impl Objects for View<'_> {
 
     fn each(&self, range: &KeyRange, visit: &mut dyn FnMut(&[u8], u64) -> ControlFlow<()>) {
         self.0.scan(range, self.0.revision(), &mut |version| visit(version.key(), size(version)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_is_counted_twice() {
+        let of = |prefix: &str| {
+            let line = "{\"quotas\":[{\"name\":\"q\",\"prefix\":\"PREFIX\",\"hard\":{\"objects\":1}}]}";
+            quotas_from_json(line.replace("PREFIX", prefix).as_bytes()).expect("a quota").remove(0)
+        };
+        let ranges = |prefixes: &[&str]| disjoint(&prefixes.iter().map(|prefix| of(prefix)).collect::<Vec<_>>());
+        let expected = ["/a/", "/ab/", "/b/c/"].map(|prefix| prefix::range(prefix.as_bytes()));
+        assert_eq!(ranges(&["/b/c/", "/a/b/", "/ab/", "/a/", "/b/c/d/", "/a/", "/a/b/c/"]), expected);
+        assert_eq!(ranges(&["/a/", "", "/b/"]), [prefix::range(b"")]);
     }
 }

@@ -157,6 +157,19 @@ async fn a_record_that_cannot_be_read_is_none() {
 }
 
 #[tokio::test]
+async fn of_all_records_no_more_quotas_are_held_than_a_member_keeps() {
+    let node = Node::start().await;
+    for policy in ["a", "b"] {
+        let line = |n| format!("  - {{name: {policy}{n}, prefix: /{policy}/{n:03}/, hard: {{objects: 1}}}}\n");
+        node.member.hold_quotas(policy, &quotas(&(0..600).map(line).collect::<String>())).await.unwrap();
+    }
+    for (prefix, is_held) in [("/a/599/", true), ("/b/399/", true), ("/b/400/", false)] {
+        node.put(put(&format!("{prefix}1"), "")).await.unwrap();
+        assert_eq!(is_exceeded(node.put(put(&format!("{prefix}2"), "")).await), is_held, "{prefix}");
+    }
+}
+
+#[tokio::test]
 async fn a_quota_for_everything_can_be_raised() {
     let node = Node::start().await;
     let everything = |most: usize| quotas(&format!("  - {{name: all, prefix: \"\", hard: {{objects: {most}}}}}\n"));
