@@ -34,6 +34,33 @@ impl Keys {
             }
     }
 
+    /// Adds the keys of a range; of an empty one its first key alone. They are copied: what a range was read from is
+    /// not kept.
+    pub fn add(&mut self, range: &KeyRange) {
+        let Span { mut start, mut end } = Span::copied(range);
+        let from = self.0.partition_point(|span| span.end.as_ref().is_some_and(|end| *end < start));
+        let to = self.0.partition_point(|span| end.as_ref().is_none_or(|end| span.start <= *end));
+        for span in self.0.drain(from..to) {
+            start = start.min(span.start);
+            end = end.zip(span.end).map(|(a, b)| a.max(b));
+        }
+        self.0.insert(from, Span { start, end });
+    }
+
+    /// The ranges that these keys come to.
+    pub fn ranges(&self) -> impl Iterator<Item = KeyRange> {
+        self.0.iter().cloned().map(|Span { start, end }| match end {
+            Some(end) => KeyRange::Range(start, end),
+            None => KeyRange::From(start),
+        })
+    }
+
+    /// The memory that they take.
+    pub fn memory(&self) -> usize {
+        let bounds = |span: &Span| span.start.len() + span.end.as_ref().map_or(0, Bytes::len);
+        self.0.iter().map(|span| size_of::<Span>() + bounds(span)).sum()
+    }
+
     fn merged(mut spans: Vec<Span>) -> Keys {
         spans.sort_by(|a, b| a.start.cmp(&b.start));
         let mut keys: Vec<Span> = Vec::with_capacity(spans.len());
@@ -51,6 +78,16 @@ impl Keys {
 }
 
 impl Span {
+    fn copied(range: &KeyRange) -> Span {
+        let start = Bytes::copy_from_slice(range.start());
+        let end = match range {
+            KeyRange::Range(from, to) if from < to => Some(Bytes::copy_from_slice(to)),
+            KeyRange::From(_) => None,
+            KeyRange::Key(_) | KeyRange::Range(..) => Some(next(&start)),
+        };
+        Span { start, end }
+    }
+
     /// What a permission names. None of those that etcd would not grant today, and that cover nothing there either.
     fn of(permission: &Permission) -> Option<Span> {
         if permission.key.is_empty() {
@@ -58,13 +95,17 @@ impl Span {
         }
         let start = permission.key.clone();
         let end = match &permission.range_end[..] {
-            // The next key there can be.
-            [] => Some([&start[..], b"\0"].concat().into()),
+            [] => Some(next(&start)),
             [0] => None,
             _ => Some(permission.range_end.clone()),
         };
         end.as_ref().is_none_or(|end| start < *end).then_some(Span { start, end })
     }
+}
+
+/// The next key there can be.
+fn next(key: &[u8]) -> Bytes {
+    [key, b"\0"].concat().into()
 }
 
 /// What somebody may do with keys.
@@ -120,6 +161,27 @@ mod tests {
 
     fn range(key: &[u8], end: &[u8]) -> KeyRange {
         KeyRange::new(Bytes::copy_from_slice(key), Bytes::copy_from_slice(end))
+    }
+
+    #[test]
+    fn keys_that_are_added_one_by_one_are_those_that_are_merged_at_once() {
+        let mut random = StdRng::seed_from_u64(4);
+        for round in 0..500 {
+            let (mut added, mut spans) = (Keys::default(), Vec::new());
+            for _ in 0..random.random_range(1..12) {
+                let mut key = || [random.random_range(b'a'..=b'z')];
+                let (start, end) = (key(), key());
+                let range = match random.random_range(0..8) {
+                    0 => range(&start, b"\0"),
+                    1 | 2 => range(&start, b""),
+                    _ => range(&start, &end),
+                };
+                added.add(&range);
+                assert!(added.cover(&range), "round {round}: {range:?}");
+                spans.push(Span::copied(&range));
+            }
+            assert_eq!(added, Keys::merged(spans), "round {round}");
+        }
     }
 
     #[test]
