@@ -12,6 +12,7 @@ use forebay_proto::{Error, NestingError, decode_txn, etcdserverpb::*};
 use http::request::Parts;
 use tonic::Status;
 
+use super::rights;
 use crate::{
     apply::{self, Outcome, Tally, describe},
     member::{Deadline, Member},
@@ -194,7 +195,7 @@ async fn read(member: Member, parts: &Parts, txn: TxnRequest, deadline: Deadline
 }
 
 pub(super) async fn compact(member: Member, request: Request) -> Result<Response, Status> {
-    let (parts, compaction) = grpc::unary::<CompactionRequest>(request, member.config().max_message_bytes()).await?;
+    let (parts, compaction) = rights::unary::<CompactionRequest>(&member, request).await?;
     let physical = compaction.physical;
     let request = InternalRaftRequest { compaction: Some(compaction), ..Default::default() };
     let deadline = member.deadline(&parts.headers)?;

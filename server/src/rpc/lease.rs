@@ -1,9 +1,10 @@
 //! The Lease service.
 
 use forebay_edge::{Body, Request, Response, grpc};
-use forebay_proto::{Error, etcdserverpb::*};
+use forebay_proto::{Error, KeyRange, etcdserverpb::*};
 use tonic::{Code, Status};
 
+use super::rights;
 use crate::{
     apply::Outcome,
     auth::{Caller, Credentials},
@@ -11,7 +12,7 @@ use crate::{
 };
 
 pub(super) async fn grant(member: Member, request: Request) -> Result<Response, Status> {
-    let (parts, mut grant) = grpc::unary::<LeaseGrantRequest>(request, member.config().max_message_bytes()).await?;
+    let (parts, mut grant) = rights::unary::<LeaseGrantRequest>(&member, request).await?;
     member.check_quota(crate::apply::LEASE_COST)?;
     if grant.id == 0 {
         // Positive, so that it reads well in hex, and unlike any other member's.
@@ -28,7 +29,7 @@ pub(super) async fn grant(member: Member, request: Request) -> Result<Response, 
 }
 
 pub(super) async fn revoke(member: Member, request: Request) -> Result<Response, Status> {
-    let (parts, revoke) = grpc::unary::<LeaseRevokeRequest>(request, member.config().max_message_bytes()).await?;
+    let (parts, revoke) = rights::unary::<LeaseRevokeRequest>(&member, request).await?;
     let request = InternalRaftRequest { lease_revoke: Some(revoke), ..Default::default() };
     let deadline = member.deadline(&parts.headers)?;
     let caller = member.caller(&parts, deadline).await?;
@@ -37,7 +38,7 @@ pub(super) async fn revoke(member: Member, request: Request) -> Result<Response,
 }
 
 pub(super) async fn time_to_live(member: Member, request: Request) -> Result<Response, Status> {
-    let (parts, query) = grpc::unary::<LeaseTimeToLiveRequest>(request, member.config().max_message_bytes()).await?;
+    let (parts, query) = rights::unary::<LeaseTimeToLiveRequest>(&member, request).await?;
     let deadline = member.deadline(&parts.headers)?;
     let caller = match query.keys {
         true => member.caller(&parts, deadline).await?,
@@ -48,15 +49,16 @@ pub(super) async fn time_to_live(member: Member, request: Request) -> Result<Res
         member.auth().judge(&caller, |rights| rights.read_lease(query.id, &member.lessor()))?;
     }
     let answer = member.time_to_live(query, deadline).await?;
-    // Keys may have been attached since.
-    if query.keys {
-        member.auth().confirm(&caller)?;
+    // Keys may have been attached since, or rights taken.
+    if !answer.keys.is_empty() {
+        let mut keys = answer.keys.iter().cloned().map(KeyRange::Key);
+        member.auth().judge(&caller, |rights| keys.try_for_each(|key| rights.read(&key)))?;
     }
     Ok(grpc::reply_message(&LeaseTimeToLiveResponse { header: Some(member.header()), ..answer }))
 }
 
 pub(super) async fn leases(member: Member, request: Request) -> Result<Response, Status> {
-    let (parts, _) = grpc::unary::<LeaseLeasesRequest>(request, member.config().max_message_bytes()).await?;
+    let (parts, _) = rights::unary::<LeaseLeasesRequest>(&member, request).await?;
     let caller = member.caller(&parts, member.deadline(&parts.headers)?).await?;
     let leases = member.lessor().list();
     member.auth().judge(&caller, |rights| {

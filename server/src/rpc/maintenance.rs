@@ -9,6 +9,7 @@ use futures::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 use tonic::Status;
 
+use super::rights;
 use crate::{apply::Outcome, member::Member, version};
 
 /// The bytes of the db file in one message of a snapshot.
@@ -22,7 +23,7 @@ const SNAPSHOT_GRACE: Duration = Duration::from_secs(30);
 const TOO_SLOW: &str = "the snapshot is read too slowly; others wait for the place";
 
 pub(super) async fn status(member: Member, request: Request) -> Result<Response, Status> {
-    grpc::unary::<StatusRequest>(request, member.config().max_message_bytes()).await?;
+    rights::unary::<StatusRequest>(&member, request).await?;
     let raft = member.raft_status();
     let mut errors = Vec::new();
     if raft.leader == 0 {
@@ -58,7 +59,7 @@ fn downgrade_info(member: &Member) -> DowngradeInfo {
 }
 
 pub(super) async fn move_leader(member: Member, request: Request) -> Result<Response, Status> {
-    let (parts, wish) = grpc::unary::<MoveLeaderRequest>(request, member.config().max_message_bytes()).await?;
+    let (parts, wish) = rights::unary::<MoveLeaderRequest>(&member, request).await?;
     if member.raft_status().leader != member.id() {
         return Err(Error::NotLeader.into());
     }
@@ -73,7 +74,7 @@ pub(super) async fn move_leader(member: Member, request: Request) -> Result<Resp
 }
 
 pub(super) async fn downgrade(member: Member, request: Request) -> Result<Response, Status> {
-    let (parts, wish) = grpc::unary::<DowngradeRequest>(request, member.config().max_message_bytes()).await?;
+    let (parts, wish) = rights::unary::<DowngradeRequest>(&member, request).await?;
     let deadline = member.deadline(&parts.headers)?;
     let version = match downgrade_request::DowngradeAction::try_from(wish.action) {
         Ok(downgrade_request::DowngradeAction::Validate) => member.validate_downgrade(&wish.version, deadline).await?,
@@ -85,7 +86,7 @@ pub(super) async fn downgrade(member: Member, request: Request) -> Result<Respon
 }
 
 pub(super) async fn alarm(member: Member, request: Request) -> Result<Response, Status> {
-    let (parts, alarm) = grpc::unary::<AlarmRequest>(request, member.config().max_message_bytes()).await?;
+    let (parts, alarm) = rights::unary::<AlarmRequest>(&member, request).await?;
     let deadline = member.deadline(&parts.headers)?;
     let caller = member.caller(&parts, deadline).await?;
     if alarm.action != alarm_request::AlarmAction::Get as i32 {
@@ -103,19 +104,19 @@ pub(super) async fn alarm(member: Member, request: Request) -> Result<Response, 
 }
 
 pub(super) async fn defragment(member: Member, request: Request) -> Result<Response, Status> {
-    grpc::unary::<DefragmentRequest>(request, member.config().max_message_bytes()).await?;
+    rights::unary::<DefragmentRequest>(&member, request).await?;
     member.maintaining(Member::defragment).await?;
     Ok(grpc::reply_message(&DefragmentResponse { header: None }))
 }
 
 pub(super) async fn hash(member: Member, request: Request) -> Result<Response, Status> {
-    grpc::unary::<HashRequest>(request, member.config().max_message_bytes()).await?;
+    rights::unary::<HashRequest>(&member, request).await?;
     let hash = member.maintaining(|member| member.backend().hash()).await?;
     Ok(grpc::reply_message(&HashResponse { header: Some(member.header()), hash }))
 }
 
 pub(super) async fn hash_kv(member: Member, request: Request) -> Result<Response, Status> {
-    let (_, query) = grpc::unary::<HashKvRequest>(request, member.config().max_message_bytes()).await?;
+    let (_, query) = rights::unary::<HashKvRequest>(&member, request).await?;
     let (hashed, revision) = member.maintaining(move |member| Ok(member.hash_kv(query.revision)?)).await?;
     Ok(grpc::reply_message(&HashKvResponse {
         header: Some(member.header_at(revision)),
@@ -126,7 +127,7 @@ pub(super) async fn hash_kv(member: Member, request: Request) -> Result<Response
 }
 
 pub(super) async fn snapshot(member: Member, request: Request) -> Result<Response, Status> {
-    grpc::unary::<SnapshotRequest>(request, member.config().max_message_bytes()).await?;
+    rights::unary::<SnapshotRequest>(&member, request).await?;
     let permit = member.snapshot_permit()?;
     let version = member.storage_version().unwrap_or_default();
     let (sender, messages) = tokio::sync::mpsc::channel(SNAPSHOT_AHEAD);

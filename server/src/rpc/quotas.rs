@@ -4,10 +4,11 @@ use forebay_edge::{Request, Response, grpc};
 use forebay_proto::quotas::{HoldRequest, HoldResponse};
 use tonic::Status;
 
+use super::rights;
 use crate::member::Member;
 
 pub(super) async fn hold(member: Member, request: Request) -> Result<Response, Status> {
-    let (parts, asked) = grpc::unary::<HoldRequest>(request, member.config().max_message_bytes()).await?;
+    let (parts, asked) = rights::unary::<HoldRequest>(&member, request).await?;
     let deadline = member.deadline(&parts.headers)?;
     let held = member.holds_quotas().await;
     if held && !asked.quotas.is_empty() {

@@ -1,5 +1,8 @@
 //! What each method needs while auth is on. What is not in this table is not served.
 
+use forebay_edge::{Request, grpc};
+use http::request::Parts;
+use prost::Message;
 use tonic::Status;
 
 use crate::{
@@ -82,7 +85,7 @@ pub(super) fn need(path: &str) -> Option<Need> {
     })
 }
 
-/// Lets a caller in, or not, before the request is read.
+/// Lets a caller in, or not.
 pub(super) async fn admit(
     member: &Member,
     need: Need,
@@ -97,11 +100,21 @@ pub(super) async fn admit(
     })?)
 }
 
+/// Reads the message of a call that needs a user or role root, and judges its caller once more: auth may have come on,
+/// or a right have gone, while the message was awaited.
+pub(super) async fn unary<M: Message + Default>(member: &Member, request: Request) -> Result<(Parts, M), Status> {
+    let (parts, message) = grpc::unary(request, member.config().max_message_bytes()).await?;
+    if let Some(need) = need(parts.uri.path()).filter(|_| member.auth().is_enabled()) {
+        let credentials = Credentials::of(&parts.headers, &parts.extensions);
+        admit(member, need, &credentials, member.deadline(&parts.headers)?).await?;
+    }
+    Ok((parts, message))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use forebay_proto::DESCRIPTORS;
-    use prost::Message as _;
     use prost_types::FileDescriptorSet;
 
     #[test]

@@ -178,6 +178,26 @@ async fn each_method_lets_in_whom_it_should_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn whoever_called_before_auth_came_on_is_judged_when_the_message_is_there() {
+    let node = Node::start().await;
+    let mut calls = Vec::new();
+    for (path, row) in rows() {
+        let is_table =
+            ["KV/Compact", "Lease/", "Cluster/", "Maintenance/", "Quotas/"].iter().any(|of| path.contains(of));
+        if is_table && path != "/etcdserverpb.Lease/LeaseKeepAlive" {
+            calls.push((path, row.request, node.open(path).await));
+        }
+    }
+    assert!(calls.len() > 15, "{}", calls.len());
+    people(&node).await;
+    for (path, request, mut call) in calls {
+        call.send_bytes(request);
+        let status = call.next_bytes().await.expect_err(path);
+        assert_eq!(known(&status), Some(Error::UserEmpty), "{path}: {status}");
+    }
+}
+
+#[tokio::test]
 async fn no_alarm_opens_what_auth_has_closed() {
     let node = Node::start().await;
     people(&node).await;
