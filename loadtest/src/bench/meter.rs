@@ -82,8 +82,10 @@ impl From<&Status> for Failure {
 /// What was counted since the last time.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Interval {
-    /// Latencies by kind of operation.
+    /// Latencies by kind of operation; of one that was given up, how long it had waited by then.
     pub series: BTreeMap<String, Latencies>,
+    /// How many of those were given up.
+    pub given_up: BTreeMap<String, u64>,
     /// Operations that failed.
     #[serde(with = "failures")]
     pub failures: BTreeMap<Failure, u64>,
@@ -97,6 +99,9 @@ impl Interval {
     pub fn add(&mut self, other: &Interval) {
         for (name, latencies) in &other.series {
             self.series.entry(name.clone()).or_default().add(latencies);
+        }
+        for (name, count) in &other.given_up {
+            *self.given_up.entry(name.clone()).or_default() += count;
         }
         for (failure, count) in &other.failures {
             self.count_failures(failure.clone(), *count);
@@ -112,7 +117,13 @@ impl Interval {
 
     /// Operations that were answered.
     pub fn answered(&self) -> u64 {
-        self.series.values().map(|latencies| latencies.0.len()).sum()
+        self.series.keys().map(|name| self.answered_of(name)).sum()
+    }
+
+    /// Operations of a kind that were answered.
+    pub fn answered_of(&self, series: &str) -> u64 {
+        let all = self.series.get(series).map_or(0, |latencies| latencies.0.len());
+        all - self.given_up.get(series).copied().unwrap_or(0)
     }
 
     /// Operations that failed.
@@ -161,6 +172,16 @@ impl Meter {
         self.stripe(client, |stripe| stripe.rest.count_failures(failure, 1));
     }
 
+    /// An operation failed because nobody waits for it any longer. It has lasted so long at least, and counts as that:
+    /// percentiles of those alone that were answered would be best where nothing is.
+    pub fn give_up(&self, client: usize, series: &'static str, age: Duration, failure: Failure) {
+        self.record(client, series, age);
+        self.stripe(client, |stripe| {
+            *stripe.rest.given_up.entry(series.to_owned()).or_default() += 1;
+            stripe.rest.count_failures(failure, 1);
+        });
+    }
+
     /// An operation was sent late.
     pub fn late(&self, client: usize) {
         self.stripe(client, |stripe| stripe.rest.late += 1);
@@ -202,6 +223,18 @@ mod tests {
         let again: Interval = serde_json::from_str(&text).expect("and read");
         assert_eq!(again.series["put"].0, drained.series["put"].0);
         assert_eq!(again.failures, drained.failures);
+    }
+
+    #[test]
+    fn what_is_given_up_is_a_failure_and_as_slow_as_it_has_become() {
+        let meter = Meter::default();
+        meter.record(1, "put", Duration::from_millis(1));
+        let failure = Failure { code: "(none)".to_owned(), text: "no answer".to_owned() };
+        meter.give_up(1, "put", Duration::from_secs(9), failure);
+        let mut all = Interval::default();
+        all.add(&meter.drain());
+        assert_eq!((all.answered(), all.answered_of("put"), all.failed()), (1, 1, 1));
+        assert!(all.series["put"].percentile(99.0) >= Duration::from_secs(8), "{:?}", all.series["put"].max());
     }
 
     #[test]

@@ -73,14 +73,38 @@ pub struct Ratio {
     pub min: f64,
     /// The highest.
     pub max: f64,
+    /// Turns in which one of both had no such figure, because nothing was answered; without any other, the three above
+    /// are no numbers.
+    pub without: usize,
 }
 
 impl Ratio {
     fn of(values: impl Iterator<Item = f64>) -> Option<Ratio> {
-        let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
+        let (mut values, without): (Vec<f64>, Vec<f64>) = values.partition(|value| value.is_finite());
+        if values.is_empty() && without.is_empty() {
+            return None;
+        }
         values.sort_by(f64::total_cmp);
-        let (min, max) = (*values.first()?, *values.last()?);
-        Some(Ratio { median: values[values.len() / 2], min, max })
+        let at = |place: usize| values.get(place).copied().unwrap_or(f64::NAN);
+        let last = values.len().saturating_sub(1);
+        // Of an even number there are two in the middle.
+        let median = f64::midpoint(at(last / 2), at(values.len() / 2));
+        Some(Ratio { median, min: at(0), max: at(last), without: without.len() })
+    }
+}
+
+/// `x1.50 (1.20 to 1.80)`, and how many turns have no such figure.
+impl std::fmt::Display for Ratio {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Ratio { median, min, max, without } = self;
+        if median.is_nan() {
+            return write!(f, "- (no turn was answered)");
+        }
+        write!(f, "x{median:.2} ({min:.2} to {max:.2})")?;
+        if *without > 0 {
+            write!(f, " and {without} turns without an answer")?;
+        }
+        Ok(())
     }
 }
 
@@ -125,7 +149,8 @@ impl Report {
             let series = target.all.all.series.iter().map(|(name, latencies)| {
                 let percentiles = PERCENTILES.map(|p| (format!("p{p}"), json!(milliseconds(latencies.percentile(p)))));
                 let mut figures = json!({
-                    "operations": latencies.0.len(),
+                    "operations": target.all.all.answered_of(name),
+                    "givenUp": target.all.all.given_up.get(name).copied().unwrap_or(0),
                     "perSecond": target.all.rate(name),
                     "meanMs": latencies.0.mean() / 1e6,
                     "maxMs": milliseconds(latencies.max()),
@@ -206,6 +231,17 @@ pub(super) mod tests {
         let ratio = report.latency_ratio(1, "put", 50.0).expect("both ran");
         assert!((1.98..2.02).contains(&ratio.median) && ratio.min <= ratio.max, "{ratio:?}");
         assert_eq!(report.rate_ratio(1, "put").map(|ratio| ratio.median), Some(1.0));
+    }
+
+    #[test]
+    fn the_middle_of_an_even_number_is_between_two_and_a_turn_without_an_answer_is_told() {
+        let shown = |values: &[f64]| Ratio::of(values.iter().copied()).map(|ratio| ratio.to_string());
+        assert_eq!(shown(&[3.0, 1.0]).as_deref(), Some("x2.00 (1.00 to 3.00)"));
+        assert_eq!(shown(&[3.0, 1.0, 2.5]).as_deref(), Some("x2.50 (1.00 to 3.00)"));
+        let some = shown(&[1.0, f64::INFINITY, f64::NAN]);
+        assert_eq!(some.as_deref(), Some("x1.00 (1.00 to 1.00) and 2 turns without an answer"));
+        assert_eq!(shown(&[f64::NAN]).as_deref(), Some("- (no turn was answered)"));
+        assert_eq!(shown(&[]), None);
     }
 
     #[test]

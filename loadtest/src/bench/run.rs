@@ -14,7 +14,7 @@ use super::{
     pace::Pacer,
     scenario::{Scenario, Shape, load},
     schedule::{Rate, Schedule},
-    watchers::{Clock, Watchers},
+    watchers::{Clock, Expected, Watchers},
     worker::Worker,
 };
 use crate::client::Target;
@@ -25,8 +25,11 @@ const LATE: Duration = Duration::from_millis(1);
 /// How often what was measured is collected.
 pub const TICK: Duration = Duration::from_secs(1);
 
-/// How events may follow behind the last write.
+/// How events may follow behind the last write where it is not known how many there will be.
 const EVENTS_FOLLOW: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether all events are there.
+const EVENTS_LOOK: Duration = Duration::from_millis(20);
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -99,7 +102,7 @@ impl Measured {
             let latencies = interval.series.get(name).cloned().unwrap_or_default();
             points.push(Point {
                 at: self.seconds,
-                answered: latencies.0.len(),
+                answered: interval.answered_of(name),
                 failed: interval.failed(),
                 p50_ms: milliseconds(latencies.percentile(50.0)),
                 p99_ms: milliseconds(latencies.percentile(99.0)),
@@ -111,8 +114,7 @@ impl Measured {
 
     /// Answered operations of a kind, a second.
     pub fn rate(&self, series: &str) -> f64 {
-        let answered = self.all.series.get(series).map_or(0, |latencies| latencies.0.len());
-        answered as f64 / self.seconds.max(1e-9)
+        self.all.answered_of(series) as f64 / self.seconds.max(1e-9)
     }
 }
 
@@ -163,10 +165,14 @@ impl Plan {
         let wait = self.begin.and_then(|begin| begin.duration_since(SystemTime::now()).ok()).unwrap_or_default();
         tokio::time::sleep(wait).await;
         let begin = Instant::now();
-        if let Some(watchers) = &mut watchers {
-            watchers.listen(&meter, clock, begin + self.warm_up);
-        }
         let measured_from = begin + self.warm_up;
+        let expected = Arc::new(Expected::default());
+        // A value that is too short does not say when it was meant to be written.
+        let counts_events = matches!(self.scenario, Scenario::Watch | Scenario::WatchLatency)
+            && self.shape.value_size >= size_of::<u64>();
+        if let Some(watchers) = &mut watchers {
+            watchers.listen(&meter, &expected, clock, measured_from);
+        }
         let mut clients = JoinSet::new();
         let mut number = 0;
         for flow in self.scenario.flows(&self.shape, self.clients) {
@@ -183,13 +189,21 @@ impl Plan {
                 let mut worker = Worker::new(&self.shape, connection, self.seed, client, flow.clients);
                 let (pacer, meter, limit, flow) = (Arc::clone(&pacer), Arc::clone(&meter), self.timeout, flow.clone());
                 let own = number;
+                let expected = counts_events.then(|| Arc::clone(&expected));
                 clients.spawn(async move {
                     while let Some(slot) = pacer.next().await {
                         let is_late = slot.intended.elapsed() > LATE;
                         let since_epoch = clock.since_epoch(slot.intended);
+                        let expected = expected.as_ref().filter(|_| slot.intended >= measured_from);
+                        if let Some(expected) = expected {
+                            expected.sent(since_epoch);
+                        }
                         let outcome = timeout(limit, worker.act(flow.action, since_epoch)).await;
                         if slot.intended < measured_from {
                             continue;
+                        }
+                        if let (Some(expected), Ok(Ok(_))) = (expected, &outcome) {
+                            expected.answered(since_epoch, worker.heard_by);
                         }
                         if is_late {
                             meter.late(own);
@@ -199,7 +213,8 @@ impl Plan {
                             Ok(Err(status)) => meter.fail(own, Failure::from(&status)),
                             Err(_) => {
                                 let text = format!("no answer within {limit:?}");
-                                meter.fail(own, Failure { code: "(none)".to_owned(), text });
+                                let failure = Failure { code: "(none)".to_owned(), text };
+                                meter.give_up(own, flow.series, slot.intended.elapsed(), failure);
                             }
                         }
                     }
@@ -221,11 +236,28 @@ impl Plan {
             next_tick += TICK;
         }
         let elapsed = measured_from.elapsed().as_secs_f64();
-        if watchers.is_some() {
+        if counts_events {
+            self.wait_for_events(&expected, &meter, clock).await;
+        } else if watchers.is_some() {
             tokio::time::sleep(EVENTS_FOLLOW).await;
         }
         drop(watchers);
         tick(&meter.drain());
         Ok(elapsed)
+    }
+    /// Waits until every watcher has heard of every put, as long as for an answer; what is missing then has failed.
+    async fn wait_for_events(&self, expected: &Expected, meter: &Meter, clock: Clock) {
+        let until = Instant::now() + self.timeout;
+        while Instant::now() < until && !expected.missing().is_empty() {
+            tokio::time::sleep(EVENTS_LOOK).await;
+        }
+        let now = clock.since_epoch(Instant::now());
+        for (at, count) in expected.missing() {
+            for _ in 0..count {
+                let text = format!("an event did not come within {:?}", self.timeout);
+                let failure = Failure { code: "(none)".to_owned(), text };
+                meter.give_up(0, "event", now.saturating_sub(at), failure);
+            }
+        }
     }
 }

@@ -75,7 +75,7 @@ fn line(label: &str, done: f64, last: &Interval, failed: u64) -> String {
     let mut line = format!("{label} [{}{}] {:>3.0} %", "#".repeat(filled), ".".repeat(BAR - filled), done * 100.0);
     for (name, latencies) in &last.series {
         let (p50, p99) = (milliseconds(latencies.percentile(50.0)), milliseconds(latencies.percentile(99.0)));
-        line += &format!("  {name} {}/s p50 {p50:.2} p99 {p99:.2} ms", latencies.0.len());
+        line += &format!("  {name} {}/s p50 {p50:.2} p99 {p99:.2} ms", last.answered_of(name));
     }
     if failed > 0 {
         line += &format!("  {failed} errors");

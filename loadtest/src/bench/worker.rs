@@ -20,6 +20,7 @@ use super::{
     k8s::Node,
     raw,
     scenario::{Action, Shape, put_op, value},
+    watchers::watchers_of,
 };
 use crate::client::{Connection, MAX_ANSWER};
 
@@ -44,6 +45,8 @@ pub struct Worker {
     clients: u64,
     lease: Option<Lease>,
     node: Node,
+    /// How many watchers hear of what it wrote last.
+    pub heard_by: u64,
 }
 
 /// A lease and the stream that renews it.
@@ -67,6 +70,7 @@ impl Worker {
             clients: clients as u64,
             lease: None,
             node: Node::new(number),
+            heard_by: 0,
         }
     }
 
@@ -79,8 +83,9 @@ impl Worker {
                 self.put(key, since_epoch).await?;
             }
             Action::PutWatched => {
-                let key = self.key(self.shape.watched_keys);
-                self.put(key, since_epoch).await?;
+                let number = self.some(self.shape.watched_keys);
+                self.heard_by = watchers_of(&self.shape, number);
+                self.put(self.shape.key(number), since_epoch).await?;
             }
             Action::Range => {
                 let request = self.range();
@@ -116,13 +121,18 @@ impl Worker {
     }
 
     fn key(&mut self, space: u64) -> Bytes {
+        let number = self.some(space);
+        self.shape.key(number)
+    }
+
+    /// The number of the next key.
+    fn some(&mut self, space: u64) -> u64 {
         let space = space.max(1);
-        let number = if self.shape.sequential {
+        if self.shape.sequential {
             (self.number + (self.done - 1) * self.clients) % space
         } else {
             self.rng.random_range(0..space)
-        };
-        self.shape.key(number)
+        }
     }
 
     async fn put(&mut self, key: Bytes, since_epoch: Duration) -> Result<(), Status> {

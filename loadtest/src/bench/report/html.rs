@@ -69,15 +69,14 @@ fn table(page: &mut String, report: &Report, series: &str) {
     *page += "<th>max ms</th><th>rate, multiple</th><th>p99, multiple</th></tr>";
     for (place, target) in report.targets.iter().enumerate() {
         let Some(latencies) = target.all.all.series.get(series) else { continue };
-        let (count, rate) = (latencies.0.len(), target.all.rate(series));
+        let (count, rate) = (target.all.all.answered_of(series), target.all.rate(series));
         let _ = write!(page, "<tr><td>{}</td><td>{count}</td><td>{rate:.1}</td>", escape(&target.name));
         for percent in PERCENTILES {
             let _ = write!(page, "<td>{:.3}</td>", milliseconds(latencies.percentile(percent)));
         }
         let _ = write!(page, "<td>{:.3}</td>", milliseconds(latencies.max()));
         for ratio in [report.rate_ratio(place, series), report.latency_ratio(place, series, 99.0)] {
-            let shown = ratio.filter(|_| place > 0);
-            let shown = shown.map(|ratio| format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.min, ratio.max));
+            let shown = ratio.filter(|_| place > 0).map(|ratio| ratio.to_string());
             let _ = write!(page, "<td>{}</td>", shown.unwrap_or_default());
         }
         *page += "</tr>";

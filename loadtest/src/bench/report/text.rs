@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{PERCENTILES, Ratio, Report};
+use super::{PERCENTILES, Report};
 use crate::bench::run::milliseconds;
 
 /// Lines for a terminal of 100 columns or so.
@@ -15,7 +15,7 @@ pub fn text(report: &Report) -> String {
             let _ = writeln!(
                 text,
                 "  {name:<14} {:>10} ok {:>12.1}/s   mean {:.3} ms  max {:.3} ms",
-                latencies.0.len(),
+                all.all.answered_of(name),
                 all.rate(name),
                 latencies.0.mean() / 1e6,
                 milliseconds(latencies.max()),
@@ -47,10 +47,8 @@ pub fn text(report: &Report) -> String {
                     ("p50", report.latency_ratio(place, name, 50.0)),
                     ("p99", report.latency_ratio(place, name, 99.0)),
                 ];
-                let figures: Vec<String> = figures
-                    .iter()
-                    .filter_map(|(figure, ratio)| Some(format!("{figure} {}", shown(&(*ratio)?))))
-                    .collect();
+                let figures: Vec<String> =
+                    figures.iter().filter_map(|(figure, ratio)| Some(format!("{figure} {}", (*ratio)?))).collect();
                 if !figures.is_empty() {
                     let _ = writeln!(text, "  {name:<14} as multiples of {base}: {}", figures.join("  "));
                 }
@@ -58,10 +56,6 @@ pub fn text(report: &Report) -> String {
         }
     }
     text
-}
-
-fn shown(ratio: &Ratio) -> String {
-    format!("x{:.2} ({:.2} to {:.2})", ratio.median, ratio.min, ratio.max)
 }
 
 #[cfg(test)]
