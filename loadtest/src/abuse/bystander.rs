@@ -1,9 +1,10 @@
 //! The client that does nothing wrong.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -13,7 +14,6 @@ use forebay_proto::etcdserverpb::{kv_client::KvClient, lease_client::LeaseClient
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::{
-    sync::Mutex,
     task::JoinSet,
     time::{self, Instant},
 };
@@ -29,24 +29,82 @@ const TTL: i64 = 5;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What it noticed in a span of time. Latencies are in microseconds and count from when a request was due, so a server
-/// that stalls is charged for everything that was due meanwhile.
+/// that stalls is charged for everything that was due meanwhile; what was not answered has its age.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Felt {
     pub answered: u64,
+    /// Refused, or given up.
     pub failed: u64,
+    /// Neither answered nor given up when it was looked.
+    pub outstanding: u64,
     pub p50_micros: u64,
     pub p99_micros: u64,
     pub max_micros: u64,
 }
 
-struct Counted {
+/// The puts that were due in a span of time.
+struct Window {
+    from: Instant,
     latencies: Histogram<u64>,
+    answered: u64,
     failed: u64,
+    /// By number, and when they were due.
+    open: BTreeMap<u64, Instant>,
+}
+
+/// What became of a put.
+enum Outcome {
+    Answered,
+    Refused,
+    GivenUp,
+}
+
+impl Window {
+    fn new(from: Instant) -> Window {
+        let latencies = Histogram::new_with_max(60_000_000, 3).expect("these bounds are right");
+        Window { from, latencies, answered: 0, failed: 0, open: BTreeMap::new() }
+    }
+
+    fn close(&mut self, number: u64, outcome: &Outcome, now: Instant) {
+        let due = self.open.remove(&number).expect("invariant: a put ends once");
+        match outcome {
+            Outcome::Answered => self.answered += 1,
+            Outcome::Refused | Outcome::GivenUp => self.failed += 1,
+        }
+        // A refusal says nothing of how long an answer takes.
+        if !matches!(outcome, Outcome::Refused) {
+            self.latencies.saturating_record((now - due).as_micros() as u64);
+        }
+    }
+
+    fn felt(&self, now: Instant) -> Felt {
+        let mut latencies = self.latencies.clone();
+        self.open.values().for_each(|due| latencies.saturating_record((now - *due).as_micros() as u64));
+        Felt {
+            answered: self.answered,
+            failed: self.failed,
+            outstanding: self.open.len() as u64,
+            p50_micros: latencies.value_at_quantile(0.5),
+            p99_micros: latencies.value_at_quantile(0.99),
+            max_micros: latencies.max(),
+        }
+    }
+}
+
+/// Spans of time that follow each other. A put belongs to the one that it was due in, whenever it ends.
+struct Windows(Vec<Window>);
+
+impl Windows {
+    fn open(&mut self, number: u64, due: Instant) -> usize {
+        let place = self.0.iter().rposition(|window| window.from <= due).unwrap_or(0);
+        self.0[place].open.insert(number, due);
+        place
+    }
 }
 
 pub(super) struct Bystander {
-    counted: Arc<std::sync::Mutex<Counted>>,
+    windows: Arc<Mutex<Windows>>,
     lost: Arc<AtomicU64>,
     tasks: JoinSet<()>,
     leases: Vec<i64>,
@@ -56,11 +114,10 @@ pub(super) struct Bystander {
 impl Bystander {
     pub(super) async fn start(address: SocketAddr, rate: u32) -> anyhow::Result<Bystander> {
         let channels = connect_from(SOURCE, address, 3).await?;
-        let counted = Counted { latencies: Histogram::new_with_max(60_000_000, 3)?, failed: 0 };
-        let counted = Arc::new(std::sync::Mutex::new(counted));
+        let windows = Arc::new(Mutex::new(Windows(vec![Window::new(Instant::now())])));
         let lost = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
-        tasks.spawn(put(channels[0].clone(), rate, Arc::clone(&counted)));
+        tasks.spawn(put(channels[0].clone(), rate, Arc::clone(&windows)));
         let mut leases = Vec::new();
         for _ in 0..LEASES {
             let grant = LeaseGrantRequest { ttl: TTL, id: 0 };
@@ -68,23 +125,18 @@ impl Bystander {
             leases.push(id);
             tasks.spawn(keep_alive(channels[1].clone(), id, Arc::clone(&lost)));
         }
-        Ok(Bystander { counted, lost, tasks, leases, channel: channels[2].clone() })
+        Ok(Bystander { windows, lost, tasks, leases, channel: channels[2].clone() })
     }
 
-    /// What was noticed since the last turn.
-    pub(super) fn turn(&self) -> Felt {
-        let mut counted = self.counted.lock().expect("nobody panics with it");
-        let latencies = &counted.latencies;
-        let felt = Felt {
-            answered: latencies.len(),
-            failed: counted.failed,
-            p50_micros: latencies.value_at_quantile(0.5),
-            p99_micros: latencies.value_at_quantile(0.99),
-            max_micros: latencies.max(),
-        };
-        counted.latencies.clear();
-        counted.failed = 0;
-        felt
+    /// Begins the next span of time.
+    pub(super) fn turn(&self) {
+        self.windows.lock().expect("nobody panics with it").0.push(Window::new(Instant::now()));
+    }
+
+    /// What was noticed in each span of time.
+    pub(super) fn felt(&self) -> Vec<Felt> {
+        let now = Instant::now();
+        self.windows.lock().expect("nobody panics with it").0.iter().map(|window| window.felt(now)).collect()
     }
 
     /// Ends it; returns how many leases were lost.
@@ -102,24 +154,26 @@ impl Bystander {
     }
 }
 
-async fn put(channel: Channel, rate: u32, counted: Arc<std::sync::Mutex<Counted>>) {
+async fn put(channel: Channel, rate: u32, windows: Arc<Mutex<Windows>>) {
     let mut ticks = time::interval(Duration::from_secs(1) / rate.max(1));
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Burst);
-    let open = Arc::new(Mutex::new(JoinSet::new()));
+    let mut open = JoinSet::new();
     for n in 0u64.. {
         let due: Instant = ticks.tick().await;
-        let (channel, counted) = (channel.clone(), Arc::clone(&counted));
-        let mut open = open.lock().await;
+        let (channel, windows) = (channel.clone(), Arc::clone(&windows));
         while open.try_join_next().is_some() {}
+        let place = windows.lock().expect("nobody panics with it").open(n, due);
         open.spawn(async move {
             let key = format!("/registry/leases/kube-system/bystander-{}", n % 100).into();
             let put = PutRequest { key, value: vec![b'v'; 100].into(), ..PutRequest::default() };
             let answer = time::timeout(PATIENCE, KvClient::new(channel).put(put)).await;
-            let mut counted = counted.lock().expect("nobody panics with it");
-            match answer {
-                Ok(Ok(_)) => counted.latencies.saturating_record(due.elapsed().as_micros() as u64),
-                _ => counted.failed += 1,
-            }
+            let outcome = match answer {
+                Ok(Ok(_)) => Outcome::Answered,
+                Ok(Err(_)) => Outcome::Refused,
+                Err(_elapsed) => Outcome::GivenUp,
+            };
+            let mut windows = windows.lock().expect("nobody panics with it");
+            windows.0[place].close(n, &outcome, Instant::now());
         });
     }
 }
@@ -143,5 +197,32 @@ async fn keep_alive(channel: Channel, id: i64, lost: Arc<AtomicU64>) {
             }
         }
         time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_put_counts_where_it_was_due_and_one_without_an_answer_by_its_age() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut windows = Windows(vec![Window::new(at(0)), Window::new(at(10)), Window::new(at(20))]);
+        for (number, due, ends, outcome) in [
+            (0, 1, 2, Outcome::Answered),
+            (1, 9, 21, Outcome::Answered),
+            (2, 12, 22, Outcome::GivenUp),
+            (3, 13, 13, Outcome::Refused),
+        ] {
+            let place = windows.open(number, at(due));
+            windows.0[place].close(number, &outcome, at(ends));
+        }
+        windows.open(4, at(19));
+        let felt: Vec<Felt> = windows.0.iter().map(|window| window.felt(at(30))).collect();
+        let counts = felt.iter().map(|felt| (felt.answered, felt.failed, felt.outstanding));
+        assert_eq!(counts.collect::<Vec<_>>(), [(2, 0, 0), (0, 2, 1), (0, 0, 0)]);
+        let seconds = felt.iter().map(|felt| felt.max_micros / 1_000_000);
+        assert_eq!(seconds.collect::<Vec<_>>(), [12, 11, 0]);
     }
 }

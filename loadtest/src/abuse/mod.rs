@@ -129,7 +129,7 @@ pub async fn run(
 ) -> anyhow::Result<Report> {
     let bystander = Bystander::start(address, plan.puts).await.context("the bystander")?;
     time::sleep(plan.around).await;
-    let alone = bystander.turn();
+    bystander.turn();
 
     let most = Arc::new(AtomicU64::new(0));
     let (rss, noting) = (Arc::new(rss), Arc::clone(&most));
@@ -145,7 +145,7 @@ pub async fn run(
     let (stop, stopped) = watch::channel(false);
     let abusing = tokio::spawn(catalogue::abuse(abuse, address, plan, stopped));
     time::sleep(plan.lasts).await;
-    let beside = bystander.turn();
+    bystander.turn();
     stop.send_replace(true);
     let did = match time::timeout(Duration::from_secs(10), abusing).await {
         Ok(did) => did.context("the abuse panicked")?.unwrap_or_default(),
@@ -153,7 +153,7 @@ pub async fn run(
         Err(_elapsed) => Did::default(),
     };
     time::sleep(plan.around).await;
-    let after = bystander.turn();
+    let [alone, beside, after] = bystander.felt()[..] else { unreachable!("invariant: two turns make three spans") };
     watching.abort();
     let leases_lost = bystander.stop().await;
     let (rss_max, survived) = (most.load(Ordering::Relaxed), rss().is_some());

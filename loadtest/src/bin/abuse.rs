@@ -68,12 +68,12 @@ fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
 async fn run(options: &Options) -> anyhow::Result<()> {
     if !options.json {
         println!(
-            "{:<17}{:<10}{:>24}{:>24}{:>24}{:>7}{:>9}{:>12}{:>12}{:>9}",
+            "{:<17}{:<10}{:>26}{:>26}{:>26}{:>7}{:>9}{:>12}{:>12}{:>9}",
             "ABUSE",
             "TARGET",
-            "ALONE p50/p99 ms",
-            "BESIDE p50/p99 ms",
-            "AFTER p50/p99 ms",
+            "ALONE answered p50/p99 ms",
+            "BESIDE answered p50/p99 ms",
+            "AFTER answered p50/p99 ms",
             "FAILED",
             "LEASES-",
             "ABUSER ok",
@@ -101,15 +101,19 @@ fn print(report: &Report, kind: Kind, json: bool) {
         println!("{row}");
         return;
     }
-    let felt = |felt: &Felt| format!("{:.1}/{:.1}", felt.p50_micros as f64 / 1000.0, felt.p99_micros as f64 / 1000.0);
+    let felt = |felt: &Felt| match felt.answered {
+        0 => "-".to_owned(),
+        n => format!("{n} {:.1}/{:.1}", felt.p50_micros as f64 / 1000.0, felt.p99_micros as f64 / 1000.0),
+    };
+    let unanswered = |felt: &Felt| felt.failed + felt.outstanding;
     println!(
-        "{:<17}{:<10}{:>24}{:>24}{:>24}{:>7}{:>9}{:>12}{:>12}{:>9}{}",
+        "{:<17}{:<10}{:>26}{:>26}{:>26}{:>7}{:>9}{:>12}{:>12}{:>9}{}",
         report.abuse.name(),
         kind.name(),
         felt(&report.alone),
         felt(&report.beside),
         felt(&report.after),
-        report.beside.failed + report.after.failed,
+        unanswered(&report.beside) + unanswered(&report.after),
         report.leases_lost,
         report.did.done,
         report.did.refused,
