@@ -79,6 +79,7 @@ pub const ALLOWED: &[Allowed] = &[
     old("limits::tokens_without_auth", "*", "before 3.6 a bad token is refused while auth is off"),
     old("limits::client_versions", "*", "before 3.6 a version that is no text ends the process"),
     old("auth::*", "*", "these releases lack later fixes: who may ask what, and the texts of refusals"),
+    old("rights::*", "*", "these releases lack later fixes: who may ask what, and the texts of refusals"),
     old("maintenance::quota", "*", "before 3.6 a NOSPACE alarm refuses txns that only read"),
     old(
         "watch_create::*",

@@ -1,17 +1,16 @@
 //! A running process that speaks etcd's protocol, on ports and in a folder of its own.
 
 use std::{
-    collections::BTreeSet,
     fmt,
     fs::File,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::Mutex,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
+use forebay_loadtest::process::free_address;
 use forebay_proto::etcdserverpb::{MemberListRequest, cluster_client::ClusterClient};
 use tempfile::TempDir;
 
@@ -427,22 +426,8 @@ fn tail(log: &Path) -> String {
     lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
-/// Addresses that nothing listens at and that no other target of this process was given: between here and
-/// the bind, two targets could otherwise find the same port free.
+/// See [`free_address`].
 pub(crate) fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let mut addresses = [SocketAddr::from(([127, 0, 0, 1], 0)); N];
-    // All are held until all are known, so that the kernel does not name one again and again.
-    let mut held = Vec::new();
-    let mut found = 0;
-    while found < N {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let address = listener.local_addr()?;
-        held.push(listener);
-        if GIVEN.lock().expect("nothing panics under this lock").insert(address.port()) {
-            addresses[found] = address;
-            found += 1;
-        }
-    }
-    Ok(addresses)
+    let addresses = (0..N).map(|_| free_address()).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(addresses.try_into().expect("there are as many as were asked for"))
 }

@@ -5,6 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -84,9 +85,24 @@ impl Drop for Process {
     }
 }
 
-/// A loopback address that was free a moment ago.
+/// A loopback address that nothing listens at and that this process was not given before.
+///
+/// The ports are below those that systems take for outgoing connections. Of these, one could be taken before the server
+/// that it is for has bound it: most of all by whoever waits for that server, whose attempt to connect may meet itself.
 pub fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    const PORTS: std::ops::Range<u32> = 10_000..32_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let count = PORTS.end - PORTS.start;
+    // Processes that run at the same time begin far from each other.
+    let first = std::process::id().wrapping_mul(7919);
+    for _ in 0..count {
+        let n = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % count;
+        let port = u16::try_from(PORTS.start + n).expect("ports have 16 bits");
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return Ok(listener.local_addr()?);
+        }
+    }
+    bail!("no port of {PORTS:?} is free")
 }
 
 /// etcd's flags for a single member that listens on these addresses; with `https`, under a certificate that it makes

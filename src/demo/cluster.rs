@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use forebay_loadtest::process::free_address;
 use forebay_proto::etcdserverpb::{RangeRequest, kv_client::KvClient};
 use tonic::transport::Endpoint;
 
@@ -27,7 +28,7 @@ pub(super) struct Cluster {
 impl Cluster {
     /// A new cluster in a folder; waits until it can be read.
     pub(super) async fn start(dir: &Path) -> anyhow::Result<Cluster> {
-        let ports = free_ports(2 * MEMBERS)?;
+        let ports = (0..2 * MEMBERS).map(|_| free_port()).collect::<anyhow::Result<Vec<_>>>()?;
         let (clients, peers) = ports.split_at(MEMBERS);
         let url = |port: &u16| format!("http://127.0.0.1:{port}");
         let initial: Vec<String> =
@@ -58,7 +59,7 @@ impl Cluster {
     pub(super) async fn gateway(&mut self, dir: &Path, policy: &Path) -> anyhow::Result<String> {
         let port = match TcpListener::bind(("127.0.0.1", USUAL_PORT)) {
             Ok(_) => USUAL_PORT,
-            Err(_) => free_ports(1)?[0],
+            Err(_) => free_port()?,
         };
         let url = format!("http://127.0.0.1:{port}");
         let mut command = forebay("gateway")?;
@@ -125,9 +126,6 @@ async fn answers(url: &str, dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Ports that nobody listens on now.
-fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
-    // All are held until all are known, or the same one would be found twice.
-    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    Ok(held.iter().map(|listener| listener.local_addr().map(|address| address.port())).collect::<Result<_, _>>()?)
+fn free_port() -> anyhow::Result<u16> {
+    Ok(free_address()?.port())
 }

@@ -70,6 +70,15 @@ pub(super) enum End {
     Setback(Setback),
 }
 
+/// How an upstream says that a caller may not.
+const DENIALS: [Error; 5] =
+    [Error::UserEmpty, Error::InvalidAuthToken, Error::AuthOldRevision, Error::PermissionDenied, Error::AuthFailed];
+
+/// The status behind the reason of a cancelled watch, if its caller may not watch.
+pub(super) fn denial(reason: &str) -> Option<Status> {
+    DENIALS.iter().find(|error| reason.ends_with(error.message())).map(|error| (*error).into())
+}
+
 impl End {
     /// For metrics.
     fn reason(&self) -> &'static str {
@@ -89,15 +98,7 @@ impl End {
 
     /// What a failed call means.
     pub(super) fn of(status: Status) -> End {
-        let is_auth = [
-            Error::UserEmpty,
-            Error::InvalidAuthToken,
-            Error::AuthOldRevision,
-            Error::PermissionDenied,
-            Error::AuthFailed,
-        ]
-        .iter()
-        .any(|error| status.message() == error.message());
+        let is_auth = DENIALS.iter().any(|error| status.message() == error.message());
         match status.code() {
             Code::OutOfRange if status.message() == Error::Compacted.message() => End::Compacted,
             _ if is_auth => End::Unauthorised(status),

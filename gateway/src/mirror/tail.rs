@@ -28,7 +28,7 @@ use super::{
     catch_up::{ask_progress, open},
     config::{MirrorConfig, pair},
     credentials::Own,
-    feed::End,
+    feed::{End, denial},
     follow::{Break, Fault, Follower, Step},
     identity::Identity,
     probe::Want,
@@ -64,6 +64,8 @@ pub(super) enum TailEnd {
 enum StreamEnd {
     /// Another can go on; why, for metrics.
     Reopen(&'static str),
+    /// Another can, if the gateway's user may still watch.
+    Denied(Status),
     /// None can.
     Tail(TailEnd),
 }
@@ -89,13 +91,14 @@ pub(super) async fn follow(
         let from = tail.mirror.revision();
         let ended = tail.stream().await;
         state.set_following(false);
-        match ended {
+        let reason = match ended {
             StreamEnd::Tail(end) => return end,
-            StreamEnd::Reopen(reason) => {
-                tracing::debug!(reason, "the upstream watch is opened anew");
-                state.metrics.reconnected(reason);
-            }
-        }
+            StreamEnd::Denied(status) if !tail.logs_in_anew().await => return TailEnd::Status(status),
+            StreamEnd::Denied(_) => "denied",
+            StreamEnd::Reopen(reason) => reason,
+        };
+        tracing::debug!(reason, "the upstream watch is opened anew");
+        state.metrics.reconnected(reason);
         pause = if tail.mirror.revision() > from { REOPEN_PAUSE } else { (pause * 2).min(REOPEN_PAUSE_MAX) };
         time::sleep(pause).await;
     }
@@ -110,7 +113,7 @@ struct Tail<'a> {
     ranges: Ranges,
     /// A revision that the upstream has and the mirror has not, and since when that is known.
     behind: Option<(i64, Instant)>,
-    /// Whether the last heartbeat was refused for the gateway's rights.
+    /// Whether the last heartbeat or watch was refused for the gateway's rights.
     denied: bool,
     /// Where the next comparison with the upstream begins.
     cursor: Cursor,
@@ -195,7 +198,7 @@ impl Tail<'_> {
             Ok(steps) => steps,
             Err(Break::Canceled(reason)) => {
                 tracing::debug!(reason, "the upstream cancelled the watch");
-                return Err(StreamEnd::Reopen("cancelled"));
+                return Err(denial(&reason).map_or(StreamEnd::Reopen("cancelled"), StreamEnd::Denied));
             }
             Err(end) => return Err(TailEnd::Break(end).into()),
         };
@@ -268,15 +271,18 @@ impl Tail<'_> {
                 }
                 Ok(())
             }
-            End::Unauthorised(status) => {
-                // A token that has expired is replaced once; a user that has no right any more stays without.
-                let again = !self.denied && self.own.authenticate(&self.state.caller).await.is_ok();
-                self.denied = true;
-                if again && !self.own.identity().is_anonymous() { Ok(()) } else { Err(TailEnd::Status(status).into()) }
-            }
+            End::Unauthorised(_) if self.logs_in_anew().await => Ok(()),
+            End::Unauthorised(status) => Err(TailEnd::Status(status).into()),
             // Reads find out by themselves, and a mirror that is behind is found out by its deadline.
             _ => Ok(()),
         }
+    }
+
+    /// A token that has expired is replaced once; a user that has no right any more stays without.
+    async fn logs_in_anew(&mut self) -> bool {
+        let again = !self.denied && self.own.authenticate(&self.state.caller).await.is_ok();
+        self.denied = true;
+        again && !self.own.identity().is_anonymous()
     }
 }
 

@@ -20,8 +20,6 @@ use crate::raft::Refused;
 /// Passwords that wait for a thread. At the usual cost a thread does some twenty a second, so more than these would
 /// wait longer than a request does.
 const WAITING_MAX: usize = 256;
-/// How far the threads stand back behind those that serve keys.
-const NICENESS: i32 = 10;
 /// What a password costs that an entry of etcd 3.4 brought in clear.
 const ENTRY_COST: u32 = 10;
 /// The most that bcrypt looks at.
@@ -137,10 +135,6 @@ fn start_threads() -> SyncSender<Job> {
 }
 
 fn work_off(waiting: &Mutex<Receiver<Job>>) {
-    // Linux has a niceness for each thread. Not to have it is no reason not to work.
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
-        tracing::debug!(%error, "the threads of passwords are as important as others");
-    }
     loop {
         let next = waiting.lock().recv();
         match next {
