@@ -16,6 +16,7 @@ use std::{
 use forebay_keyspace::{Batch, Revision};
 use forebay_storage::{
     db::{self, BucketMut, Db},
+    failpoint::{Point, reach},
     schema,
 };
 use parking_lot::{Condvar, Mutex};
@@ -220,6 +221,7 @@ impl Backend {
     pub fn replace(&self, replacement: db::Replacement, index: u64, term: u64) -> Result<(), Status> {
         self.flush()?;
         let _committing = self.shared.committing.lock();
+        reach(Point::BackendReplace);
         self.shared.db.replace(replacement).map_err(unknown)?;
         // A member of another release may not have all buckets.
         let mut txn = self.shared.db.begin_write().map_err(unknown)?;
@@ -330,6 +332,7 @@ impl Shared {
             (pending.changes, pending.bytes) = (0, 0);
             (mem::take(&mut pending.ops), pending.index, pending.term)
         };
+        reach(Point::BackendCommit);
         // Whoever waits for the file must hear of a panic too.
         let written = catch_unwind(AssertUnwindSafe(|| self.write(&ops, index, term)))
             .map_err(|panic| panic_text(&*panic))
@@ -338,6 +341,7 @@ impl Shared {
         drop(ops);
         let failed = match written {
             Ok(()) => {
+                reach(Point::BackendCommitted);
                 self.pending.lock().durable_index = index;
                 return Ok(());
             }

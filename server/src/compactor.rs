@@ -16,7 +16,10 @@ use std::{
 };
 
 use forebay_keyspace::{CompactStep, HashJob, Keyspace};
-use forebay_storage::schema;
+use forebay_storage::{
+    failpoint::{Point, reach},
+    schema,
+};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -202,6 +205,7 @@ fn millis(time: Duration) -> f64 {
 fn step(revision: i64, keyspace: &Mutex<Keyspace>, quotas: &Quotas, backend: &Backend, limit: usize) -> Stepped {
     // The file is told under the keyspace's lock, so that it hears of a removal before it hears of
     // anything that was applied after it.
+    reach(Point::CompactStep);
     let mut keyspace = keyspace.lock();
     let start = Instant::now();
     let (is_last, removed) = match keyspace.compact_step_showing(limit, &mut |version| quotas.compacted(version)) {
@@ -215,10 +219,12 @@ fn step(revision: i64, keyspace: &Mutex<Keyspace>, quotas: &Quotas, backend: &Ba
             let count = removed.len();
             let mark = Op::Put(schema::finished_compaction(finished));
             backend.add_untracked([Op::Compacted(removed), mark]);
+            reach(Point::CompactFinish);
             (finished >= revision, count)
         }
         CompactStep::Idle => (true, 0),
     };
+    reach(Point::CompactStepped);
     Stepped { is_last, removed, took: start.elapsed() }
 }
 

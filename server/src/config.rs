@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{AutoCompaction, auth::TokenKind};
+use crate::{AutoCompaction, auth::TokenKind, lease::Rules};
 
 /// Whether the cluster of a member without a log runs already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +101,11 @@ pub struct Config {
     pub bcrypt_cost: u32,
     /// Whether the common name of a client's certificate is its user, if it shows no token.
     pub client_cert_auth: bool,
+    /// How often the log is told what is left of long leases, so that a new leader does not begin them anew; `None` for
+    /// never.
+    pub lease_checkpoint_interval: Option<Duration>,
+    /// Whether that is kept in the file of a cluster of a version before 3.6 as well.
+    pub lease_checkpoint_persist: bool,
     /// Skips fsync. Loses acknowledged writes in a power cut; for tests alone.
     pub unsafe_no_fsync: bool,
 }
@@ -140,6 +145,15 @@ impl Config {
         let seconds = (3 * self.election_timeout.as_millis() as i64).div_euclid(2);
         // Rounded up to whole seconds.
         (seconds + 999) / 1000
+    }
+
+    /// What the lease table is told.
+    pub(crate) fn lease_rules(&self) -> Rules {
+        Rules {
+            min_ttl: self.min_lease_ttl(),
+            checkpoint_interval: self.lease_checkpoint_interval,
+            persist_checkpoints: self.lease_checkpoint_persist,
+        }
     }
 
     /// Where the WAL is kept.
@@ -196,6 +210,8 @@ impl Default for Config {
             auth_token: TokenKind::Simple(Duration::from_secs(300)),
             bcrypt_cost: 10,
             client_cert_auth: false,
+            lease_checkpoint_interval: None,
+            lease_checkpoint_persist: false,
             unsafe_no_fsync: false,
         }
     }

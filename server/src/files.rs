@@ -5,6 +5,7 @@ use std::path::Path;
 use forebay_storage::{
     db::{self, Db},
     disk::Disk,
+    failpoint::{Point, reach},
     schema,
 };
 
@@ -25,7 +26,8 @@ pub(crate) fn open(config: &Config, options: db::Options) -> Result<(Db, State),
     if let Some(threshold) = config.bootstrap_defrag_threshold_bytes {
         defragment_if_it_frees(&db, threshold)?;
     }
-    let state = State::read(&db.begin_read(), config.min_lease_ttl()).map_err(|error| unreadable(&path, error))?;
+    let state = State::read(&db.begin_read(), config.lease_rules()).map_err(|error| unreadable(&path, error))?;
+    reach(Point::StartOpened);
     Ok((db, state))
 }
 
@@ -67,10 +69,10 @@ pub(crate) fn install_received(
             return Err(StartError::Damaged { path: db.path().to_owned(), reason });
         }
         drop(state);
+        reach(Point::StartInstall);
         let replacement = db.open_replacement(received)?;
-        let min_lease_ttl = config.min_lease_ttl();
-        let state =
-            State::read(&replacement.begin_read(), min_lease_ttl).map_err(|error| unreadable(db.path(), error))?;
+        let state = State::read(&replacement.begin_read(), config.lease_rules())
+            .map_err(|error| unreadable(db.path(), error))?;
         db.replace(replacement)?;
         state
     } else {

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use forebay_proto::{
     Error,
     etcdserverpb::{
-        LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, ResponseHeader,
+        InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
+        LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, ResponseHeader,
     },
     leasepb::{LeaseInternalRequest, LeaseInternalResponse},
 };
@@ -15,6 +16,7 @@ use prost::Message;
 use tonic::Status;
 
 use crate::{
+    auth::Caller,
     lease::{LeaseError, Renewal},
     member::{Deadline, Member},
     members::FORWARD_PAUSE,
@@ -75,23 +77,38 @@ impl Member {
         }
     }
 
-    /// Renews a lease, if this member leads. It proves that first: a leader that was replaced without noticing would
-    /// promise what the new one does not know of.
+    /// Renews a lease, if this member leads. It proves that afterwards: whoever leads next began after the proof, and with
+    /// the lease at its full length. Proven before, the renewal of a member that was stopped in between would be a promise
+    /// that nobody keeps.
     pub(crate) async fn renew_here(&self, id: i64) -> Result<i64, LeaseError> {
-        self.prove_leadership().await?;
+        let mut is_proven = false;
         let deadline = Instant::now() + self.config().request_timeout();
         loop {
-            let renewal = {
+            let (term, renewal) = {
                 let mut lessor = self.lessor();
-                if !lessor.is_primary() {
-                    return Err(LeaseError::Elsewhere);
-                }
-                lessor.renew(id, Instant::now())
+                let term = lessor.primary_term().ok_or(LeaseError::Elsewhere)?;
+                (term, lessor.renew(id, Instant::now()))
             };
             match renewal {
-                Renewal::Renewed { ttl } => {
+                Renewal::Renewed { ttl, was_checkpointed } => {
+                    match was_checkpointed {
+                        true => self.forget_checkpoint(term, id).await?,
+                        false => self.prove_leadership().await?,
+                    }
+                    let lessor = self.lessor();
+                    if lessor.primary_term() != Some(term) {
+                        return Err(LeaseError::Elsewhere);
+                    }
+                    if !lessor.exists(id) {
+                        return Err(LeaseError::Unknown);
+                    }
                     self.metrics().leases_renewed.inc();
                     return Ok(ttl);
+                }
+                // What was granted or revoked through others may not be applied here yet.
+                Renewal::NotFound | Renewal::Expiring if !is_proven => {
+                    self.prove_leadership().await?;
+                    is_proven = true;
                 }
                 Renewal::NotFound => return Err(LeaseError::Unknown),
                 Renewal::Expiring if Instant::now() < deadline => tokio::time::sleep(REVOKE_POLL).await,
@@ -120,6 +137,16 @@ impl Member {
             granted_ttl: remaining.granted,
             keys: keys.unwrap_or_default(),
         })
+    }
+
+    /// Has the log forget what was left of a lease. That this is committed proves the leadership of its term as well.
+    async fn forget_checkpoint(&self, term: u64, id: i64) -> Result<(), LeaseError> {
+        let request = LeaseCheckpointRequest { checkpoints: vec![LeaseCheckpoint { id, remaining_ttl: 0 }] };
+        let request = InternalRaftRequest { lease_checkpoint: Some(request), ..Default::default() };
+        self.propose_as_leader(&Caller::nobody(), Some(term), request, self.own_deadline())
+            .await
+            .map(drop)
+            .map_err(|_| LeaseError::Behind)
     }
 
     async fn prove_leadership(&self) -> Result<(), LeaseError> {

@@ -32,6 +32,7 @@ pub mod raft;
 mod rpc;
 #[cfg(test)]
 mod simulation;
+mod space;
 mod start;
 mod state;
 mod upkeep;
@@ -43,4 +44,4 @@ pub use bootstrap::BootstrapError;
 pub use config::{Config, Feature, GRPC_OVERHEAD_BYTES, InitialState};
 pub use member::{Ended, Member};
 pub use probes::MemberProbes;
-pub use start::{PeerPorts, StartError, start};
+pub use start::{PeerPorts, StartError, start, start_on};

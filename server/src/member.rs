@@ -15,6 +15,7 @@ use forebay_proto::{
         self, AlarmMember, AlarmRequest, AlarmType, InternalRaftRequest, ResponseHeader, alarm_request::AlarmAction,
     },
 };
+use forebay_storage::disk::Disk;
 use http::HeaderMap;
 use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
@@ -34,6 +35,7 @@ use crate::{
     quotas::Quotas,
     raft::{Progress, Proposal, RaftError, RaftHandle, RaftThread, Refused, Role},
     rpc::Rpc,
+    space::Reserve,
     version::{self, Version},
 };
 
@@ -67,6 +69,8 @@ pub(crate) struct Inner {
     /// Ends the serving of other members.
     pub(crate) peers_closing: Drain,
     pub(crate) backend: Arc<Backend>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) reserve: Reserve,
     pub(crate) metrics: Metrics,
     /// Whether the health service says that calls are served.
     pub(crate) serving: watch::Sender<bool>,
@@ -393,6 +397,17 @@ impl Member {
     pub(crate) async fn propose(
         &self,
         caller: &Caller,
+        request: InternalRaftRequest,
+        deadline: Deadline,
+    ) -> Result<Outcome, Status> {
+        self.propose_as_leader(caller, None, request, deadline).await
+    }
+
+    /// As [`Member::propose`], but only while this member leads in that term, if one is given.
+    pub(crate) async fn propose_as_leader(
+        &self,
+        caller: &Caller,
+        term: Option<u64>,
         mut request: InternalRaftRequest,
         deadline: Deadline,
     ) -> Result<Outcome, Status> {
@@ -405,8 +420,9 @@ impl Member {
             return Err(Error::RequestTooLarge.into());
         }
         let data = Bytes::from(request.encode_to_vec());
+        // What a leader decides on its own is no client's, and has no quota.
         let answered = match self.0.quotas.concern(&request) {
-            false => self.wait_for(id, deadline, |raft| raft.propose(Proposal { id, data, term: None })).await?,
+            false => self.wait_for(id, deadline, |raft| raft.propose(Proposal { id, data, term })).await?,
             true => self.propose_within_quotas(&request, id, data, deadline).await?,
         };
         self.0.metrics.request_seconds.observe(kind, answered.is_some(), start.elapsed());
@@ -464,34 +480,31 @@ impl Member {
         if self.has_leader() { Ok(()) } else { Err(Error::NoLeader) }
     }
 
-    /// Refuses a write that the backend quota has no room for, and raises the alarm.
+    /// Refuses a write that the backend quota or the disk has no room for, and raises the alarm.
     pub(crate) fn check_quota(&self, cost: u64) -> Result<(), Error> {
-        let Some(quota) = self.0.config.quota_backend_bytes else { return Ok(()) };
-        if self.0.backend.db().size() + cost < quota {
+        let fits = |quota| self.0.backend.db().size() + cost < quota;
+        if !self.0.reserve.is_short() && self.0.config.quota_backend_bytes.is_none_or(fits) {
             return Ok(());
         }
-        let raised = self
-            .0
-            .cluster
-            .shown()
-            .alarms
-            .iter()
-            .any(|alarm| alarm.member_id == self.0.member_id && alarm.alarm == AlarmType::Nospace as i32);
-        if !raised {
-            let member = self.clone();
-            tokio::spawn(async move {
-                let alarm = AlarmRequest {
-                    action: AlarmAction::Activate as i32,
-                    member_id: member.id(),
-                    alarm: AlarmType::Nospace as i32,
-                };
-                let request = InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
-                if let Err(status) = member.propose(&Caller::nobody(), request, member.own_deadline()).await {
-                    tracing::warn!(error = status.message(), "failed to raise the NOSPACE alarm");
-                }
-            });
-        }
+        let member = self.clone();
+        tokio::spawn(async move { member.raise_nospace().await });
         Err(Error::NoSpace)
+    }
+
+    /// Raises the alarm unless it is raised already. Returns whether it did.
+    pub(crate) async fn raise_nospace(&self) -> bool {
+        let kind = AlarmType::Nospace as i32;
+        let is_it = |alarm: &AlarmMember| alarm.member_id == self.id() && alarm.alarm == kind;
+        if self.0.cluster.shown().alarms.iter().any(is_it) {
+            return false;
+        }
+        let alarm = AlarmRequest { action: AlarmAction::Activate as i32, member_id: self.id(), alarm: kind };
+        let request = InternalRaftRequest { alarm: Some(alarm), ..Default::default() };
+        let raised = self.propose(&Caller::nobody(), request, self.own_deadline()).await;
+        if let Err(status) = &raised {
+            tracing::warn!(error = status.message(), "failed to raise the NOSPACE alarm");
+        }
+        raised.is_ok()
     }
 
     /// The hash of the keyspace at a revision, 0 for the current one.

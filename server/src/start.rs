@@ -21,6 +21,7 @@ use forebay_proto::{
 use forebay_storage::{
     db,
     disk::{self, Disk, OsDisk},
+    failpoint,
     snap::MemberRecord,
     wal,
 };
@@ -47,6 +48,7 @@ use crate::{
     proposals::{RequestIds, Waiters},
     quotas::Quotas,
     raft::{self, RaftMetrics},
+    space::{self, Reserve},
     upkeep,
 };
 
@@ -137,9 +139,19 @@ fn remedy(is_damage: bool) -> &'static str {
 ///
 /// Metrics go to `registry`. Must be called in a tokio runtime.
 pub async fn start(config: Config, peer_ports: PeerPorts, registry: &Registry) -> Result<Member, StartError> {
+    start_on(Arc::new(OsDisk), config, peer_ports, registry).await
+}
+
+/// As [`start`](start()), with the files on a disk of the caller's.
+pub async fn start_on(
+    disk: Arc<dyn Disk>,
+    config: Config,
+    peer_ports: PeerPorts,
+    registry: &Registry,
+) -> Result<Member, StartError> {
+    failpoint::arm_from_environment().map_err(StartError::Failed)?;
     let tokens = Tokens::open(&config.auth_token)?;
     let files = config.clone();
-    let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let opening_disk = disk.clone();
     let (db, state) = blocking(move || {
         make_private(&files.data_dir)?;
@@ -155,9 +167,10 @@ pub async fn start(config: Config, peer_ports: PeerPorts, registry: &Registry) -
     };
     let (bootstrap, others) = plan.map(|plan| (plan.bootstrap, plan.others)).unzip();
     let opening = config.clone();
+    let opening_disk = disk.clone();
     let (log, db, state) = blocking(move || {
-        let mut log = raft::Opened::open(raft_config(&opening), disk.clone(), bootstrap.as_ref())?;
-        let state = files::install_received(&opening, &*disk, &db, state, log.snapshot_index())?;
+        let mut log = raft::Opened::open(raft_config(&opening), opening_disk.clone(), bootstrap.as_ref())?;
+        let state = files::install_received(&opening, &*opening_disk, &db, state, log.snapshot_index())?;
         if opening.force_new_cluster {
             let peer_urls = opening.advertise_peer_urls.clone();
             log.force_new_cluster(state.applied.index, &MemberRecord { peer_urls, ..MemberRecord::default() })?;
@@ -214,7 +227,7 @@ pub async fn start(config: Config, peer_ports: PeerPorts, registry: &Registry) -
     peers.set(&others.unwrap_or_default(), &[]);
     peers.set(&state.membership.members, &state.membership.removed);
     let prepared = Arc::new(Mutex::new(None));
-    let receiver = Receiver::new(backend.clone(), config.min_lease_ttl(), prepared.clone());
+    let receiver = Receiver::new(backend.clone(), config.lease_rules(), prepared.clone());
     let restored = Restored {
         keyspace,
         lessor: lessor.clone(),
@@ -269,6 +282,8 @@ pub async fn start(config: Config, peer_ports: PeerPorts, registry: &Registry) -
         peers: peers.clone(),
         peers_closing: Drain::default(),
         backend,
+        disk,
+        reserve: Reserve::default(),
         metrics,
         serving: watch::Sender::new(true),
         maintenance: Arc::new(Semaphore::new(MAINTENANCE_MAX)),
@@ -284,6 +299,7 @@ pub async fn start(config: Config, peer_ports: PeerPorts, registry: &Registry) -
         return Err(error);
     }
     tokio::spawn(upkeep::expire_leases(member.clone()));
+    tokio::spawn(space::watch(member.clone()));
     if let Some(wanted) = member.config().auto_compaction {
         tokio::spawn(auto_compaction::run(member.clone(), wanted));
     }
@@ -293,12 +309,13 @@ pub async fn start(config: Config, peer_ports: PeerPorts, registry: &Registry) -
 /// Waits until the member knows what it knew before, and makes it known to others.
 async fn go_public(member: &Member, registry: &Registry) -> Result<(), StartError> {
     member.0.raft.replayed().await;
-    tokio::spawn(cluster_version::watch(member.clone()));
-    watch_cluster(member);
     tokio::select! {
         published = publish(member) => published.map_err(StartError::Publish)?,
         ended = member.ended() => return Err(StartError::Failed(ended.to_string())),
     }
+    // After the first version of a new cluster was proposed, or it would be proposed twice.
+    tokio::spawn(cluster_version::watch(member.clone()));
+    watch_cluster(member);
     Ok(member.metrics().observe(registry, member)?)
 }
 

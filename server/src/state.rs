@@ -10,7 +10,11 @@ use forebay_storage::{
     snap::Membership,
 };
 
-use crate::{alarms::Alarms, lease::Lessor, raft};
+use crate::{
+    alarms::Alarms,
+    lease::{Lessor, Rules},
+    raft,
+};
 
 /// The state that a db file holds.
 pub(crate) struct State {
@@ -46,7 +50,7 @@ impl From<db::Error> for Unreadable {
 
 impl State {
     /// Reads everything. Leases do not run: no member is a leader when it reads a file.
-    pub(crate) fn read(txn: &ReadTxn, min_lease_ttl: i64) -> Result<State, Unreadable> {
+    pub(crate) fn read(txn: &ReadTxn, leases: Rules) -> Result<State, Unreadable> {
         let (scheduled, finished) = schema::read_compactions(txn)?;
         let mut restore = Restore::new(finished);
         let mut wrong = None;
@@ -70,7 +74,7 @@ impl State {
         let unfinished = unfinished.filter(|revision| keyspace.compact(*revision).is_ok());
         keyspace.publish();
 
-        let mut lessor = Lessor::new(min_lease_ttl);
+        let mut lessor = Lessor::new(leases);
         let now = Instant::now();
         for lease in schema::read_leases(txn)? {
             lessor.restore(&lease, now);

@@ -5,12 +5,16 @@ use std::time::{Duration, Instant};
 
 use forebay_proto::{
     Error,
-    etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest},
+    etcdserverpb::{InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest},
 };
 use futures::StreamExt as _;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{lease::REVOKES_PER_ROUND, member::Member};
+use crate::{
+    auth::Caller,
+    lease::{CHECKPOINTS_PER_ENTRY, REVOKES_PER_ROUND},
+    member::Member,
+};
 
 /// How often expired leases are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -26,8 +30,15 @@ pub(crate) async fn expire_leases(member: Member) {
     let work = async {
         loop {
             ticks.tick().await;
-            let expired = member.lessor().expired(Instant::now(), REVOKES_PER_ROUND);
-            futures::stream::iter(expired).for_each_concurrent(REVOKES_IN_FLIGHT, |id| revoke(&member, id)).await;
+            let (term, expired, due) = {
+                let (mut lessor, now) = (member.lessor(), Instant::now());
+                let expired = lessor.expired(now, REVOKES_PER_ROUND);
+                (lessor.primary_term(), expired, lessor.checkpoints_due(now, CHECKPOINTS_PER_ENTRY))
+            };
+            if !due.is_empty() {
+                checkpoint(&member, term, due).await;
+            }
+            futures::stream::iter(expired).for_each_concurrent(REVOKES_IN_FLIGHT, |id| revoke(&member, term, id)).await;
         }
     };
     tokio::select! {
@@ -36,9 +47,19 @@ pub(crate) async fn expire_leases(member: Member) {
     }
 }
 
-async fn revoke(member: &Member, id: i64) {
+/// Has the log remember what is left of leases.
+async fn checkpoint(member: &Member, term: Option<u64>, checkpoints: Vec<LeaseCheckpoint>) {
+    let request = LeaseCheckpointRequest { checkpoints };
+    let request = InternalRaftRequest { lease_checkpoint: Some(request), ..Default::default() };
+    if let Err(status) = member.propose_as_leader(&Caller::nobody(), term, request, member.own_deadline()).await {
+        tracing::warn!(error = status.message(), "failed to checkpoint leases");
+    }
+}
+
+/// Ends a lease that ran out in the eyes of the leader of a term, and of no other: a later one may have renewed it.
+async fn revoke(member: &Member, term: Option<u64>, id: i64) {
     let request = InternalRaftRequest { lease_revoke: Some(LeaseRevokeRequest { id }), ..Default::default() };
-    match member.propose(&member.auth().root(), request, member.own_deadline()).await {
+    match member.propose_as_leader(&member.auth().root(), term, request, member.own_deadline()).await {
         Ok(_) => {
             member.metrics().leases_expired.inc();
             tracing::debug!(lease = format_args!("{id:x}"), "revoked an expired lease");

@@ -83,6 +83,9 @@ pub(super) fn member(config: &ServerConfig) -> anyhow::Result<forebay_server::Co
         },
         bcrypt_cost: config.bcrypt_cost,
         client_cert_auth: config.client_tls.client_cert_auth,
+        // As often as etcd.
+        lease_checkpoint_interval: config.feature_gates.lease_checkpoint.then_some(std::time::Duration::from_secs(300)),
+        lease_checkpoint_persist: config.feature_gates.lease_checkpoint_persist,
         unsafe_no_fsync: config.unsafe_no_fsync,
     })
 }

@@ -4,6 +4,7 @@
 
 pub mod db;
 pub mod disk;
+pub mod failpoint;
 pub mod identity;
 pub mod schema;
 pub mod snap;

@@ -10,7 +10,11 @@ use forebay_proto::{
     membershippb::ClusterMemberAttrSetRequest,
     raftpb::ConfState,
 };
-use forebay_storage::{schema, snap::Membership};
+use forebay_storage::{
+    failpoint::{Point, reach},
+    schema,
+    snap::Membership,
+};
 use parking_lot::Mutex;
 use prost::Message as _;
 use tonic::Status;
@@ -28,7 +32,7 @@ use crate::{
     quotas::Quotas,
     raft::BoxError,
     state::State,
-    version,
+    version::{self, Version},
 };
 
 /// The replicated state of a member, with what reads of it share.
@@ -179,6 +183,9 @@ impl Machine {
             self.check_growth(false)
                 .and_then(|()| self.judge(caller, |rights, lessor| rights.write_lease(revoke.id, lessor)))
                 .and_then(|()| self.revoke(revoke.id))
+        } else if let Some(checkpoint) = &request.lease_checkpoint {
+            self.checkpoint(checkpoint, now);
+            Ok(Outcome::Done)
         } else if let Some(alarm) = &request.alarm {
             Ok(self.alarm(alarm))
         } else if let Some(set) = &request.cluster_member_attr_set {
@@ -277,6 +284,7 @@ impl Machine {
     }
 
     fn grant(&mut self, request: &LeaseGrantRequest, now: Instant) -> Applied {
+        reach(Point::LeaseGrant);
         let granted = self.lessor.lock().grant(request.id, request.ttl, now)?;
         self.metrics.leases_granted.inc();
         self.metrics.lease_ttl.observe(granted.ttl as f64);
@@ -286,7 +294,9 @@ impl Machine {
     }
 
     fn revoke(&mut self, id: i64) -> Applied {
+        reach(Point::LeaseRevoke);
         let keys = self.lessor.lock().revoke(id)?;
+        reach(Point::LeaseRevoked);
         self.metrics.leases_revoked.inc();
         let mut keyspace = self.keyspace.lock();
         let mut txn = keyspace.write();
@@ -297,6 +307,18 @@ impl Machine {
         drop(txn);
         self.ops.push(Op::Delete { bucket: schema::LEASE, key: schema::lease_key(id) });
         Ok(Outcome::Done)
+    }
+
+    /// Older releases do not read what is left of a lease, and some trip over it.
+    fn checkpoint(&mut self, request: &LeaseCheckpointRequest, now: Instant) {
+        reach(Point::LeaseCheckpoint);
+        let version = self.membership.cluster_version.as_deref().and_then(Version::parse);
+        let is_read = version.is_some_and(|version| (version.major, version.minor) >= (3, 6));
+        let mut lessor = self.lessor.lock();
+        let persists = is_read || lessor.persists_checkpoints();
+        let stored = request.checkpoints.iter().filter_map(|checkpoint| lessor.checkpoint(checkpoint, now));
+        let ops = stored.map(|lease| Op::Put(schema::lease(&lease)));
+        if persists { self.ops.extend(ops) } else { ops.for_each(drop) }
     }
 
     fn alarm(&mut self, request: &AlarmRequest) -> Outcome {
@@ -335,8 +357,7 @@ impl Machine {
     }
 }
 
-/// Requests that stand in logs that an etcd wrote. A checkpoint only shortens what a later leader grants; without one it
-/// grants more. The others only read.
+/// Requests that stand in logs that an etcd wrote, and only read.
 fn changes_nothing(request: &InternalRaftRequest) -> bool {
-    request.lease_checkpoint.is_some() || request.range.is_some() || request.downgrade_version_test.is_some()
+    request.range.is_some() || request.downgrade_version_test.is_some()
 }

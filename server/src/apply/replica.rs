@@ -8,7 +8,10 @@ use forebay_proto::{
     Error,
     raftpb::{ConfChange, ConfState, Entry, Snapshot},
 };
-use forebay_storage::snap::Membership;
+use forebay_storage::{
+    failpoint::{Point, reach},
+    snap::Membership,
+};
 use parking_lot::Mutex;
 
 use super::{Applied, Machine, Outcome, describe, entry};
@@ -58,12 +61,16 @@ impl Replica {
     /// Tells everybody: readers first, then the file, watchers, and those who wait. Whoever is
     /// answered finds what it was told about.
     fn finish(&mut self, entry: &Entry, outcomes: Vec<(u64, Applied)>) {
+        reach(Point::ApplyPublish);
         let batch = self.machine.publish(&self.backend, entry.index(), entry.term());
+        reach(Point::ApplyPublished);
         if let Some(batch) = batch {
             self.hub.publish(&batch);
         }
+        reach(Point::ApplyWatched);
         self.quotas.done(outcomes.iter().map(|(id, _)| *id));
         self.waiters.complete(outcomes.into_iter());
+        reach(Point::ApplyAnswered);
     }
 }
 
@@ -82,6 +89,7 @@ impl StateMachine for Replica {
             let refused = |why: &dyn std::fmt::Display| format!("entry {} cannot be applied: {why}", entry.index());
             let request = entry::read(data.clone()).map_err(|error| refused(&error))?;
             let id = request.header.as_ref().map_or(request.id, |header| header.id);
+            reach(Point::ApplyEntry);
             let applied = self.machine.apply(&request, entry.index(), now);
             let outcome = applied.ok_or_else(|| refused(&"this version does not carry out requests of its kind"))?;
             let took = self.clock.now() - now;
@@ -115,6 +123,7 @@ impl StateMachine for Replica {
         accepted: bool,
         conf_state: &ConfState,
     ) -> Result<(), BoxError> {
+        reach(Point::ApplyMembership);
         let decided = membership::decide(self.machine.membership(), change, self.max_learners);
         let outcome = match decided {
             Ok(Change::Nothing) => Ok(Outcome::Done),
@@ -141,11 +150,13 @@ impl StateMachine for Replica {
 
     fn leader_changed(&mut self, leadership: Leadership) {
         let mut lessor = self.lessor.lock();
-        if leadership.is_self && !lessor.is_primary() {
-            lessor.promote(self.clock.now(), self.lease_extension);
-        } else if !leadership.is_self {
-            lessor.demote();
-            self.quotas.step_down();
+        match leadership.is_self {
+            true if lessor.primary_term() == Some(leadership.term) => {}
+            true => lessor.promote(leadership.term, self.clock.now(), self.lease_extension),
+            false => {
+                lessor.demote();
+                self.quotas.step_down();
+            }
         }
     }
 

@@ -6,9 +6,10 @@ use std::{
 };
 
 use forebay_keyspace::Change;
-use forebay_proto::{Error, leasepb};
+use forebay_proto::{Error, etcdserverpb::LeaseCheckpoint, leasepb};
+use forebay_storage::failpoint::{Point, reach};
 
-use super::MAX_TTL_SECONDS;
+use super::{MAX_TTL_SECONDS, Rules, spread};
 
 /// What a grant made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +23,9 @@ pub struct Grant {
 /// How a renewal ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renewal {
-    /// The lease runs for its TTL, in seconds, from now.
-    Renewed { ttl: i64 },
+    /// The lease runs for its TTL, in seconds, from now. If it was checkpointed, the log must hear that this is past
+    /// before anybody is told: the next leader would take the checkpoint for what is left.
+    Renewed { ttl: i64, was_checkpointed: bool },
     /// The lease ran out and its revoke is on the way. Ask again when it is gone.
     Expiring,
     /// There is no such lease.
@@ -42,27 +44,32 @@ pub struct Remaining {
 #[derive(Debug)]
 struct Lease {
     ttl: i64,
+    /// What a new leader grants, in seconds, as of the last checkpoint; 0 stands for the TTL.
+    remaining_ttl: i64,
     /// When the lease runs out; only a primary lessor says.
     expiry: Option<Instant>,
+    /// When to checkpoint it next.
+    checkpoint: Option<Instant>,
     keys: BTreeSet<Box<[u8]>>,
 }
 
 /// The leases of the cluster as one member knows them.
 ///
-/// Invariant: `order` holds `(expiry, id)` of exactly the leases whose `expiry` is set.
+/// Invariant: `order` and `checkpoints` hold `(time, id)` of exactly the leases whose `expiry` or `checkpoint` is set.
 #[derive(Debug)]
 pub struct Lessor {
     leases: HashMap<i64, Lease>,
     order: BTreeSet<(Instant, i64)>,
-    min_ttl: i64,
-    primary: bool,
+    checkpoints: BTreeSet<(Instant, i64)>,
+    rules: Rules,
+    /// The term in which this member leads.
+    primary: Option<u64>,
 }
 
 impl Lessor {
-    /// An empty table. `min_ttl` is in seconds; shorter wishes are raised to it, so that a lease
-    /// outlives an election.
-    pub fn new(min_ttl: i64) -> Lessor {
-        Lessor { leases: HashMap::new(), order: BTreeSet::new(), min_ttl, primary: false }
+    /// An empty table.
+    pub fn new(rules: Rules) -> Lessor {
+        Lessor { leases: HashMap::new(), order: BTreeSet::new(), checkpoints: BTreeSet::new(), rules, primary: None }
     }
 
     /// Whether the lease exists, expired or not: only a revoke ends it.
@@ -83,19 +90,21 @@ impl Lessor {
         if self.exists(id) {
             return Err(Error::LeaseExist);
         }
-        let ttl = ttl.max(self.min_ttl);
-        self.insert(id, ttl, now);
+        let ttl = ttl.max(self.rules.min_ttl);
+        self.insert(id, ttl, 0, now);
         Ok(Grant { id, ttl })
     }
 
     /// Takes a lease over from the db file. No file may make us count beyond what time can hold.
     pub fn restore(&mut self, lease: &leasepb::Lease, now: Instant) {
-        self.insert(lease.id, lease.ttl.min(MAX_TTL_SECONDS).max(self.min_ttl), now);
+        let ttl = lease.ttl.min(MAX_TTL_SECONDS).max(self.rules.min_ttl);
+        self.insert(lease.id, ttl, lease.remaining_ttl.clamp(0, ttl), now);
     }
 
-    fn insert(&mut self, id: i64, ttl: i64, now: Instant) {
-        self.leases.insert(id, Lease { ttl, expiry: None, keys: BTreeSet::new() });
-        if self.primary {
+    fn insert(&mut self, id: i64, ttl: i64, remaining_ttl: i64, now: Instant) {
+        let lease = Lease { ttl, remaining_ttl, expiry: None, checkpoint: None, keys: BTreeSet::new() };
+        self.leases.insert(id, lease);
+        if self.primary.is_some() {
             self.extend(id, now, Duration::ZERO);
         }
     }
@@ -105,6 +114,9 @@ impl Lessor {
         let lease = self.leases.remove(&id).ok_or(Error::LeaseNotFound)?;
         if let Some(expiry) = lease.expiry {
             self.order.remove(&(expiry, id));
+        }
+        if let Some(checkpoint) = lease.checkpoint {
+            self.checkpoints.remove(&(checkpoint, id));
         }
         Ok(lease.keys.into_iter().collect())
     }
@@ -137,13 +149,46 @@ impl Lessor {
 
     /// Renews a lease. Only meaningful on a primary lessor.
     pub fn renew(&mut self, id: i64, now: Instant) -> Renewal {
-        let Some(lease) = self.leases.get(&id) else { return Renewal::NotFound };
+        let Some(lease) = self.leases.get_mut(&id) else { return Renewal::NotFound };
         if lease.expiry.is_some_and(|expiry| expiry <= now) {
             return Renewal::Expiring;
         }
-        let ttl = lease.ttl;
+        let (ttl, checkpointed) = (lease.ttl, std::mem::take(&mut lease.remaining_ttl));
         self.extend(id, now, Duration::ZERO);
-        Renewal::Renewed { ttl }
+        Renewal::Renewed { ttl, was_checkpointed: checkpointed > 0 }
+    }
+
+    /// The leases to checkpoint now, at most `limit`. Each is named once, and again when its checkpoint has been applied
+    /// and another interval has passed.
+    pub fn checkpoints_due(&mut self, now: Instant, limit: usize) -> Vec<LeaseCheckpoint> {
+        let mut due = Vec::new();
+        while due.len() < limit
+            && let Some((at, id)) = self.checkpoints.first().copied()
+            && at <= now
+        {
+            self.checkpoints.pop_first();
+            let lease = self.leases.get_mut(&id).expect("a checkpoint names a lease of the table");
+            lease.checkpoint = None;
+            let left = lease.expiry.map_or(Duration::ZERO, |expiry| expiry.saturating_duration_since(now));
+            // Rounded up: a lease must not lose by it.
+            let remaining_ttl = left.as_secs() as i64 + i64::from(left.subsec_nanos() > 0);
+            if 0 < remaining_ttl && remaining_ttl < lease.ttl {
+                due.push(LeaseCheckpoint { id, remaining_ttl });
+            }
+        }
+        due
+    }
+
+    /// Takes over a checkpoint of the log; returns the lease as it is from now on. One of a lease that is gone means
+    /// nothing.
+    pub fn checkpoint(&mut self, checkpoint: &LeaseCheckpoint, now: Instant) -> Option<leasepb::Lease> {
+        let lease = self.leases.get_mut(&checkpoint.id)?;
+        lease.remaining_ttl = checkpoint.remaining_ttl.clamp(0, lease.ttl);
+        let stored = leasepb::Lease { id: checkpoint.id, ttl: lease.ttl, remaining_ttl: lease.remaining_ttl };
+        if self.primary.is_some() {
+            self.schedule_checkpoint(checkpoint.id, now);
+        }
+        Some(stored)
     }
 
     /// How long a lease still runs.
@@ -170,28 +215,43 @@ impl Lessor {
         self.order.iter().take_while(|(expiry, _)| *expiry <= now).take(limit).map(|(_, id)| *id).collect()
     }
 
-    /// Becomes primary: every lease runs for its full TTL and `extend` from now, because renewals
-    /// that the old leader took are not known here.
-    pub fn promote(&mut self, now: Instant, extend: Duration) {
-        self.primary = true;
-        let ids: Vec<i64> = self.leases.keys().copied().collect();
-        for id in ids {
-            self.extend(id, now, extend);
+    /// Becomes primary in a term: every lease runs for what its last checkpoint left, else for its full TTL, and `extend`
+    /// from now, because renewals that the old leader took are not known here.
+    pub fn promote(&mut self, term: u64, now: Instant, extend: Duration) {
+        reach(Point::LeasePromote);
+        self.primary = Some(term);
+        let mut ends: Vec<(Duration, i64)> = self.leases.iter().map(|(id, lease)| (lease.left(), *id)).collect();
+        ends.sort_unstable();
+        let delays = spread::delays(ends.iter().map(|(left, _)| *left));
+        for ((_, id), delay) in ends.iter().zip(delays) {
+            self.extend(*id, now, extend + delay);
         }
     }
 
     /// Stops being primary: expiry is another member's business now.
     pub fn demote(&mut self) {
-        self.primary = false;
+        reach(Point::LeaseDemote);
+        self.primary = None;
         self.order.clear();
+        self.checkpoints.clear();
         for lease in self.leases.values_mut() {
-            lease.expiry = None;
+            (lease.expiry, lease.checkpoint) = (None, None);
         }
     }
 
     /// Whether this lessor decides expiry.
     pub fn is_primary(&self) -> bool {
+        self.primary.is_some()
+    }
+
+    /// The term in which it does.
+    pub fn primary_term(&self) -> Option<u64> {
         self.primary
+    }
+
+    /// Whether checkpoints are kept in the file even where no release reads them yet.
+    pub fn persists_checkpoints(&self) -> bool {
+        self.rules.persist_checkpoints
     }
 
     fn extend(&mut self, id: i64, now: Instant, extra: Duration) {
@@ -200,10 +260,31 @@ impl Lessor {
             self.order.remove(&(expiry, id));
         }
         // The largest TTL is 285 years, which an Instant of this platform can hold.
-        let ttl = Duration::from_secs(u64::try_from(lease.ttl).unwrap_or(0));
-        let expiry = now + ttl + extra;
+        let expiry = now + lease.left() + extra;
         lease.expiry = Some(expiry);
         self.order.insert((expiry, id));
+        self.schedule_checkpoint(id, now);
+    }
+
+    /// A lease that ends before the next checkpoint needs none.
+    fn schedule_checkpoint(&mut self, id: i64, now: Instant) {
+        let Some(interval) = self.rules.checkpoint_interval else { return };
+        let lease = self.leases.get_mut(&id).expect("a checkpoint is scheduled for a lease of the table");
+        if let Some(checkpoint) = lease.checkpoint.take() {
+            self.checkpoints.remove(&(checkpoint, id));
+        }
+        if lease.left() > interval {
+            lease.checkpoint = Some(now + interval);
+            self.checkpoints.insert((now + interval, id));
+        }
+    }
+}
+
+impl Lease {
+    /// How long it runs when it begins to.
+    fn left(&self) -> Duration {
+        let seconds = if self.remaining_ttl > 0 { self.remaining_ttl } else { self.ttl };
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
     }
 }
 
@@ -219,10 +300,14 @@ mod tests {
         Duration::from_secs(n)
     }
 
+    fn rules() -> Rules {
+        Rules { min_ttl: 2, ..Rules::default() }
+    }
+
     fn primary() -> (Lessor, Instant) {
-        let mut lessor = Lessor::new(2);
+        let mut lessor = Lessor::new(rules());
         let now = start();
-        lessor.promote(now, Duration::ZERO);
+        lessor.promote(1, now, Duration::ZERO);
         (lessor, now)
     }
 
@@ -267,7 +352,7 @@ mod tests {
     fn a_renewal_counts_from_when_it_is_made() {
         let (mut lessor, now) = primary();
         lessor.grant(1, 10, now).unwrap();
-        assert_eq!(lessor.renew(1, now + seconds(9)), Renewal::Renewed { ttl: 10 });
+        assert_eq!(lessor.renew(1, now + seconds(9)), Renewal::Renewed { ttl: 10, was_checkpointed: false });
         assert_eq!(lessor.expired(now + seconds(18), 10), [0i64; 0]);
         assert_eq!(lessor.remaining(1, now + seconds(12)), Some(Remaining { ttl: 7, granted: 10 }));
         assert_eq!(lessor.remaining(1, now + seconds(30)).unwrap().ttl, 0);
@@ -285,14 +370,52 @@ mod tests {
 
     #[test]
     fn only_a_primary_lessor_lets_leases_expire() {
-        let mut lessor = Lessor::new(2);
+        let mut lessor = Lessor::new(rules());
         let now = start();
         lessor.grant(1, 5, now).unwrap();
         assert_eq!(lessor.expired(now + seconds(100), 10), [0i64; 0]);
-        lessor.promote(now + seconds(100), seconds(1));
+        lessor.promote(1, now + seconds(100), seconds(1));
         assert_eq!(lessor.expired(now + seconds(105), 10), [0i64; 0]);
         assert_eq!(lessor.expired(now + seconds(106), 10), [1]);
         lessor.demote();
         assert_eq!(lessor.expired(now + seconds(1000), 10), [0i64; 0]);
+    }
+    #[test]
+    fn what_is_left_of_a_checkpointed_lease_never_grows_with_leaders() {
+        let rules = Rules { min_ttl: 2, checkpoint_interval: Some(seconds(300)), ..Rules::default() };
+        let mut now = start();
+        let mut lessor = Lessor::new(rules);
+        lessor.promote(1, now, Duration::ZERO);
+        lessor.grant(1, 1000, now).unwrap();
+        lessor.grant(2, 200, now).unwrap();
+        assert_eq!(lessor.checkpoints_due(now + seconds(299), 10), []);
+        let mut left = 1000;
+        for term in 2..5 {
+            now += seconds(300);
+            let due = lessor.checkpoints_due(now, 10);
+            let [LeaseCheckpoint { id: 1, remaining_ttl }] = due[..] else { panic!("{due:?}") };
+            assert!(remaining_ttl < left, "{remaining_ttl} of {left}");
+            left = remaining_ttl;
+            assert_eq!(lessor.checkpoint(&due[0], now).unwrap().remaining_ttl, left);
+            lessor.demote();
+            assert_eq!(lessor.checkpoints_due(now + seconds(1000), 10), []);
+            lessor.promote(term, now, seconds(1));
+            assert_eq!(lessor.remaining(1, now).unwrap().ttl, left + 1);
+        }
+        assert_eq!(lessor.checkpoints_due(now + seconds(1000), 10), [], "the rest is shorter than an interval");
+        // A renewal is for the whole TTL, and the next leader must not believe the checkpoint.
+        assert_eq!(lessor.renew(1, now), Renewal::Renewed { ttl: 1000, was_checkpointed: true });
+        assert_eq!(lessor.renew(1, now), Renewal::Renewed { ttl: 1000, was_checkpointed: false });
+        assert_eq!(lessor.remaining(1, now).unwrap().ttl, 1000);
+    }
+
+    #[test]
+    fn a_checkpoint_comes_back_from_the_file() {
+        let (now, mut lessor) = (start(), Lessor::new(rules()));
+        lessor.restore(&leasepb::Lease { id: 1, ttl: 100, remaining_ttl: 7 }, now);
+        lessor.restore(&leasepb::Lease { id: 2, ttl: 100, remaining_ttl: 1_000_000 }, now);
+        lessor.promote(1, now, Duration::ZERO);
+        assert_eq!((lessor.remaining(1, now).unwrap().ttl, lessor.remaining(2, now).unwrap().ttl), (7, 100));
+        assert_eq!(lessor.checkpoint(&LeaseCheckpoint { id: 3, remaining_ttl: 1 }, now), None);
     }
 }

@@ -25,7 +25,7 @@ use super::{
     id_text,
     peers::Network,
 };
-use crate::{backend::Backend, state::State};
+use crate::{backend::Backend, lease::Rules, state::State};
 
 /// The largest message before a db. It holds the membership, not the keys.
 const MESSAGE_BYTES_MAX: u64 = 64 << 20;
@@ -41,9 +41,9 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     /// Reads and checks the db file at `path`, which is to be at entry `index`.
-    pub(crate) fn open(db: &Db, path: PathBuf, index: u64, min_lease_ttl: i64) -> Result<Prepared, SaveError> {
+    pub(crate) fn open(db: &Db, path: PathBuf, index: u64, leases: Rules) -> Result<Prepared, SaveError> {
         let replacement = db.open_replacement(path)?;
-        let state = State::read(&replacement.begin_read(), min_lease_ttl)?;
+        let state = State::read(&replacement.begin_read(), leases)?;
         if state.applied.index != index {
             return Err(SaveError::Index { file: state.applied.index, message: index });
         }
@@ -54,7 +54,7 @@ impl Prepared {
 /// Receives snapshots.
 pub(crate) struct Receiver {
     backend: Arc<Backend>,
-    min_lease_ttl: i64,
+    leases: Rules,
     /// Where raft's thread finds what it installs.
     prepared: Arc<Mutex<Option<Prepared>>>,
     turn: tokio::sync::Mutex<()>,
@@ -64,8 +64,8 @@ pub(crate) struct Receiver {
 pub(super) type Refusal = (StatusCode, String);
 
 impl Receiver {
-    pub(crate) fn new(backend: Arc<Backend>, min_lease_ttl: i64, prepared: Arc<Mutex<Option<Prepared>>>) -> Receiver {
-        Receiver { backend, min_lease_ttl, prepared, turn: tokio::sync::Mutex::default() }
+    pub(crate) fn new(backend: Arc<Backend>, leases: Rules, prepared: Arc<Mutex<Option<Prepared>>>) -> Receiver {
+        Receiver { backend, leases, prepared, turn: tokio::sync::Mutex::default() }
     }
 
     /// Receives one snapshot and has raft look at it. The sender is told that it arrived when it is installed, or found
@@ -120,8 +120,8 @@ impl Receiver {
     /// Reads what was received.
     async fn prepare(&self, file: &Received, metadata: &SnapshotMetadata) -> Result<(), SaveError> {
         let (path, index) = (file.0.clone(), metadata.index());
-        let (backend, min_lease_ttl) = (self.backend.clone(), self.min_lease_ttl);
-        let reading = tokio::task::spawn_blocking(move || Prepared::open(backend.db(), path, index, min_lease_ttl));
+        let (backend, leases) = (self.backend.clone(), self.leases);
+        let reading = tokio::task::spawn_blocking(move || Prepared::open(backend.db(), path, index, leases));
         let prepared = reading.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         *self.prepared.lock() = Some(prepared);
         Ok(())

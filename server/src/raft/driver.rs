@@ -20,6 +20,7 @@ use forebay_proto::{
 };
 use forebay_storage::{
     disk::Work,
+    failpoint::{Point, reach},
     snap::{SnapError, Snapshots},
     wal::{Wal, Written},
 };
@@ -147,6 +148,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
 
     /// Applies what is known to be committed. To be called once, before anything else.
     pub(crate) fn begin(&mut self) -> Result<(), RaftError> {
+        reach(Point::RaftStart);
         self.work()?;
         if self.node.is_only_voter() {
             // Nobody else can answer, so there is nobody to wait for.
@@ -182,6 +184,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
 
     /// Deals with what came in, and with the time. Returns whether to go on.
     pub(super) fn turn(&mut self, inbox: &mut Inbox) -> Result<bool, RaftError> {
+        reach(Point::RaftTurn);
         let now = self.clock.now();
         if now >= self.next_tick {
             self.node.tick();
@@ -306,8 +309,11 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
 
     fn carry_out(&mut self, mut ready: Ready) -> Result<(), RaftError> {
         self.observe_leadership();
+        reach(Point::RaftSendFirst);
         self.send(std::mem::take(&mut ready.send))?;
+        reach(Point::RaftPersist);
         self.persist(&ready)?;
+        reach(Point::RaftPersisted);
         let snapshot = ready.snapshot.take();
         let persisted = self.node.persisted(ready);
         self.commit_unwritten |= persisted.commit.is_some();
@@ -316,7 +322,9 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
         }
         self.shared.commit.store(self.node.commit(), Ordering::Release);
         self.metrics.proposals_committed.set(self.node.commit() as i64);
+        reach(Point::RaftSendLast);
         self.send(persisted.send)?;
+        reach(Point::RaftSent);
         for (context, index) in persisted.reads {
             self.reads.confirm(context, index);
         }
@@ -330,6 +338,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
         if let Some(snapshot) = &ready.snapshot {
             // The file first: a mark in the log without it would stop an older member.
             self.snapshots.save(snapshot)?;
+            reach(Point::RaftPersistSnapshot);
             let metadata = snapshot.metadata.clone().unwrap_or_default();
             let written = self.wal.save_snapshot(&mark(&metadata))?;
             self.observe_write(written);
@@ -347,6 +356,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
     /// restarted member nothing but asking for it again, hence no sync.
     fn write_commit(&mut self) -> Result<(), RaftError> {
         if self.commit_unwritten {
+            reach(Point::RaftRest);
             self.append(Some(self.node.hard_state()), &[], false)?;
         }
         Ok(())
@@ -369,6 +379,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
         for mut message in snapshots {
             // What the message says must be what the db holds, and that may have moved on since it was made.
             message.snapshot = Some(self.snapshot_of_now());
+            reach(Point::RaftSnapshotSend);
             let db = self.state_machine.snapshot().map_err(RaftError::Apply)?;
             self.sending_to.insert(message.to());
             self.transport.send_snapshot(message, db);
@@ -380,6 +391,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
         let is_conf_change = |entry: &Entry| entry.r#type == Some(EntryType::EntryConfChange as i32);
         for run in entries.chunk_by(|a, b| !is_conf_change(a) && !is_conf_change(b)) {
             let (first, last) = (&run[0], &run[run.len() - 1]);
+            reach(Point::RaftApply);
             match first.r#type() {
                 EntryType::EntryConfChange => self.apply_conf_change(first)?,
                 EntryType::EntryNormal => self.state_machine.apply(run).map_err(RaftError::Apply)?,
@@ -389,6 +401,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
                 }
             }
             self.node.applied(last.index());
+            reach(Point::RaftApplied);
             self.shared.applied.store(last.index(), Ordering::Release);
             self.reads.answer(last.index());
         }
@@ -404,10 +417,12 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
             .map_err(|error| RaftError::Invariant(format!("the conf change at {} parses: {error}", entry.index())))?;
         // Whatever the change, from here on this member alone may not be able to vouch for a read.
         self.shared.sole_read_index.store(0, Ordering::Release);
+        reach(Point::RaftConfChange);
         let accepted = self.state_machine.accepts(&change);
         if accepted && change.r#type() != ConfChangeType::ConfChangeUpdateNode {
             self.node.apply_conf_change(&change)?;
         }
+        reach(Point::RaftConfChanged);
         let conf_state = self.node.conf_state();
         self.state_machine.apply_conf_change(entry, &change, accepted, &conf_state).map_err(RaftError::Apply)?;
         self.transport.set_members(&self.state_machine.membership());
@@ -420,7 +435,9 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
     }
 
     fn restore(&mut self, snapshot: &Snapshot) -> Result<(), RaftError> {
+        reach(Point::RaftRestore);
         self.state_machine.restore(snapshot).map_err(RaftError::Apply)?;
+        reach(Point::RaftRestored);
         self.transport.set_members(&self.state_machine.membership());
         let index = snapshot.metadata.as_ref().map_or(0, SnapshotMetadata::index);
         self.snapshot_index = index;
@@ -436,6 +453,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
             SnapshotWork::None => {
                 let (index, _) = self.node.applied_mark();
                 if index - self.snapshot_index >= self.config.snapshot_count {
+                    reach(Point::RaftSnapshot);
                     let snapshot = self.snapshot_of_now();
                     self.state_machine.flush();
                     self.snapshot_index = index;
@@ -447,6 +465,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
                 self.snapshot = if self.state_machine.durable_index() < metadata.index() {
                     SnapshotWork::Flushing(snapshot)
                 } else {
+                    reach(Point::RaftSnapshotDurable);
                     let file = self
                         .snapshots
                         .begin_save(snapshot, self.config.snapshots_max)

@@ -223,6 +223,9 @@ impl Node {
                 require(terms_fit, "terms of its entries")
             }
             MsgAppendResponse => {
+                // A leader that has removed itself stays for a while, and the library looks for its own progress.
+                let is_member = raft.state != StateRole::Leader || raft.prs().get(raft.id).is_some();
+                require(is_member, "a member that was removed does not lead")?;
                 // Answers to a leader that since lost its lead, or its unsynced entries, are of no account.
                 let counts = !is_stale && !message.reject && raft.state == StateRole::Leader;
                 require(!counts || message.index <= last, "an index beyond this log")

@@ -10,8 +10,9 @@ use std::{
 use bytes::Bytes;
 use forebay_keyspace::eval;
 use forebay_proto::etcdserverpb::{
-    CompactionRequest, Compare, DeleteRangeRequest, InternalRaftRequest, LeaseGrantRequest, LeaseRevokeRequest,
-    PutRequest, RangeRequest, RequestHeader, RequestOp, TxnRequest, compare, compare::TargetUnion, request_op::Request,
+    CompactionRequest, Compare, DeleteRangeRequest, InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest,
+    LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, RequestHeader, RequestOp, TxnRequest, compare,
+    compare::TargetUnion, request_op::Request,
 };
 use prost::Message as _;
 use rand::{Rng as _, seq::IndexedRandom as _};
@@ -59,9 +60,22 @@ struct Pending {
 }
 
 enum Call {
-    Write { request: u64, grants: Option<(i64, i64)>, attaches: bool, reply: oneshot::Receiver<Applied> },
-    Read { request: RangeRequest, confirmation: Option<Confirmation> },
-    Renew { lease: i64, confirmation: Confirmation },
+    Write {
+        request: u64,
+        grants: Option<(i64, i64)>,
+        attaches: bool,
+        reply: oneshot::Receiver<Applied>,
+    },
+    Read {
+        request: RangeRequest,
+        confirmation: Option<Confirmation>,
+    },
+    /// `term` is that of the leader which has renewed the lease already, and proves now that it might.
+    Renew {
+        lease: i64,
+        term: Option<u64>,
+        confirmation: Confirmation,
+    },
 }
 
 /// How a call went.
@@ -198,8 +212,7 @@ impl World {
             }
             if keeper.renewals > 0 {
                 keeper.renewals -= 1;
-                let running = self.seats[&self.clients[client].member].running.as_ref()?;
-                return Some(Call::Renew { lease: id, confirmation: Box::pin(running.raft.read_index()) });
+                return self.renew(client, id, false);
             }
             if self.rng.random_bool(0.3) {
                 let revoke = Some(LeaseRevokeRequest { id });
@@ -302,26 +315,67 @@ impl World {
                 self.note((client, result.revision, result.kvs.len()));
                 Some(Ended::Answered)
             }
-            Call::Renew { lease, confirmation } => {
+            Call::Renew { lease, term, confirmation } => {
                 if poll(confirmation)?.is_err() {
                     return Some(Ended::Unknown);
                 }
-                let now = seat.look_at_clock(self.now);
-                let mut lessor = running.lessor.lock();
-                if !lessor.is_primary() {
-                    // Asked again, of the leader.
+                let (lease, term) = (*lease, *term);
+                let Some(term) = term else {
+                    // What was not known here is known by now, or is not there.
+                    pending.call = match self.renew(client, lease, true) {
+                        Some(call) => call,
+                        None => return Some(Ended::Unknown),
+                    };
+                    self.wake(member);
+                    return None;
+                };
+                let lessor = running.lessor.lock();
+                if lessor.primary_term() == Some(term) && lessor.exists(lease) {
                     drop(lessor);
-                    return Some(Ended::Unknown);
-                }
-                let renewal = lessor.renew(*lease, now);
-                drop(lessor);
-                match renewal {
-                    Renewal::Renewed { .. } => self.judge.renewed(*lease, pending.invoked),
-                    Renewal::Expiring | Renewal::NotFound => self.clients[client].lease = None,
+                    self.judge.renewed(lease, pending.invoked);
                 }
                 Some(Ended::Answered)
             }
         }
+    }
+
+    /// Renews a lease as `leases::renew_here` does: on the leader, which proves afterwards that it leads.
+    fn renew(&mut self, client: usize, lease: i64, is_proven: bool) -> Option<Call> {
+        let seat = &self.seats[&self.clients[client].member];
+        let running = seat.running.as_ref()?;
+        let now = seat.look_at_clock(self.now);
+        let mut lessor = running.lessor.lock();
+        let term = lessor.primary_term()?;
+        let renewal = lessor.renew(lease, now);
+        drop(lessor);
+        let proof: Confirmation = match renewal {
+            Renewal::Renewed { was_checkpointed: false, .. } => Box::pin(running.raft.read_index()),
+            Renewal::Renewed { was_checkpointed: true, .. } => {
+                let checkpoint = LeaseCheckpoint { id: lease, remaining_ttl: 0 };
+                let request = LeaseCheckpointRequest { checkpoints: vec![checkpoint] };
+                let id = running.ids.next();
+                let header = Some(RequestHeader { id, ..RequestHeader::default() });
+                let request =
+                    InternalRaftRequest { header, lease_checkpoint: Some(request), ..InternalRaftRequest::default() };
+                let reply = running.waiters.register(id, self.epoch + Duration::from_secs(1 << 30));
+                let data = request.encode_to_vec().into();
+                running.raft.propose(Proposal { id, data, term: Some(term) }).ok()?;
+                Box::pin(async move {
+                    match reply.await {
+                        Ok(Ok(_)) => Ok(0),
+                        _ => Err(Refused::Stopped),
+                    }
+                })
+            }
+            Renewal::Expiring | Renewal::NotFound if is_proven => {
+                self.clients[client].lease = None;
+                return None;
+            }
+            Renewal::Expiring | Renewal::NotFound => {
+                return Some(Call::Renew { lease, term: None, confirmation: Box::pin(running.raft.read_index()) });
+            }
+        };
+        Some(Call::Renew { lease, term: Some(term), confirmation: proof })
     }
 
     /// A client has its answer, or gives up; it thinks, and goes on.
@@ -368,7 +422,17 @@ impl World {
     /// A watcher connects, asks how far it is, or goes elsewhere.
     pub(super) fn watcher_acts(&mut self, watcher: usize) {
         let moves = !self.healed && self.rng.random_bool(0.2);
-        let running = self.running();
+        let mut running = self.running();
+        if self.healed
+            && let Some(leader) = self.leader()
+        {
+            // A machine whose member was never added, or hears of its removal last, has nothing to tell for ever.
+            let shown = self.seats[&leader].running.as_ref().expect("it leads").cluster.shown();
+            running.retain(|id| shown.members.iter().any(|member| member.id == *id));
+            if self.watchers[watcher].member().is_some_and(|member| !running.contains(&member)) {
+                self.watchers[watcher].disconnect();
+            }
+        }
         if (moves || self.watchers[watcher].member().is_none())
             && let Some(member) = running.choose(&mut self.rng)
         {

@@ -8,6 +8,7 @@ use forebay_storage::snap::member_json;
 use rand::{Rng as _, seq::IndexedRandom as _};
 
 use super::{
+    failpoints::unless_trapped,
     member::{CLUSTER, record},
     plan::Fault,
     world::{Cuts, Event, World},
@@ -84,14 +85,20 @@ impl World {
             Fault::Membership => self.change_membership(id),
             Fault::Defragment => {
                 let running = self.seats[&id].running.as_ref().expect("it runs");
-                if running.backend.defragment().is_err() {
-                    self.crash(id);
+                let defragmented = unless_trapped(|| running.backend.defragment());
+                if !matches!(defragmented, Some(Ok(()))) {
+                    self.lose_power(id);
                 }
+            }
+            Fault::Failpoint => {
+                let point = *self.plan.points.choose(&mut self.rng).expect("a plan has places");
+                let after = self.rng.random_range(0..4);
+                self.trap.set(point, after);
             }
         }
     }
 
-    fn lose_power(&mut self, id: u64) {
+    pub(super) fn lose_power(&mut self, id: u64) {
         let chance = [0.0, 0.5, 0.9, 1.0][self.rng.random_range(0..4)];
         let seat = self.seats.get_mut(&id).expect("it runs");
         let rng = &mut self.rng;
@@ -140,6 +147,7 @@ impl World {
     /// Everything works from now on.
     pub(super) fn heal(&mut self) {
         self.healed = true;
+        self.trap.clear();
         self.cuts = Cuts::default();
         self.loss = 0.0;
         self.plan.loss = 0.0;

@@ -33,7 +33,7 @@ use crate::{
     compactor::{Compaction, Compactor},
     config::Config,
     files,
-    lease::Lessor,
+    lease::{Lessor, Rules},
     metrics::Metrics,
     peer::{Prepared, file_name},
     proposals::{RequestIds, Waiters},
@@ -66,6 +66,7 @@ pub(super) struct Seat {
     epoch: Instant,
     /// How fast its clock goes.
     rate: f64,
+    leases: Rules,
 }
 
 /// A member that runs.
@@ -116,6 +117,7 @@ impl Seat {
             hand: Arc::new(Mutex::new(epoch)),
             epoch,
             rate,
+            leases: Rules::default(),
         }
     }
 
@@ -137,6 +139,7 @@ impl Seat {
         self.look_at_clock(now);
         self.starts += 1;
         let config = Config {
+            lease_checkpoint_interval: Some(Duration::from_secs(5)),
             data_dir: "/data".into(),
             heartbeat_interval: plan.tick,
             election_timeout: plan.election(),
@@ -144,6 +147,7 @@ impl Seat {
             snapshot_catchup_entries: plan.catchup_entries,
             ..Config::default()
         };
+        self.leases = config.lease_rules();
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         disk.create_dir_all(&config.snap_path()).map_err(|error| error.to_string())?;
         if plan.bug == Some(Bug::LyingDisk) {
@@ -234,7 +238,7 @@ impl Seat {
     }
 
     /// Receives the db of a snapshot, as `peer::receive` does. `false` when there is no use for it.
-    pub(super) fn receive(&self, message: &Message, content: &[u8], min_lease_ttl: i64) -> Result<bool, String> {
+    pub(super) fn receive(&self, message: &Message, content: &[u8]) -> Result<bool, String> {
         let Some(running) = &self.running else { return Ok(false) };
         let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.clone()).unwrap_or_default();
         let dir = Path::new("/data/member/snap");
@@ -248,7 +252,7 @@ impl Seat {
             self.disk.sync_dir(dir)
         };
         write().map_err(|error| error.to_string())?;
-        let prepared = Prepared::open(running.backend.db(), path, metadata.index(), min_lease_ttl);
+        let prepared = Prepared::open(running.backend.db(), path, metadata.index(), self.leases);
         *running.prepared.lock() = Some(prepared.map_err(|error| error.to_string())?);
         Ok(running.raft.step_snapshot(message.clone()).is_ok())
     }

@@ -12,6 +12,7 @@
 //! `SEED=n` runs one seed alone, `HOURS=n` as many as it takes to simulate that long.
 
 mod clients;
+mod failpoints;
 mod faults;
 mod judge;
 mod member;
@@ -133,6 +134,19 @@ fn a_run_is_decided_by_its_seed() {
         let plan = || Plan { chaos: Duration::from_secs(200), ..Plan::of(seed) };
         assert_eq!(run(seed, plan()), run(seed, plan()));
     }
+}
+
+#[test]
+fn a_member_may_end_at_every_failpoint() {
+    let mut runs = 0;
+    while !failpoints::untouched().is_empty() && runs < 40 {
+        run(runs, Plan::with_failpoints(runs, failpoints::untouched()));
+        runs += 1;
+        println!("after {runs} runs {} places are left", failpoints::untouched().len());
+    }
+    let untouched = failpoints::untouched();
+    assert!(untouched.is_empty(), "in {runs} runs no member ended at {untouched:?}");
+    println!("{} failpoints in {runs} runs", forebay_storage::failpoint::Point::ALL.len());
 }
 
 #[test]

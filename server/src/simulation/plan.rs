@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use forebay_storage::failpoint::Point;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 /// A bug that is planted on purpose: a judge that has never caught one proves nothing.
@@ -17,11 +18,19 @@ pub(super) enum Bug {
     LostEvent,
     /// A lease ends a second early.
     HastyLease,
+    /// A leader that was replaced while it was stopped ends leases through its successor.
+    DeposedRevoke,
 }
 
 impl Bug {
-    pub(super) const ALL: [Bug; 5] =
-        [Bug::LyingDisk, Bug::EarlyAcknowledgement, Bug::UnprovenRead, Bug::LostEvent, Bug::HastyLease];
+    pub(super) const ALL: [Bug; 6] = [
+        Bug::LyingDisk,
+        Bug::EarlyAcknowledgement,
+        Bug::UnprovenRead,
+        Bug::LostEvent,
+        Bug::HastyLease,
+        Bug::DeposedRevoke,
+    ];
 }
 
 #[derive(Debug, Clone)]
@@ -46,6 +55,8 @@ pub(super) struct Plan {
     /// Between an answer and the next request, on average.
     pub(super) think: Duration,
     pub(super) keys: u32,
+    /// Where [`Fault::Failpoint`] strikes.
+    pub(super) points: Vec<Point>,
     pub(super) bug: Option<Bug>,
 }
 
@@ -76,9 +87,11 @@ pub(super) enum Fault {
     Membership,
     /// A db file is written anew.
     Defragment,
+    /// Whichever member comes by a named place of the code next ends there.
+    Failpoint,
 }
 
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 13] = [
     Fault::Kill,
     Fault::PowerLoss,
     Fault::Blackout,
@@ -91,6 +104,7 @@ const FAULTS: [Fault; 12] = [
     Fault::Transfer,
     Fault::Membership,
     Fault::Defragment,
+    Fault::Failpoint,
 ];
 
 impl Plan {
@@ -120,6 +134,7 @@ impl Plan {
             watchers: rng.random_range(1..5),
             think: millis(&mut rng, 200..4000),
             keys: rng.random_range(1..30),
+            points: Point::ALL.to_vec(),
             bug: None,
         }
     }
@@ -132,6 +147,10 @@ impl Plan {
             Bug::LyingDisk => &[Fault::PowerLoss, Fault::Blackout],
             Bug::EarlyAcknowledgement | Bug::UnprovenRead => &[Fault::Partition, Fault::Kill, Fault::OneWay],
             Bug::LostEvent => &[Fault::Transfer],
+            Bug::DeposedRevoke => {
+                plan.keepers = 8;
+                &[Fault::Pause]
+            }
             Bug::HastyLease => {
                 plan.keepers = 4;
                 &[Fault::Transfer]
@@ -140,6 +159,27 @@ impl Plan {
         plan.faults = needed.iter().map(|fault| (*fault, 1)).collect();
         plan.calm = Duration::from_secs(10);
         plan.chaos = Duration::from_secs(300);
+        plan
+    }
+
+    /// The same with what leads members to all the places where they may be made to end.
+    pub(super) fn with_failpoints(seed: u64, points: Vec<Point>) -> Plan {
+        let mut plan = Plan {
+            members: 3,
+            tick: Duration::from_millis(100),
+            chaos: Duration::from_secs(150),
+            calm: Duration::from_secs(1),
+            clients: 4,
+            think: Duration::from_millis(400),
+            snapshot_count: 20,
+            catchup_entries: 5,
+            segment_bytes: 4 << 10,
+            keepers: 4,
+            points,
+            ..Plan::of(seed)
+        };
+        use Fault::*;
+        plan.faults = [(Failpoint, 10), (Defragment, 2), (Partition, 1), (Membership, 2), (Transfer, 1)].to_vec();
         plan
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use forebay_proto::{
-    etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader},
+    etcdserverpb::{InternalRaftRequest, LeaseCheckpointRequest, LeaseRevokeRequest, RequestHeader},
     raftpb::{Message, MessageType},
 };
 use prost::Message as _;
@@ -18,6 +18,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::{
     clients::Client,
+    failpoints::{Trap, unless_trapped},
     judge::Judge,
     member::{CLUSTER, Seat, record},
     plan::{Bug, Plan},
@@ -52,6 +53,8 @@ pub(super) enum Event {
     Client(usize, u64),
     Watcher(usize),
     Fault,
+    /// A member hears that it is none any more.
+    Removed(u64),
     /// The members are one network again.
     Rejoin,
     /// Messages are lost as rarely as before.
@@ -72,6 +75,7 @@ pub(super) struct World {
     events: BTreeMap<u64, Event>,
     scheduled: u64,
     pub(super) seats: BTreeMap<u64, Seat>,
+    pub(super) trap: Trap,
     pub(super) cuts: Cuts,
     pub(super) loss: f64,
     pub(super) clients: Vec<Client>,
@@ -95,6 +99,7 @@ impl World {
             events: BTreeMap::new(),
             scheduled: 0,
             seats: BTreeMap::new(),
+            trap: Trap::new(),
             cuts: Cuts::default(),
             loss: plan.loss,
             clients: Vec::new(),
@@ -183,15 +188,17 @@ impl World {
                 let Some(seat) = self.living(id, life) else { return };
                 let running = seat.running.as_mut().expect("it lives");
                 running.commit_due = false;
-                if running.backend.flush().is_err() {
-                    self.crash(id);
+                let backend = running.backend.clone();
+                if !matches!(unless_trapped(|| backend.flush()), Some(Ok(()))) {
+                    self.lose_power(id);
                 }
             }
             Event::Compact(id, life) => {
                 let Some(seat) = self.living(id, life) else { return };
                 let running = seat.running.as_mut().expect("it lives");
-                running.compaction_due = running.compaction.step();
-                if running.compaction_due {
+                let Some(goes_on) = unless_trapped(|| running.compaction.step()) else { return self.lose_power(id) };
+                running.compaction_due = goes_on;
+                if goes_on {
                     self.after(Duration::from_millis(10), Event::Compact(id, life));
                 }
             }
@@ -199,6 +206,12 @@ impl World {
             Event::Client(client, serial) => self.client_acts(client, serial),
             Event::Watcher(watcher) => self.watcher_acts(watcher),
             Event::Fault => self.fault(),
+            Event::Removed(id) => {
+                if let Some(running) = self.seats[&id].running.as_ref() {
+                    running.raft.removed();
+                    self.wake(id);
+                }
+            }
             Event::Rejoin => self.cuts = Cuts::default(),
             Event::Calm => self.loss = self.plan.loss,
         }
@@ -215,7 +228,8 @@ impl World {
             return;
         }
         (seat.turn_at, seat.busy_until) = (None, now);
-        let started = seat.start(&plan, now, seed);
+        let started = unless_trapped(|| seat.start(&plan, now, seed));
+        let started = started.unwrap_or_else(|| Err("injected fault".to_owned()));
         let life = seat.starts;
         self.note(("start", id, life));
         self.see(id);
@@ -225,7 +239,7 @@ impl World {
                 self.wake(id);
             }
             // The disk was told to fail.
-            Err(error) if error.contains("injected fault") => self.crash(id),
+            Err(error) if error.contains("injected fault") => self.lose_power(id),
             Err(error) => panic!("member {id:x} does not start: {error}"),
         }
     }
@@ -236,7 +250,8 @@ impl World {
         let seat = self.seats.get_mut(&id).expect("a machine that is there crashes");
         let disk = seat.disk.killed();
         seat.disk = disk;
-        seat.running = None;
+        // What a member does while it is taken apart happens to nobody.
+        self.trap.suspended(|| seat.running = None);
         seat.turn_at = None;
         self.disconnect(id);
         if !self.seats[&id].is_removed {
@@ -265,16 +280,18 @@ impl World {
         seat.look_at_clock(self.now);
         let before = seat.disk.mutations();
         let Some(running) = &mut seat.running else { return };
-        let result = running.driver.turn_now().and_then(|_| running.driver.rest());
+        let driver = &mut running.driver;
+        let result = unless_trapped(|| driver.turn_now().and_then(|_| driver.rest()));
         let has_written = seat.disk.mutations() > before;
         self.see(id);
         let rests_until = match result {
-            Ok(rests_until) => rests_until,
-            Err(crate::raft::RaftError::Removed) => {
+            None => return self.lose_power(id),
+            Some(Ok(rests_until)) => rests_until,
+            Some(Err(crate::raft::RaftError::Removed)) => {
                 self.seats.get_mut(&id).expect("it took a turn").is_removed = true;
                 return self.crash(id);
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 let error = error.to_string();
                 assert!(error.contains("injected fault"), "member {id:x} stopped: {error}");
                 return self.crash(id);
@@ -370,7 +387,8 @@ impl World {
         self.note((from, to, message.r#type, message.term, message.index));
         let Some(running) = self.seats.get(&to).and_then(|seat| seat.running.as_ref()) else { return };
         if running.cluster.is_removed(from) {
-            return;
+            let delay = self.transit(to);
+            return self.after(delay, Event::Removed(from));
         }
         running.raft.step(message);
         self.wake(to);
@@ -379,8 +397,9 @@ impl World {
     fn deliver_snapshot(&mut self, message: &Message, content: &[u8]) {
         let (from, to) = (message.from(), message.to());
         self.note(("snapshot", from, to, content.len()));
-        let min_lease_ttl = min_lease_ttl(&self.plan);
-        let received = self.seats.get(&to).map(|seat| seat.receive(message, content, min_lease_ttl));
+        let received = self.seats.get(&to).map(|seat| {
+            unless_trapped(|| seat.receive(message, content)).unwrap_or_else(|| Err("injected fault".to_owned()))
+        });
         let arrived = match received {
             None => false,
             Some(Ok(arrived)) => arrived,
@@ -399,29 +418,45 @@ impl World {
     fn upkeep(&mut self, id: u64, life: u64) {
         let (now, healthy, bug) = (self.now, self.healed, self.plan.bug);
         let Some(seat) = self.living(id, life) else { return };
-        if now < seat.busy_until && !healthy {
-            let until = seat.busy_until;
+        // A process that goes on after a pause may get here before its raft thread looks at what came in meanwhile.
+        const FIRST: Duration = Duration::from_micros(1);
+        if now + FIRST < seat.busy_until && !healthy {
+            let until = seat.busy_until - FIRST;
             return self.at(until, Event::Upkeep(id, life));
         }
         let early = if bug == Some(Bug::HastyLease) { Duration::from_millis(1500) } else { Duration::ZERO };
+        let is_bound = bug != Some(Bug::DeposedRevoke);
         let shown = seat.look_at_clock(now) + early;
         let running = seat.running.as_ref().expect("it lives");
-        let expired = running.lessor.lock().expired(shown, 500);
+        let (term, expired, due) = {
+            let mut lessor = running.lessor.lock();
+            (lessor.primary_term(), lessor.expired(shown, 500), lessor.checkpoints_due(shown, 1000))
+        };
         let mut proposed = Vec::new();
+        if !due.is_empty() {
+            let id = running.ids.next();
+            let header = Some(RequestHeader { id, ..RequestHeader::default() });
+            let checkpoint = Some(LeaseCheckpointRequest { checkpoints: due });
+            let request =
+                InternalRaftRequest { header, lease_checkpoint: checkpoint, ..InternalRaftRequest::default() };
+            let _ = running.raft.propose(Proposal { id, data: request.encode_to_vec().into(), term });
+        }
         for lease in expired {
             let request_id = running.ids.next();
             let header = Some(RequestHeader { id: request_id, ..RequestHeader::default() });
             let revoke = Some(LeaseRevokeRequest { id: lease });
             let request = InternalRaftRequest { header, lease_revoke: revoke, ..InternalRaftRequest::default() };
-            let _ = running.raft.propose(Proposal { id: request_id, data: request.encode_to_vec().into(), term: None });
+            let _ = running.raft.propose(Proposal {
+                id: request_id,
+                data: request.encode_to_vec().into(),
+                term: term.filter(|_| is_bound),
+            });
             proposed.push(request_id);
         }
         for request_id in &proposed {
             self.judge.expires(*request_id);
         }
-        if !proposed.is_empty() {
-            self.wake(id);
-        }
+        self.wake(id);
         self.after(Duration::from_millis(500), Event::Upkeep(id, life));
     }
 

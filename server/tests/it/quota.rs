@@ -1,10 +1,17 @@
 //! A member that is full, and one that does not trust its data.
 
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
+
 use bytes::Bytes;
 use forebay_proto::{
     Error,
     etcdserverpb::{alarm_request::AlarmAction, request_op::Request as Op, *},
 };
+use forebay_storage::disk::{Disk, DiskFile, OsDisk, Space};
 
 use crate::support::{
     Node, alarm, all, bytes, compaction, delete, error, eventually, get, grant, leased, nested, op, put, refusal,
@@ -201,4 +208,81 @@ async fn a_corrupt_member_writes_nothing_and_goes_on_to_answer() {
     disarm(&node, AlarmType::Corrupt).await;
     let all_keys = DeleteRangeRequest { key: zero(), range_end: zero(), prev_kv: false };
     assert_eq!(node.delete(all_keys).await.unwrap().deleted, 1);
+}
+
+/// A disk that says that it is nearly full when it is told to.
+#[derive(Debug, Default)]
+struct SmallDisk {
+    is_short: std::sync::atomic::AtomicBool,
+}
+
+impl Disk for SmallDisk {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        OsDisk.open(path)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        OsDisk.create(path)
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        OsDisk.create_dir_all(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        OsDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        OsDisk.remove(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        OsDisk.remove_dir_all(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        OsDisk.list(dir)
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        OsDisk.exists(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        OsDisk.sync_dir(dir)
+    }
+
+    fn space(&self, _path: &Path) -> io::Result<Space> {
+        let free = if self.is_short.load(Ordering::Relaxed) { 1 << 20 } else { 1 << 40 };
+        Ok(Space { free, total: 1 << 41 })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_the_disk_is_full_the_alarm_is_raised_and_what_frees_space_goes_on() {
+    let disk = Arc::new(SmallDisk::default());
+    let node = Node::on_disk(disk.clone()).await;
+    let revision = node.put(put("a", "1")).await.unwrap().header.unwrap().revision;
+    disk.is_short.store(true, Ordering::Relaxed);
+    eventually("the alarm is raised, though nobody writes", async || {
+        raised(&node).await == [(node.member.id(), AlarmType::Nospace)]
+    })
+    .await;
+    assert_eq!(refusal(node.put(put("b", "2")).await), error(Error::NoSpace));
+    node.range(get("a")).await.unwrap();
+    node.delete(delete("a")).await.unwrap();
+    node.compact(compaction(revision)).await.unwrap();
+    node.defragment(DefragmentRequest {}).await.unwrap();
+    // Cleared too early, it is raised again.
+    disarm(&node, AlarmType::Nospace).await;
+    eventually("the alarm is raised again", async || !raised(&node).await.is_empty()).await;
+
+    disk.is_short.store(false, Ordering::Relaxed);
+    eventually("writes resume once there is space and the alarm is cleared", async || {
+        let alarm = alarm(AlarmAction::Deactivate, node.member.id(), AlarmType::Nospace);
+        node.alarm(alarm).await.unwrap();
+        node.put(put("b", "2")).await.is_ok()
+    })
+    .await;
 }

@@ -11,7 +11,8 @@ use std::{
 use bytes::{Buf as _, Bytes, BytesMut};
 use forebay_edge::{Api, Body, Request, grpc, tls::Tls};
 use forebay_proto::{etcdserverpb::*, mvccpb::KeyValue};
-use forebay_server::{Config, Member, PeerPorts, start};
+use forebay_server::{Config, Member, PeerPorts, start, start_on};
+use forebay_storage::disk::Disk;
 use futures::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use http_body::Frame;
@@ -68,6 +69,16 @@ impl Node {
     /// A new member whose configuration `change` has seen.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Node {
         Node::on(Arc::new(new_dir()), change).await
+    }
+
+    /// A new member with its files on this disk.
+    pub async fn on_disk(disk: Arc<dyn Disk>) -> Node {
+        let dir = Arc::new(new_dir());
+        let config = configuration(&dir, |_| {});
+        let registry = Registry::new();
+        let member = start_on(disk, config, PeerPorts::default(), &registry).await;
+        let member = member.unwrap_or_else(|error| panic!("the member does not start: {error}"));
+        Node { api: member.api(), member, registry, dir }
     }
 
     /// A new member that others reach.

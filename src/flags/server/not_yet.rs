@@ -5,8 +5,7 @@
 pub(super) const NOT_YET: [&str; 3] = ["initial-election-tick-advance", "raft-read-timeout", "raft-write-timeout"];
 
 /// Feature gates likewise.
-pub(super) const GATES_NOT_YET: [&str; 4] =
-    ["LeaseCheckpoint", "LeaseCheckpointPersist", "PriorityRequest", "SetMemberLocalAddr"];
+pub(super) const GATES_NOT_YET: [&str; 2] = ["PriorityRequest", "SetMemberLocalAddr"];
 
 #[cfg(test)]
 mod tests {

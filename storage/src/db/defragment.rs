@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 
 use crate::disk::Disk;
+use crate::failpoint::{Point, reach};
 
 use super::bucket::{APPEND_FILL, BucketMut};
 use super::error::{Error, Result};
@@ -21,6 +22,7 @@ use super::{Options, open_writer};
 pub(super) fn rewrite(from: &ReadTxn, path: &Path, options: &Options) -> Result<Writer> {
     let disk = &*options.disk;
     remove_temporaries(disk, path)?;
+    reach(Point::DefragOpen);
     let temporary = temporary_path(path);
     let writer = match write_copy(from, path, &temporary, options) {
         Ok(writer) => writer,
@@ -37,9 +39,11 @@ pub(super) fn rewrite(from: &ReadTxn, path: &Path, options: &Options) -> Result<
 pub(super) fn switch(from: &Path, old: &Store, writer: Writer, path: &Path, options: &Options) -> Result<Writer> {
     let disk = &*options.disk;
     let switched = disk.rename(from, path).map_err(writer.store.io("rename", 0)).and_then(|()| {
+        reach(Point::DbSwitched);
         if options.sync {
             disk.sync_dir(directory(path)).map_err(writer.store.io("fsync of the directory", 0))?;
         }
+        reach(Point::DbSwitchedDurably);
         Ok(())
     });
     match switched {
@@ -58,9 +62,11 @@ fn write_copy(from: &ReadTxn, path: &Path, temporary: &Path, options: &Options) 
     copy(from, &writer)?;
     let mut writer = writer.into_inner();
     writer.sync = options.sync;
+    reach(Point::DefragCopied);
     if options.sync {
         writer.store.file.sync_data().map_err(writer.store.io("fsync", 0))?;
     }
+    reach(Point::DefragSynced);
     Ok(writer)
 }
 

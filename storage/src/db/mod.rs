@@ -32,6 +32,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::disk::{Disk, DiskFile, OsDisk};
+use crate::failpoint::{Point, reach};
 
 use self::freelist::Freelist;
 use self::meta::{META_LENGTH, Meta};
@@ -227,6 +228,7 @@ fn open_writer(path: &Path, name: &Path, options: &Options) -> Result<Writer> {
     if !options.read_only && is_uncreated(&*file, length, options.page_size).map_err(failed("read"))? {
         let image = meta::fresh_image(options.page_size);
         file.write_at(&image, 0).map_err(failed("write"))?;
+        reach(Point::DbCreated);
         if options.sync {
             file.sync_data().map_err(failed("fsync"))?;
             disk.sync_dir(defragment::directory(path)).map_err(failed("fsync of the directory"))?;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 
+use crate::failpoint::{Point, reach};
+
 use super::bucket::{BucketMut, DEFAULT_FILL, Opened};
 use super::error::{Error, Result};
 use super::freelist::{Freelist, Run};
@@ -86,7 +88,9 @@ impl<'db> WriteTxn<'db> {
             let header = Header::read(&store.read_pages(self.meta.freelist, 1)?);
             self.staged.freed.push(Run { page: self.meta.freelist, count: u64::from(header.overflow) + 1 });
         }
+        reach(Point::DbCommit);
         let root = self.write_pages(&store)?;
+        reach(Point::DbCommitPages);
         let meta = Meta {
             root,
             freelist: NO_FREELIST,
@@ -96,8 +100,11 @@ impl<'db> WriteTxn<'db> {
         };
         let sync = self.writer.sync;
         sync_file(&store, sync)?;
+        reach(Point::DbCommitSynced);
         write_meta(&store, &meta)?;
+        reach(Point::DbCommitMeta);
         sync_file(&store, sync)?;
+        reach(Point::DbCommitted);
         self.publish(&store, meta);
         Ok(())
     }

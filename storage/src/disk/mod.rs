@@ -41,10 +41,20 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn exists(&self, path: &Path) -> bool;
     /// Makes the creations, renames and removals in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// What is left of the file system that holds a path.
+    fn space(&self, path: &Path) -> io::Result<Space>;
     /// Whether everything about this disk happens in the calling thread.
     fn is_simulated(&self) -> bool {
         false
     }
+}
+
+/// The space of a file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// What this user may still write.
+    pub free: u64,
+    pub total: u64,
 }
 
 /// An open file. Dropping it releases its lock.
@@ -67,6 +77,13 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Reserves space so that the file reads as zeros up to `len`.
     fn allocate(&self, len: u64) -> io::Result<()>;
+    /// As [`DiskFile::allocate`], if there is room; if not, the file grows as it is written.
+    fn preallocate(&self, len: u64) -> io::Result<()> {
+        match self.allocate(len) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+            result => result,
+        }
+    }
     /// Takes an exclusive lock, or says `false` when another opener holds one.
     fn try_lock(&self) -> io::Result<bool>;
     /// Takes a lock that others may share, or says `false` when another opener holds an exclusive one.
@@ -146,6 +163,11 @@ impl Disk for OsDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        let stat = rustix::fs::statvfs(path)?;
+        Ok(Space { free: stat.f_bavail * stat.f_frsize, total: stat.f_blocks * stat.f_frsize })
     }
 }
 

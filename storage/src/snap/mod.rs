@@ -22,7 +22,10 @@ pub use self::{
     json::{member_from_json, member_json, members_from_json},
     membership::{MemberRecord, Membership},
 };
-use crate::disk::{Disk, DiskFile, Work};
+use crate::{
+    disk::{Disk, DiskFile, Work},
+    failpoint::{Point, reach},
+};
 
 /// Why a snapshot file cannot be written or found.
 #[derive(Debug, thiserror::Error)]
@@ -68,13 +71,19 @@ impl Snapshots {
         let temporary = self.dir.join(format!("tmp{name}"));
         let path = self.dir.join(name);
         let write = || {
+            reach(Point::SnapSave);
             let file = self.disk.create(&temporary)?;
             file.write_at(&envelope.encode_to_vec(), 0)?;
+            reach(Point::SnapWritten);
             file.sync_data()?;
+            reach(Point::SnapSynced);
             self.disk.rename(&temporary, &path)?;
-            self.disk.sync_dir(&self.dir)
+            reach(Point::SnapNamed);
+            self.disk.sync_dir(&self.dir)?;
+            reach(Point::SnapSaved);
+            Ok(())
         };
-        write().map_err(|source| self.failed("save", &path, source))
+        write().map_err(|source: io::Error| self.failed("save", &path, source))
     }
 
     /// Begins to save a snapshot, and then to purge all but the newest `keep`. Ends with how long it took.
@@ -132,6 +141,7 @@ impl Snapshots {
         let superfluous = if keep == 0 { 0 } else { names.len().saturating_sub(keep) };
         for name in &names[..superfluous] {
             let path = self.dir.join(name);
+            reach(Point::SnapPurge);
             self.disk.remove(&path).map_err(|source| self.failed("remove", &path, source))?;
         }
         Ok(())

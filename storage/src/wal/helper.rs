@@ -3,7 +3,10 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::error::{Context as _, WalError};
-use crate::disk::{Disk, DiskFile, Work};
+use crate::{
+    disk::{Disk, DiskFile, Work},
+    failpoint::{Point, reach},
+};
 
 /// A preallocated file under a temporary name.
 pub(super) struct Prepared {
@@ -47,6 +50,7 @@ impl Helper {
 
     /// Removes a segment in the background.
     pub(super) fn remove(&mut self, path: PathBuf) {
+        reach(Point::WalRemove);
         let disk = self.disk.clone();
         let removal = self.begin(move || match disk.remove(&path) {
             Ok(()) => tracing::info!(path = %path.display(), "purged a WAL segment"),
@@ -76,6 +80,6 @@ impl Drop for Helper {
 
 fn prepare(disk: &dyn Disk, path: PathBuf, segment_bytes: u64) -> Result<Prepared, WalError> {
     let file = disk.create(&path).context("create", &path)?;
-    file.allocate(segment_bytes).context("allocate", &path)?;
+    file.preallocate(segment_bytes).context("allocate", &path)?;
     Ok(Prepared { path, file })
 }

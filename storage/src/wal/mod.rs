@@ -52,7 +52,10 @@ pub use self::{
     first::first_entries,
     recover::{Recovered, Repair},
 };
-use crate::disk::{Disk, DiskFile};
+use crate::{
+    disk::{Disk, DiskFile},
+    failpoint::{Point, reach},
+};
 
 /// Sizes of a log.
 #[derive(Debug, Clone, Copy)]
@@ -135,7 +138,7 @@ impl Wal {
         let path = name.path(&building);
         let file = disk.create(&path).context("create", &path)?;
         lock(&*file, &path)?;
-        file.allocate(options.segment_bytes).context("allocate", &path)?;
+        file.preallocate(options.segment_bytes).context("allocate", &path)?;
         let mut encoder = Encoder::new(0);
         encoder.chain_start();
         encoder.record(Kind::Metadata, &metadata);
@@ -144,9 +147,11 @@ impl Wal {
         file.write_at(encoder.bytes(), 0).context("write", &path)?;
         file.sync_data().context("sync", &path)?;
         disk.sync_dir(&building).context("sync", &building)?;
+        reach(Point::WalCreateBuilt);
         // What may stand here is a directory without segments, in the way of the rename.
         disk.remove_dir_all(dir).context("remove", dir)?;
         disk.rename(&building, dir).context("rename", &building)?;
+        reach(Point::WalCreated);
         let parent = dir.parent().unwrap_or(Path::new("."));
         disk.sync_dir(parent).context("sync", parent)?;
         let offset = encoder.bytes().len() as u64;
@@ -216,10 +221,12 @@ impl Wal {
             return Err(WalError::CommitBeyondLog { path, commit: recovered.hard_state.commit(), last });
         }
 
+        reach(Point::WalOpenRead);
         // Only now: a log that is refused is left as it is, for whoever looks at it. What follows the end may be later
         // sectors of a write whose first never arrived: they must not be taken for records once new ones reach them.
         tail.file.set_len(offset).context("truncate", &path)?;
-        tail.file.allocate(options.segment_bytes.max(offset)).context("allocate", &path)?;
+        tail.file.preallocate(options.segment_bytes.max(offset)).context("allocate", &path)?;
+        reach(Point::WalOpenCut);
         tail.file.sync_data().context("sync", &path)?;
         let wal = Self {
             helper: Helper::new(disk.clone(), dir.to_owned(), options.segment_bytes),
@@ -251,6 +258,7 @@ impl Wal {
         /// A batch beyond this is written in pieces, so that the buffer does not grow with it.
         const BUFFER_BYTES_MAX: usize = 4 << 20;
         self.guarded(|wal| {
+            reach(Point::WalAppend);
             let mut written = Written::default();
             wal.encoder.clear();
             for entry in entries {
@@ -264,7 +272,9 @@ impl Wal {
                 wal.encode_hard_state(hard_state);
             }
             wal.write(&mut written)?;
+            reach(Point::WalAppendWritten);
             wal.settle(sync, &mut written)?;
+            reach(Point::WalAppendSynced);
             Ok(written)
         })
     }
@@ -278,12 +288,14 @@ impl Wal {
             "invariant: a snapshot record above index 0 carries its conf state"
         );
         self.guarded(|wal| {
+            reach(Point::WalMark);
             let mut written = Written::default();
             wal.encoder.clear();
             wal.encoder.record(Kind::Snapshot, &snapshot.encode_to_vec());
             wal.last_index = wal.last_index.max(snapshot.index());
             wal.write(&mut written)?;
             wal.settle(true, &mut written)?;
+            reach(Point::WalMarked);
             Ok(written)
         })
     }
@@ -291,6 +303,7 @@ impl Wal {
     /// Releases the segments wholly before `index`, the index of a snapshot, and removes the oldest beyond
     /// [`Options::segments_max`]. One more segment than needed is held, as etcd does.
     pub fn release_to(&mut self, index: u64) {
+        reach(Point::WalRelease);
         let names = self.held.iter().chain([&self.tail]).map(|segment| segment.name);
         let needed = names.take_while(|name| name.index < index).count().saturating_sub(1);
         self.released.extend(self.held.drain(..needed).map(|segment| segment.name));
@@ -365,8 +378,10 @@ impl Wal {
     ///
     /// The new segment gets its name only once its head is durable, so a named segment always has one.
     fn cut(&mut self, written: &mut Written) -> Result<(), WalError> {
+        reach(Point::WalCut);
         self.tail.file.set_len(self.offset).map_err(|source| self.failed("truncate", source))?;
         self.sync(written)?;
+        reach(Point::WalCutEnded);
 
         let Prepared { path, file } = self.helper.take()?;
         let name = SegmentName { sequence: self.tail.name.sequence + 1, index: self.last_index + 1 };
@@ -381,8 +396,11 @@ impl Wal {
         file.write_at(self.encoder.bytes(), 0).context("write", &path)?;
         file.sync_data().context("sync", &path)?;
         lock(&*file, &path)?;
+        reach(Point::WalCutHead);
         self.disk.rename(&path, &final_path).context("rename", &path)?;
+        reach(Point::WalCutNamed);
         self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
+        reach(Point::WalCutDone);
 
         self.offset = self.encoder.bytes().len() as u64;
         let sealed = std::mem::replace(&mut self.tail, Segment { name, file });

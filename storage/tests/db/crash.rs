@@ -168,7 +168,7 @@ mod full {
     use std::io;
     use std::path::Path;
 
-    use forebay_storage::disk::{Disk, DiskFile};
+    use forebay_storage::disk::{Disk, DiskFile, Space};
 
     use super::FullDisk;
 
@@ -199,6 +199,9 @@ mod full {
         }
         fn sync_dir(&self, dir: &Path) -> io::Result<()> {
             self.0.sync_dir(dir)
+        }
+        fn space(&self, path: &Path) -> io::Result<Space> {
+            self.0.space(path)
         }
     }
 
@@ -262,4 +265,44 @@ fn a_defragmentation_cut_short_leaves_the_old_file_or_the_new_one() {
             assert_eq!(left, ["db"], "the next start removes what is left of it");
         }
     }
+}
+
+/// Puts a file with other content in the place of the database, cut short by the disk at any call or by nothing, and
+/// then by the power.
+#[test]
+fn after_a_power_cut_a_replaced_file_is_the_old_or_the_new_one_whole() {
+    let (mut replaced, mut kept) = (0, 0);
+    for seed in 0..150 {
+        println!("seed {seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let disk = disk();
+        let (old, _) = run(&mut rng, &disk, 6);
+        let from = Path::new("/member/snap/0000000000000007.snap.db");
+        let options = Options { page_size: 1024, growth: 32 << 10, disk: Arc::new(disk.clone()), ..Options::default() };
+        let received = Db::open(from, options).unwrap();
+        put(&received, b"from the leader").unwrap();
+        let new = content(&received.begin_read());
+        received.close();
+        drop(received);
+        disk.sync_dir(Path::new("/member/snap")).unwrap();
+
+        let db = open(&disk).unwrap();
+        let replacement = db.open_replacement(from.into()).unwrap();
+        disk.fail_after(rng.random_range(0..3), ErrorKind::Other);
+        let result = db.replace(replacement);
+        let chance = [0.0, 0.5, 1.0][rng.random_range(0..3)];
+        let after = disk.crash(|| rng.random_bool(chance));
+        let found = content(&open(&after).unwrap().begin_read());
+        match result {
+            Ok(()) => assert!(found == new, "a replacement that was reported is gone"),
+            Err(_) => {
+                assert!(found == old || found == new, "neither the old file nor the new one");
+                assert!(db.begin_write().is_err(), "what is written now could be gone after the next start");
+            }
+        }
+        let is_new = found == new;
+        replaced += usize::from(is_new);
+        kept += usize::from(!is_new);
+    }
+    assert!(replaced > 0 && kept > 0, "{replaced} replaced, {kept} kept");
 }

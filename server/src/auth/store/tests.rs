@@ -3,7 +3,7 @@ use forebay_proto::{KeyRange, authpb::permission::Type};
 use super::*;
 use crate::{
     auth::{Caller, Rights},
-    lease::Lessor,
+    lease::{Lessor, Rules},
 };
 
 /// A store, and what it wants written.
@@ -188,7 +188,9 @@ fn every_key_of_a_txn_is_asked_for_however_deep_it_stands() {
     let success = |ops| TxnRequest { success: ops, ..Default::default() };
     let failure = |ops| TxnRequest { failure: ops, ..Default::default() };
     let compare = |key: &'static str| Compare { key: key.into(), ..Default::default() };
-    let judge = |txn: &TxnRequest| fixture.judge("alice", |rights| rights.txn(txn, &Lessor::new(1)));
+    let judge = |txn: &TxnRequest| {
+        fixture.judge("alice", |rights| rights.txn(txn, &Lessor::new(Rules { min_ttl: 1, ..Rules::default() })))
+    };
     assert_eq!(judge(&success(vec![range("a"), nest(failure(vec![range("b")]))])), Ok(()));
     for txn in [
         success(vec![range("a"), range("c")]),
@@ -207,7 +209,7 @@ fn whoever_may_not_write_the_keys_of_a_lease_may_not_touch_it() {
     use forebay_proto::etcdserverpb::PutRequest;
     let mut fixture = Fixture::with_people();
     fixture.permit("some", permission(Type::Write, "a", "c")).unwrap();
-    let mut lessor = Lessor::new(1);
+    let mut lessor = Lessor::new(Rules { min_ttl: 1, ..Rules::default() });
     let now = std::time::Instant::now();
     for (id, key) in [(1, "a"), (2, "z")] {
         lessor.grant(id, 100, now).unwrap();

@@ -171,3 +171,19 @@ fn a_restarted_member_applies_what_its_db_lacks_and_nothing_twice() {
         assert!(cluster.members[&1].leads());
     }
 }
+
+#[test]
+fn a_leader_that_removed_itself_bears_the_answers_that_still_come() {
+    let mut cluster = Cluster::new(&[1, 2, 3], 5);
+    let leader = cluster.elect();
+    cluster.propose(leader, "before").unwrap();
+    // Answers to these come after the removal is applied.
+    cluster.member(leader).node.propose_conf_change(&change(ConfChangeType::ConfChangeRemoveNode, leader)).unwrap();
+    cluster.member(leader).node.propose([Bytes::from_static(b"behind")]).unwrap();
+    cluster.settle();
+    for _ in 0..3 {
+        cluster.tick_all();
+    }
+    let other = 1 + leader % 3;
+    assert!(!cluster.members[&other].conf_state.voters.contains(&leader), "the others know of the removal");
+}
