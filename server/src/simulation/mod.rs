@@ -142,7 +142,8 @@ fn a_member_may_end_at_every_failpoint() {
     while !failpoints::untouched().is_empty() && runs < 40 {
         run(runs, Plan::with_failpoints(runs, failpoints::untouched()));
         runs += 1;
-        println!("after {runs} runs {} places are left", failpoints::untouched().len());
+        let untouched = failpoints::untouched();
+        println!("after {runs} runs {} places are left: {:?}", untouched.len(), &untouched[..untouched.len().min(5)]);
     }
     let untouched = failpoints::untouched();
     assert!(untouched.is_empty(), "in {runs} runs no member ended at {untouched:?}");
