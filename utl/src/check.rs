@@ -60,7 +60,7 @@ pub fn check(path: &Path, wait: Duration) -> Vec<Check> {
     }
     if path.is_dir() {
         let log = log(&files::wal_dir(path));
-        let range = log.as_ref().ok().map(|log| (log.first, log.last));
+        let range = log.as_ref().ok().map(|log| (log.first.unwrap_or(0), log.last));
         if look("log", log.map(|log| log.to_string()))
             && let (Some((index, _)), Some((first, last))) = (applied, range)
         {
@@ -191,8 +191,8 @@ fn version(key: &[u8], value: &[u8], compacted: i64, live: &mut HashMap<Vec<u8>,
 struct Log {
     metadata: Metadata,
     state: HardState,
-    /// The index before the first entry.
-    first: u64,
+    /// The index before the first entry, as the first record that has one tells.
+    first: Option<u64>,
     last: u64,
     entries: u64,
     torn: Option<(PathBuf, u64)>,
@@ -240,15 +240,16 @@ fn log(dir: &Path) -> Result<Log> {
             }
             Scanned::Snapshot(snapshot) => {
                 if log.entries == 0 {
-                    log.first = snapshot.index();
+                    log.first = Some(snapshot.index());
                 }
                 log.last = log.last.max(snapshot.index());
             }
             Scanned::Entry(entry) => {
                 let index = entry.index();
                 if log.entries == 0 {
-                    log.first = log.first.min(index.saturating_sub(1));
-                    log.last = log.last.max(index.saturating_sub(1));
+                    let before = index.saturating_sub(1);
+                    log.first = Some(log.first.map_or(before, |first| first.min(before)));
+                    log.last = log.last.max(before);
                 }
                 if index > log.last.saturating_add(1) {
                     return wrong(format!("an entry up to index {}", log.last + 1), format!("index {index}"));

@@ -1,12 +1,22 @@
 //! `check` finds what is wrong and names it.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use forebay_storage::schema::{self, Value};
+use forebay_proto::{
+    etcdserverpb::Metadata,
+    raftpb::{Entry, HardState},
+};
+use forebay_storage::{
+    disk::OsDisk,
+    schema::{self, Value},
+    wal::{Options, Wal},
+};
 use forebay_utl::{
     buckets, check,
     files::{db_path, wal_dir},
 };
+
+use prost::Message as _;
 
 use crate::files::{database, restore, snapshot, version};
 
@@ -117,4 +127,30 @@ fn a_log_is_checked_record_by_record_and_against_the_db() {
     let (what, text) = one_wrong(&restore.data_dir);
     assert_eq!(what, "agreement");
     assert!(text.contains("expected an index that the log knows, 0 to 1, found 400"), "{text}");
+}
+
+#[test]
+fn a_log_without_its_first_segments_does_not_know_what_was_in_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let restore = restore(&snapshot(dir.path(), &[]));
+    restore.run().unwrap();
+    let wal_dir = wal_dir(&restore.data_dir);
+    fs::remove_dir_all(&wal_dir).unwrap();
+    let metadata = Metadata { node_id: Some(1), cluster_id: Some(2) }.encode_to_vec();
+    let options = Options { segment_bytes: 1, segments_max: 0 };
+    let mut wal = Wal::create(Arc::new(OsDisk), &wal_dir, options, metadata.into()).unwrap();
+    for index in 1..=5 {
+        let state = HardState { term: Some(1), vote: Some(1), commit: Some(index) };
+        let entry = Entry { term: Some(1), index: Some(index), ..Entry::default() };
+        wal.append(Some(&state), &[entry], true).unwrap();
+    }
+    drop(wal);
+    assert_eq!(wrong(&restore.data_dir), [], "the db file is at index 1");
+    let mut segments: Vec<_> = fs::read_dir(&wal_dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.extension().is_some_and(|end| end == "wal"));
+    segments.sort();
+    segments[..3].iter().for_each(|segment| fs::remove_file(segment).unwrap());
+    let (what, text) = one_wrong(&restore.data_dir);
+    assert_eq!(what, "agreement");
+    assert!(text.contains("expected an index that the log knows, 3 to 5, found 1"), "{text}");
 }
