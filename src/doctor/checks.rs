@@ -172,6 +172,10 @@ fn data_dir(found: &super::data_dir::DataDir) -> Vec<Finding> {
     if let Some(missing) = &found.missing {
         return vec![fail("data-dir", missing.clone(), format!("ls -laR {path}"))];
     }
+    if let Some(forbidden) = &found.forbidden {
+        let evidence = format!("{} cannot be read as this user", forbidden.display());
+        return vec![skip("data-dir", evidence, format!("ls -la {path}, then the same as its owner"))];
+    }
     let mut findings = Vec::new();
     if found.is_in_use {
         findings.push(skip(

@@ -4,12 +4,12 @@
 //! torn tail.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use forebay_storage::{
-    db::{Db, Options},
+    db::{Db, Error, Options},
     schema,
 };
 
@@ -19,6 +19,8 @@ pub(super) struct DataDir {
     pub(super) path: PathBuf,
     /// Why it is no data directory.
     pub(super) missing: Option<String>,
+    /// What this user may not read.
+    pub(super) forbidden: Option<PathBuf>,
     /// A process has the db file open.
     pub(super) is_in_use: bool,
     /// What is wrong with the db file.
@@ -42,22 +44,42 @@ pub(super) struct Content {
 pub(super) fn look(path: &Path) -> DataDir {
     let mut found = DataDir { path: path.to_owned(), ..DataDir::default() };
     let (wal, db) = (path.join("member/wal"), path.join("member/snap/db"));
-    if !db.is_file() {
-        found.missing = Some(format!("there is no {}", db.display()));
-        return found;
+    match fs::metadata(&db) {
+        Ok(metadata) if metadata.is_file() => {}
+        Err(error) if is_forbidden(&error) => {
+            found.forbidden = Some(db);
+            return found;
+        }
+        _ => {
+            found.missing = Some(format!("there is no {}", db.display()));
+            return found;
+        }
     }
-    let names = fs::read_dir(&wal).into_iter().flatten().flatten();
-    found.wal_segments = names.filter(|name| name.path().extension().is_some_and(|end| end == "wal")).count();
+    match fs::read_dir(&wal) {
+        Err(error) if is_forbidden(&error) => {
+            found.forbidden = Some(wal);
+            return found;
+        }
+        names => {
+            let names = names.into_iter().flatten().flatten();
+            found.wal_segments = names.filter(|name| name.path().extension().is_some_and(|end| end == "wal")).count();
+        }
+    }
     found.free_bytes = rustix::fs::statvfs(path).ok().map(|stat| stat.f_bavail * stat.f_frsize);
     match Db::open(&db, Options { read_only: true, ..Options::default() }) {
         Ok(db) => match content(&db) {
             Ok(content) => found.db = Some(content),
             Err(error) => found.db_error = Some(error.to_string()),
         },
-        Err(forebay_storage::db::Error::Locked { .. }) => found.is_in_use = true,
+        Err(Error::Locked { .. }) => found.is_in_use = true,
+        Err(Error::Io { source, .. }) if is_forbidden(&source) => found.forbidden = Some(db),
         Err(error) => found.db_error = Some(error.to_string()),
     }
     found
+}
+
+fn is_forbidden(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
 }
 
 fn content(db: &Db) -> Result<Content, schema::Error> {

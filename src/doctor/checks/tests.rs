@@ -205,6 +205,8 @@ fn a_data_directory_that_is_missing_damaged_or_in_use_is_found() {
         verdict("data-dir", dir(DataDir { db_error: Some("page 3".into()), ..DataDir::default() })),
         Verdict::Fail
     );
+    let forbidden = DataDir { forbidden: Some("member/snap/db".into()), ..DataDir::default() };
+    assert_eq!(verdict("data-dir", dir(forbidden)), Verdict::Skip);
     assert_eq!(verdict("data-dir", dir(DataDir { is_in_use: true, ..DataDir::default() })), Verdict::Skip);
     assert_eq!(verdict("disk", dir(DataDir { free_bytes: Some(9), ..DataDir::default() })), Verdict::Warn);
 }
