@@ -157,13 +157,16 @@ async fn show(settings: &Settings) -> anyhow::Result<()> {
 
 /// The storm at an address, and what the API server felt of it.
 async fn half(settings: &Settings, cluster: &Cluster, at: &str, duration: Duration) -> anyhow::Result<Outcome> {
+    if let Err(error) = cluster.forget_memory_peak() {
+        say(&format!("{error:#}: the most memory is counted from the start of the processes"));
+    }
     let (felt, lists) =
         tokio::join!(load::api_server(at, settings.rate, duration), load::storm(at, settings.listers, duration),);
     let Felt { mut latencies, failed, lease_kept } = felt?;
     latencies.sort_unstable();
     let (answered, refused) = lists?;
     Ok(Outcome {
-        writes: latencies.len(),
+        writes: latencies.len() - failed,
         failed,
         lease_kept,
         latencies,

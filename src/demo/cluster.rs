@@ -69,7 +69,16 @@ impl Cluster {
         Ok(url)
     }
 
-    /// The most memory that all processes together have had.
+    /// Has the kernel count each process' peak of memory from now on.
+    pub(super) fn forget_memory_peak(&self) -> anyhow::Result<()> {
+        for child in &self.processes {
+            let path = format!("/proc/{}/clear_refs", child.id());
+            fs::write(&path, "5").with_context(|| format!("cannot write {path}"))?;
+        }
+        Ok(())
+    }
+
+    /// The sum of the most memory that each process has had since.
     pub(super) fn memory_peak(&self) -> u64 {
         let peak = |child: &Child| {
             let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;

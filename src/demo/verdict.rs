@@ -12,7 +12,7 @@ pub(super) struct Outcome {
     pub(super) writes: usize,
     pub(super) failed: usize,
     pub(super) lease_kept: bool,
-    /// Sorted.
+    /// Of all writes, those that failed too; sorted.
     pub(super) latencies: Vec<Duration>,
     pub(super) lists_answered: usize,
     pub(super) lists_refused: usize,
