@@ -650,7 +650,9 @@ function keys() {
   const input = el('input', { id: 'filter', type: 'search', size: 30, value: view.prefix, autocomplete: 'off', 'aria-label': 'prefix' });
   const form = el('form', { class: 'row', onsubmit: event => { event.preventDefault(); open(input.value); } }, el('label', {}, 'prefix', input), el('button', {}, 'Open'));
   const [, , kind, named] = place();
-  const linked = named === undefined ? null : decodeURIComponent(named);
+  // A link that somebody cut in the middle of an escape names what it says.
+  let linked = named === undefined ? null : named;
+  try { linked = linked && decodeURIComponent(linked); } catch { /* as it is */ }
   open(kind === ':' ? linked : kind === '=' ? linked.replace(/[^/]*$/, '') : view.prefix);
   if (kind === '=') show(linked);
   else if (view.key) draw();
