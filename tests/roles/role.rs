@@ -14,11 +14,18 @@ use tokio::{
     net::TcpStream,
 };
 
+/// How often a role is started anew because somebody else took its port between the choice and the start.
+const TRIES: usize = 5;
+
 /// A role that runs; killed when dropped.
 pub struct Role {
     child: Child,
+    /// Where it serves clients; for certain once it is ready.
     pub port: u16,
     log: PathBuf,
+    /// Role, scheme and what else it is told.
+    told: (String, String, Vec<String>),
+    tries: usize,
 }
 
 impl Role {
@@ -31,19 +38,10 @@ impl Role {
 
     /// A role whose log has this name, and that is not waited for: members of a new cluster need each other.
     pub fn spawn(dir: &Path, name: &str, role: &str, scheme: &str, args: &[String]) -> Role {
-        let port = free_port();
         let log = dir.join(format!("{name}.log"));
-        let child = Command::new(env!("CARGO_BIN_EXE_forebay"))
-            .arg(role)
-            .arg(format!("--listen-client-urls={scheme}://127.0.0.1:{port}"))
-            .arg(format!("--advertise-client-urls={scheme}://127.0.0.1:{port}"))
-            .args(args)
-            .env_clear()
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(&log).unwrap())
-            .spawn()
-            .expect("the binary runs");
-        Role { child, port, log }
+        let told = (role.to_owned(), scheme.to_owned(), args.to_vec());
+        let (child, port) = run(&log, &told);
+        Role { child, port, log, told, tries: 1 }
     }
 
     /// Waits until it serves.
@@ -51,6 +49,11 @@ impl Role {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !self.said().contains("ready to serve client requests") {
             let ended = self.child.try_wait().unwrap();
+            if ended.is_some() && self.tries < TRIES && self.said().contains("is in use") {
+                (self.child, self.port) = run(&self.log, &self.told);
+                self.tries += 1;
+                continue;
+            }
             assert!(ended.is_none() && Instant::now() < deadline, "{ended:?}\n{}", self.said());
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -78,6 +81,22 @@ impl Role {
         let more: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         exchange(stream, &request(path, body).replacen("\r\n", &format!("\r\n{more}"), 1)).await
     }
+}
+
+/// Starts it on a port of its own.
+fn run(log: &Path, (role, scheme, args): &(String, String, Vec<String>)) -> (Child, u16) {
+    let port = free_port();
+    let child = Command::new(env!("CARGO_BIN_EXE_forebay"))
+        .arg(role)
+        .arg(format!("--listen-client-urls={scheme}://127.0.0.1:{port}"))
+        .arg(format!("--advertise-client-urls={scheme}://127.0.0.1:{port}"))
+        .args(args)
+        .env_clear()
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(log).unwrap())
+        .spawn()
+        .expect("the binary runs");
+    (child, port)
 }
 
 impl Drop for Role {
