@@ -30,7 +30,7 @@ fn boards() -> anyhow::Result<Vec<PathBuf>> {
 fn tool(test: &str, name: &str) -> Option<PathBuf> {
     let found = peers::monitoring(name);
     if found.is_none() {
-        peers::skip(test, peers::INSTALL_MONITORING);
+        peers::skip_extra(test, peers::INSTALL_MONITORING);
     }
     found
 }

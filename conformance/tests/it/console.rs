@@ -86,7 +86,7 @@ async fn every_view(chromium: &PathBuf) -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_view_of_the_console_is_shown_without_a_complaint() {
     let test = "console::every_view_of_the_console_is_shown_without_a_complaint";
-    let Some(chromium) = chromium() else { return peers::skip(test, INSTALL) };
+    let Some(chromium) = chromium() else { return peers::skip_extra(test, INSTALL) };
     if let Some(missing) = Kind::GatewayOverServer.missing() {
         return peers::skip(test, missing);
     }
