@@ -365,7 +365,7 @@ fn streams() -> Vec<Call> {
         post("lease/keepalive", ""),
         post("lease/grant", r#"{"TTL":"1000","ID":"8"}"#),
         post("election/campaign", r#"{"name":"ZQ==","lease":"8","value":"MQ=="}"#),
-        post("election/observe", r#"{"name":"ZQ=="}"#).lines(1),
+        // Not what an observer is told: etcd differs from itself in the revision of its header. `cases` compare the rest.
         post("election/resign", r#"{"leader":{"key":"ZS84"}}"#),
     ]
 }
