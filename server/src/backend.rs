@@ -8,7 +8,10 @@ use std::{
     io::Read,
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -27,7 +30,7 @@ use crate::{metrics::BackendMetrics, raft::panic_text};
 /// Changes that may wait for the file. A large value rides out a slow disk; a small one bounds the
 /// work that a restart repeats. When it is reached, apply waits.
 const PENDING_MAX: usize = 200_000;
-/// The same for their bytes: the quota is asked of the file, so this much may be written beyond it.
+/// The same for their bytes.
 const PENDING_BYTES_MAX: usize = 256 << 20;
 
 /// One change of the file.
@@ -65,6 +68,8 @@ struct Shared {
     pending: Mutex<Pending>,
     /// Something for the writer to do.
     work: Condvar,
+    /// The bytes of what was handed over and is not in the file yet, also while it is committed.
+    unwritten: AtomicU64,
     /// Held by whoever commits. Taken before `pending`.
     committing: Mutex<()>,
     /// Told once, when the file cannot be written.
@@ -124,6 +129,7 @@ impl Backend {
             pace,
             pending: Mutex::new(pending),
             work: Condvar::new(),
+            unwritten: AtomicU64::new(0),
             committing: Mutex::new(()),
             fail: Mutex::new(Some(Box::new(fail))),
             metrics,
@@ -145,11 +151,13 @@ impl Backend {
             pending = self.shared.pending.lock();
         }
         let was_idle = !pending.dirty;
+        let bytes_before = pending.bytes;
         for op in ops {
             pending.changes += op.changes();
             pending.bytes += op.bytes();
             pending.ops.push(op);
         }
+        self.shared.unwritten.fetch_add((pending.bytes - bytes_before) as u64, Ordering::Relaxed);
         if let Some(applied) = applied {
             (pending.index, pending.term) = applied;
         }
@@ -167,6 +175,13 @@ impl Backend {
     /// Makes everything handed over so far durable in the file.
     pub fn flush(&self) -> Result<(), Status> {
         self.shared.commit().map_err(Status::unavailable)
+    }
+
+    /// The bytes that the file takes at least once everything handed over is in it. A slow disk makes the file lag,
+    /// and a quota asked of the file alone would be overrun by as much.
+    pub(crate) fn size(&self) -> u64 {
+        let db = &self.shared.db;
+        db.size().max(db.size_in_use() + self.shared.unwritten.load(Ordering::Relaxed))
     }
 
     /// Asks for a commit soon, without waiting for it.
@@ -320,7 +335,7 @@ impl Shared {
     /// Commits what waits. When this returns, what was handed over before is durable, whoever committed it.
     fn commit(&self) -> Result<(), String> {
         let _committing = self.committing.lock();
-        let (ops, index, term) = {
+        let (ops, bytes, index, term) = {
             let mut pending = self.pending.lock();
             if let Some(message) = &pending.failed {
                 return Err(message.clone());
@@ -329,8 +344,8 @@ impl Shared {
             if !mem::take(&mut pending.dirty) {
                 return Ok(());
             }
-            (pending.changes, pending.bytes) = (0, 0);
-            (mem::take(&mut pending.ops), pending.index, pending.term)
+            pending.changes = 0;
+            (mem::take(&mut pending.ops), mem::take(&mut pending.bytes), pending.index, pending.term)
         };
         reach(Point::BackendCommit);
         // Whoever waits for the file must hear of a panic too.
@@ -342,6 +357,7 @@ impl Shared {
         let failed = match written {
             Ok(()) => {
                 reach(Point::BackendCommitted);
+                self.unwritten.fetch_sub(bytes as u64, Ordering::Relaxed);
                 self.pending.lock().durable_index = index;
                 return Ok(());
             }
