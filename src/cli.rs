@@ -147,7 +147,7 @@ pub fn run(arguments: &[String], env: &Environment) -> ExitCode {
         Ok(Command::Help(Some(topic))) => match help::topic(topic) {
             Some(page) => print(&page),
             None => {
-                let hint = match suggest::nearest(topic, help::TOPICS) {
+                let hint = match suggest::nearest(topic, help::TOPICS.iter().copied()) {
                     Some(near) => format!("did you mean `forebay help {near}`?"),
                     None => format!("there is {}", help::TOPICS.join(", ")),
                 };

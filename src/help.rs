@@ -1,36 +1,20 @@
 //! The help pages.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::LazyLock};
 
 use crate::{
     bench::flags as bench_flags,
+    cli::COMMANDS,
     demo as demo_command, doctor as doctor_command,
     flags::{gates, gateway as gateway_flags, server as server_flags, table::Flag, up as up_flags},
     policy as policy_command, utl as utl_command,
 };
 
 /// What `forebay help` can be asked about.
-pub const TOPICS: [&str; 19] = [
-    "up",
-    "server",
-    "gateway",
-    "top",
-    "quota",
-    "tap",
-    "policy",
-    "utl",
-    "bench",
-    "doctor",
-    "demo",
-    "dashboards",
-    "completion",
-    "man",
-    "openapi",
-    "version",
-    "environment",
-    "config-file",
-    "exit-status",
-];
+pub static TOPICS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+    let commands = COMMANDS.into_iter().filter(|command| *command != "help");
+    commands.chain(["environment", "config-file", "exit-status"]).collect()
+});
 
 /// The page of a topic.
 pub fn topic(name: &str) -> Option<String> {
@@ -341,7 +325,7 @@ mod tests {
 
     #[test]
     fn every_topic_has_a_page_without_escape_codes() {
-        for name in TOPICS {
+        for name in TOPICS.iter() {
             let page = topic(name).unwrap_or_else(|| panic!("no page on {name}"));
             assert!(page.ends_with('\n') && !page.contains('\x1b'), "{name}");
         }

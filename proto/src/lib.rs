@@ -61,6 +61,7 @@ pub mod json;
 mod nesting;
 pub mod quotas;
 mod range;
+pub mod rpc;
 
 pub use error::Error;
 pub use nesting::{NestingError, TXN_DEPTH_MAX, decode_raft_request, decode_txn};

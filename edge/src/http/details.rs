@@ -1,41 +1,15 @@
 //! The details of a status as JSON: messages of `google.rpc` that say more than a code and a text.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use prost::Message;
+use forebay_proto::rpc::{QuotaFailure, RetryInfo, Status, Violation};
+use prost::Message as _;
 use prost_types::{Any, Duration};
 use serde_json::{Value, json};
-
-/// `google.rpc.Status`, of which the rest stands in the status itself.
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Any>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct RetryInfo {
-    #[prost(message, optional, tag = "1")]
-    retry_delay: Option<Duration>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct QuotaFailure {
-    #[prost(message, repeated, tag = "1")]
-    violations: Vec<Violation>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Violation {
-    #[prost(string, tag = "1")]
-    subject: String,
-    #[prost(string, tag = "2")]
-    description: String,
-}
 
 /// The JSON field `details` behind a comma, or nothing if there are none.
 pub(super) fn field(encoded: &[u8]) -> String {
     // What is no status says nothing; the code and the text were read from elsewhere.
-    let details = RpcStatus::decode(encoded).unwrap_or_default().details;
+    let details = Status::decode(encoded).unwrap_or_default().details;
     match details.is_empty() {
         true => String::new(),
         false => format!(r#","details":{}"#, details.iter().map(detail).collect::<Value>()),
@@ -66,22 +40,20 @@ fn quota_failure(failure: QuotaFailure) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use forebay_proto::rpc;
 
-    fn any(name: &str, message: &impl Message) -> Any {
-        Any { type_url: format!("type.googleapis.com/google.rpc.{name}"), value: message.encode_to_vec() }
-    }
+    use super::*;
 
     #[test]
     fn details_are_what_protobufs_json_makes_of_them() {
         let retry_delay = Some(Duration { seconds: 1, nanos: 250_000_000 });
         let violations = vec![Violation { subject: "rule:a".into(), description: "rate".into() }];
         let details = vec![
-            any("RetryInfo", &RetryInfo { retry_delay }),
-            any("QuotaFailure", &QuotaFailure { violations }),
-            any("Unheard", &RetryInfo { retry_delay: None }),
+            rpc::detail("RetryInfo", &RetryInfo { retry_delay }),
+            rpc::detail("QuotaFailure", &QuotaFailure { violations }),
+            rpc::detail("Unheard", &RetryInfo { retry_delay: None }),
         ];
-        let field = field(&RpcStatus { details }.encode_to_vec());
+        let field = field(&Status { details, ..Status::default() }.encode_to_vec());
         let parsed: Value = serde_json::from_str(field.strip_prefix(r#","details":"#).unwrap()).unwrap();
         let expected = json!([
             { "@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1.250000000s" },

@@ -8,9 +8,9 @@
 use std::time::Duration;
 
 use forebay_edge::{Response, grpc};
-use forebay_proto::Error;
+use forebay_proto::{Error, rpc};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use prost::Message;
+use prost::Message as _;
 use rand::Rng as _;
 use tonic::{Code, Status};
 
@@ -42,36 +42,6 @@ pub(crate) enum What {
     Invalid(Error),
     /// Never at this size: the sentence says what to do instead.
     TooMuch(String),
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<prost_types::Any>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct RetryInfo {
-    #[prost(message, optional, tag = "1")]
-    retry_delay: Option<prost_types::Duration>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct QuotaFailure {
-    #[prost(message, repeated, tag = "1")]
-    violations: Vec<Violation>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Violation {
-    #[prost(string, tag = "1")]
-    subject: String,
-    #[prost(string, tag = "2")]
-    description: String,
 }
 
 impl Refusal {
@@ -118,21 +88,18 @@ impl Refusal {
         let mut details = Vec::new();
         if let Some(pushback) = pushback {
             let retry_delay = prost_types::Duration::try_from(pushback).ok();
-            details.push(any("RetryInfo", &RetryInfo { retry_delay }));
+            details.push(rpc::detail("RetryInfo", &rpc::RetryInfo { retry_delay }));
         }
         if code == Code::ResourceExhausted {
-            let violation = Violation { subject: format!("rule:{}", self.rule), description: self.reason.to_owned() };
-            details.push(any("QuotaFailure", &QuotaFailure { violations: vec![violation] }));
+            let violation =
+                rpc::Violation { subject: format!("rule:{}", self.rule), description: self.reason.to_owned() };
+            details.push(rpc::detail("QuotaFailure", &rpc::QuotaFailure { violations: vec![violation] }));
         }
         if details.is_empty() {
             return Vec::new();
         }
-        RpcStatus { code: code as i32, message: message.to_owned(), details }.encode_to_vec()
+        rpc::Status { code: code as i32, message: message.to_owned(), details }.encode_to_vec()
     }
-}
-
-fn any(name: &str, message: &impl Message) -> prost_types::Any {
-    prost_types::Any { type_url: format!("type.googleapis.com/google.rpc.{name}"), value: message.encode_to_vec() }
 }
 
 /// Clients that were refused together must not return together.
@@ -157,10 +124,10 @@ mod tests {
         let pushback: u64 = response.headers()[PUSHBACK].to_str().unwrap().parse().unwrap();
         assert!((2000..3000).contains(&pushback), "{pushback}");
         assert_eq!(response.headers()[RULE], "cronjob-lists");
-        let details = RpcStatus::decode(status.details()).unwrap();
+        let details = rpc::Status::decode(status.details()).unwrap();
         let names: Vec<_> = details.details.iter().map(|any| any.type_url.rsplit('.').next().unwrap()).collect();
         assert_eq!((details.code, names), (8, vec!["RetryInfo", "QuotaFailure"]));
-        let retry = RetryInfo::decode(&details.details[0].value[..]).unwrap().retry_delay.unwrap();
+        let retry = rpc::RetryInfo::decode(&details.details[0].value[..]).unwrap().retry_delay.unwrap();
         assert_eq!(retry.seconds as u64 * 1000 + retry.nanos as u64 / 1_000_000, pushback);
     }
 
@@ -169,7 +136,7 @@ mod tests {
         let response = refused(What::Quota("forebay: quota events: 5 of 5 objects under /a/ are used".into()));
         assert!(!response.headers().contains_key(PUSHBACK));
         let status = Status::from_header_map(response.headers()).unwrap();
-        let details = RpcStatus::decode(status.details()).unwrap().details;
+        let details = rpc::Status::decode(status.details()).unwrap().details;
         assert_eq!(details.len(), 1);
         assert!(!status.message().contains("space exceeded"), "NOSPACE is another matter");
     }

@@ -81,6 +81,15 @@ enum Root {
     Inline(Page),
 }
 
+impl Root {
+    fn page(&self, pages: &mut Pages<'_>) -> Result<Page> {
+        match self {
+            Root::Page(id) => pages.get(*id),
+            Root::Inline(page) => Ok(page.clone()),
+        }
+    }
+}
+
 /// A bucket in a [`ReadTxn`].
 #[derive(Debug, Clone)]
 pub struct Bucket<'t> {
@@ -155,10 +164,7 @@ impl<'t> Bucket<'t> {
     /// The last entry: key and value.
     pub fn last(&self) -> Result<Option<(Bytes, Bytes)>> {
         let mut pages = self.pages();
-        let mut page = match &self.root {
-            Root::Page(id) => pages.get(*id)?,
-            Root::Inline(page) => page.clone(),
-        };
+        let mut page = self.root.page(&mut pages)?;
         for _ in 0..DEPTH_LIMIT {
             let Some(last) = page.count().checked_sub(1) else { return Ok(None) };
             match page.kind {
@@ -197,7 +203,7 @@ impl Cursor<'_> {
     /// The next entry, or the first one after [`seek`](Self::seek).
     pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>> {
         if self.leaf.is_none() {
-            let root = self.root_page()?;
+            let root = self.root.page(&mut self.pages)?;
             self.descend(root, None)?;
         }
         while self.leaf.as_ref().is_some_and(|leaf| self.next >= leaf.count()) {
@@ -216,15 +222,8 @@ impl Cursor<'_> {
     /// Places the cursor before the first key that is not below `key`.
     pub fn seek(&mut self, key: &[u8]) -> Result<()> {
         self.path.clear();
-        let root = self.root_page()?;
+        let root = self.root.page(&mut self.pages)?;
         self.descend(root, Some(key))
-    }
-
-    fn root_page(&mut self) -> Result<Page> {
-        match &self.root {
-            Root::Page(id) => self.pages.get(*id),
-            Root::Inline(page) => Ok(page.clone()),
-        }
     }
 
     /// From `page` down to a leaf: to where `key` belongs, or to the first.
@@ -276,10 +275,7 @@ impl Backward<'_> {
     /// The entry before the one that was returned last; first the last of the bucket.
     pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>> {
         if self.leaf.is_none() {
-            let root = match &self.root {
-                Root::Page(id) => self.pages.get(*id)?,
-                Root::Inline(page) => page.clone(),
-            };
+            let root = self.root.page(&mut self.pages)?;
             self.descend(root)?;
         }
         while self.left == 0 {
