@@ -22,6 +22,7 @@ pub mod openapi;
 pub mod policy;
 pub mod roles;
 pub mod signals;
+mod traces;
 pub use forebay_policies::suggest;
 pub mod utl;
 pub mod version;

@@ -34,6 +34,7 @@ use crate::{
     flags::{gateway::GatewayConfig, server_config::ServerConfig, url::Url},
     notify,
     signals::{self, Stop},
+    traces::Traces,
 };
 
 /// How long open requests may take to finish once the process was told to stop.
@@ -63,14 +64,19 @@ pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
         admission: AdmissionConfig { policy: policy(file.as_ref())?, ..AdmissionConfig::default() },
         ..Config::default()
     };
-    let gateway = Gateway::new(&told, Upstream::Local(member.api()), Metrics::new(&registry)?);
+    let traces = Traces::start(config.tracing.as_ref())?;
+    let upstream = Upstream::Local(traces.of("forebay.server", member.api()));
+    let gateway = Gateway::new(&told, upstream, Metrics::new(&registry)?);
     let running = gateway.clone();
     tokio::spawn(async move { running.run(file).await });
     let probes = Arc::new(MemberProbes::new(member.clone(), registry.clone()));
     let ports = serve(
         bound,
         tls,
-        Served { grpc: measured(gateway.api(), &registry)?, admission: Some(gateway.admission().clone()) },
+        Served {
+            grpc: measured(traces.of("forebay.gateway", gateway.api()), &registry)?,
+            admission: Some(gateway.admission().clone()),
+        },
         probes,
         &registry,
         settings::member_http(&config),
@@ -82,6 +88,7 @@ pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
     notify::stopping();
     tokio::join!(gateway.drain(GRACE), ports.close());
     member.stop().await;
+    traces.stop().await;
     ended
 }
 
@@ -98,11 +105,13 @@ pub async fn server(config: ServerConfig) -> anyhow::Result<Ended> {
         let policy = file.load()?;
         tokio::spawn(quotas::hold(member.clone(), file, policy));
     }
+    let traces = Traces::start(config.tracing.as_ref())?;
+    let api = traces.of("forebay.server", member.api());
     let probes = Arc::new(MemberProbes::new(member.clone(), registry.clone()));
     let ports = serve(
         bound,
         tls,
-        Served { grpc: measured(member.api(), &registry)?, admission: None },
+        Served { grpc: measured(api, &registry)?, admission: None },
         probes,
         &registry,
         settings::member_http(&config),
@@ -114,6 +123,7 @@ pub async fn server(config: ServerConfig) -> anyhow::Result<Ended> {
     member.drain();
     ports.close().await;
     member.stop().await;
+    traces.stop().await;
     ended
 }
 
@@ -151,12 +161,15 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
     let probes = GatewayProbes::new(&gateway, registry.clone()).expect("the upstream is a pool");
     let limits = settings::gateway_limits(&config);
     let tls = tls::gateway_clients(&config)?;
-    let served = Served { grpc: measured(gateway.api(), &registry)?, admission: Some(gateway.admission().clone()) };
+    let traces = Traces::start(config.tracing.as_ref())?;
+    let api = traces.of("forebay.gateway", gateway.api());
+    let served = Served { grpc: measured(api, &registry)?, admission: Some(gateway.admission().clone()) };
     let ports = serve(bound, tls, served, Arc::new(probes), &registry, settings::gateway_http(&config), &limits)?;
     ready(&config.listen_client_urls);
     let stop = signals::stop().await?;
     notify::stopping();
     tokio::join!(gateway.drain(GRACE), ports.close());
+    traces.stop().await;
     Ok(Ended::Told(stop))
 }
 

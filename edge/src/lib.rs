@@ -12,6 +12,7 @@ pub mod listener;
 pub mod metrics;
 pub mod range;
 pub mod tls;
+pub mod trace;
 pub mod watch;
 
 use std::sync::Arc;

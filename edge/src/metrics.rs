@@ -155,7 +155,8 @@ impl Service for Measured {
     }
 }
 
-fn status_code(headers: &HeaderMap) -> Option<Code> {
+/// How a call ended, if its headers or trailers tell.
+pub(crate) fn status_code(headers: &HeaderMap) -> Option<Code> {
     headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
 }
 

@@ -24,7 +24,7 @@ mod pool;
 mod probe;
 mod upload;
 
-use forebay_edge::{Api, Response};
+use forebay_edge::{Api, Response, trace};
 
 pub use address::{Address, AddressError};
 pub use connector::{Connector, Io, TcpConnector, TlsConnector};
@@ -43,10 +43,15 @@ pub enum Upstream {
 }
 
 impl Handler for Upstream {
-    async fn handle(&self, call: Call) -> Result<Response, Failure> {
-        match self {
-            Upstream::Remote(pool) => pool.forward(call).await,
-            Upstream::Local(api) => Ok(api.call(call.request).await),
-        }
+    async fn handle(&self, mut call: Call) -> Result<Response, Failure> {
+        let span = trace::outbound("upstream", call.request.headers_mut());
+        let response = match self {
+            Upstream::Remote(pool) => pool.forward(call).await?,
+            Upstream::Local(api) => api.call(call.request).await,
+        };
+        Ok(match span {
+            Some(span) => span.until_end(response),
+            None => response,
+        })
     }
 }

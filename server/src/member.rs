@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use forebay_edge::{Api, grpc, listener::Drain, watch::Watches};
+use forebay_edge::{Api, grpc, listener::Drain, trace, watch::Watches};
 use forebay_keyspace::{Reader, RevisionHash};
 use forebay_proto::{
     Error, KeyRange,
@@ -462,6 +462,7 @@ impl Member {
     /// Waits until this member has applied everything that was committed when this was called.
     pub(crate) async fn linearize(&self, deadline: Deadline) -> Result<(), Status> {
         let start = Instant::now();
+        let _span = trace::part("read index");
         let waited = tokio::time::timeout_at(deadline.at.into(), self.0.raft.read_index()).await;
         if start.elapsed() > SLOW_READ_INDEX {
             self.0.metrics.slow_read_indexes.inc();

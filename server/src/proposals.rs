@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use forebay_edge::trace::{self, Span};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -33,15 +34,15 @@ impl RequestIds {
 ///
 /// A caller that goes away leaves its place behind; it is cleared when the request is applied or
 /// its deadline passes.
-#[derive(Debug)]
 pub struct Waiters<T> {
     waiting: Mutex<HashMap<u64, Waiter<T>, BuildHasherDefault<IdHasher>>>,
 }
 
-#[derive(Debug)]
 struct Waiter<T> {
     reply: oneshot::Sender<T>,
     deadline: Instant,
+    /// Of the way through raft, if the call is traced.
+    span: Option<Span>,
 }
 
 impl<T> Default for Waiters<T> {
@@ -54,7 +55,7 @@ impl<T> Waiters<T> {
     /// Begins to wait for `id`. The receiver fails when `deadline` passes first.
     pub fn register(&self, id: u64, deadline: Instant) -> oneshot::Receiver<T> {
         let (reply, receiver) = oneshot::channel();
-        self.waiting.lock().insert(id, Waiter { reply, deadline });
+        self.waiting.lock().insert(id, Waiter { reply, deadline, span: trace::part("raft") });
         receiver
     }
 
@@ -68,14 +69,24 @@ impl<T> Waiters<T> {
         self.waiting.lock().remove(&id);
     }
 
-    /// Gives the outcomes of a batch to whoever waits for them.
-    pub fn complete(&self, outcomes: impl Iterator<Item = (u64, T)>) {
+    /// Gives the outcomes of a batch, which was committed and began to be applied at `began`, to whoever waits for them.
+    pub fn complete(&self, outcomes: impl Iterator<Item = (u64, T)>, began: Instant) {
         let mut waiting = self.waiting.lock();
         for (id, outcome) in outcomes {
             if let Some(waiter) = waiting.remove(&id) {
+                if let Some(raft) = waiter.span {
+                    raft.since("apply", began);
+                }
                 // A caller that went away is not an error: its request was carried out.
                 let _ = waiter.reply.send(outcome);
             }
+        }
+    }
+
+    /// Gives the outcome to whoever waits for something that was not applied.
+    pub fn refuse(&self, id: u64, outcome: T) {
+        if let Some(waiter) = self.waiting.lock().remove(&id) {
+            let _ = waiter.reply.send(outcome);
         }
     }
 
@@ -128,7 +139,7 @@ mod tests {
         let now = Instant::now();
         let mut one = waiters.register(1, now + Duration::from_secs(5));
         let mut two = waiters.register(2, now + Duration::from_secs(1));
-        waiters.complete([(1, "one"), (3, "nobody")].into_iter());
+        waiters.complete([(1, "one"), (3, "nobody")].into_iter(), now);
         assert_eq!(one.try_recv(), Ok("one"));
         waiters.expire(now);
         assert_eq!(two.try_recv(), Err(oneshot::error::TryRecvError::Empty));

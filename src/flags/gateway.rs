@@ -16,6 +16,7 @@ use super::{
     go::{self, Duration},
     layered::{self, Layered, Sources},
     table::{Flag, Slot},
+    tracing::{TracingFlags, TracingSettings},
     url::{Address, Url},
 };
 use crate::{
@@ -67,6 +68,8 @@ pub struct GatewayConfig {
     /// From how long on the log tells of a request.
     pub slow_request: time::Duration,
     pub log: LogConfig,
+    /// Absent if calls are not traced.
+    pub tracing: Option<TracingFlags>,
 }
 
 /// What may be said about the gateway.
@@ -109,6 +112,7 @@ pub struct Settings {
     log_level: String,
     log_format: String,
     log_outputs: BTreeSet<String>,
+    tracing: TracingSettings,
 }
 
 impl Default for Settings {
@@ -152,6 +156,7 @@ impl Default for Settings {
             log_level: "info".to_owned(),
             log_format: "json".to_owned(),
             log_outputs: BTreeSet::from(["default".to_owned()]),
+            tracing: TracingSettings::of("forebay"),
         }
     }
 }
@@ -161,6 +166,7 @@ const CLIENTS: &str = "Clients";
 const MIRROR: &str = "Mirror";
 const ADMISSION: &str = "Admission";
 const LOGGING: &str = "Logging";
+const TRACING: &str = "Tracing";
 const SELF: &str = "Configuration";
 
 /// etcd drops connections that ping every 5 s; the second more is for a jittery clock.
@@ -184,7 +190,7 @@ const SOURCES: Sources<'static> = Sources {
 /// The table of `forebay gateway`.
 #[rustfmt::skip] // one row per flag reads as the table it is
 pub fn flags() -> Vec<Flag<Settings>> {
-    use Slot::{Bool, Choice, List, Origins, Set, Text, Uint, Uint32, Urls};
+    use Slot::{Bool, Choice, Int, List, Origins, Set, Text, Uint, Uint32, Urls};
     let flag = Flag::<Settings>::new;
     let mut flags = vec![
         flag(UPSTREAM, "endpoints", List(|s| &mut s.endpoints), "The etcd to stand in front of, with commas: 10.0.0.1:2379,http://10.0.0.2:2379."),
@@ -219,6 +225,11 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag(LOGGING, "log-level", Text(|s| &mut s.log_level), "debug, info, warn, error, panic or fatal."),
         flag(LOGGING, "log-format", Text(|s| &mut s.log_format), "json or console."),
         flag(LOGGING, "log-outputs", Set(|s| &mut s.log_outputs), "stderr, stdout or files, with commas; default is stderr."),
+        flag(TRACING, "enable-distributed-tracing", Bool(|s| &mut s.tracing.enabled), "Send spans of calls to an OpenTelemetry collector."),
+        flag(TRACING, "distributed-tracing-address", Text(|s| &mut s.tracing.address), "The collector's host and port, for OTLP over gRPC."),
+        flag(TRACING, "distributed-tracing-service-name", Text(|s| &mut s.tracing.service_name), "The name under which spans are sent."),
+        flag(TRACING, "distributed-tracing-instance-id", Text(|s| &mut s.tracing.instance_id), "Which one of that name this is."),
+        flag(TRACING, "distributed-tracing-sampling-rate", Int(|s| &mut s.tracing.sampling_rate), "How many of a million calls begin a trace. Those that come within one are part of it if it is sampled."),
         flag(SELF, "config-file", Text(|s| &mut s.config_file), "YAML or JSON file with these flags as keys.").not_in_file(),
         flag(SELF, "from-kubeadm", Text(|s| &mut s.from_kubeadm), "Take what is not said from a control plane that kubeadm set up: /etc/kubernetes."),
         flag(SELF, "print-config", Bool(|s| &mut s.print_config), "Print every setting and where it came from, and exit.").not_in_file(),
@@ -347,8 +358,12 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
                 .hint("--log-format takes json or console"),
         );
     }
-    let (true, Some(level), Some(format), Some(max_request_bytes), Ok(mirror), Ok(memory_limit)) =
-        (problems.is_empty(), level, format, max_request_bytes, mirror, memory_limit)
+    let tracing = s.tracing.validate();
+    if let Err(problem) = &tracing {
+        problems.push(problem.clone());
+    }
+    let (true, Some(level), Some(format), Some(max_request_bytes), Ok(mirror), Ok(memory_limit), Ok(tracing)) =
+        (problems.is_empty(), level, format, max_request_bytes, mirror, memory_limit, tracing)
     else {
         return Err(problems);
     };
@@ -383,6 +398,7 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
             outputs: s.log_outputs.iter().map(|output| LogOutput::parse(output)).collect(),
             rotation: None,
         },
+        tracing,
     })
 }
 

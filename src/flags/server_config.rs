@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 pub use super::{
     gates::{FeatureGates, Gate},
+    tracing::TracingFlags,
     url::Url,
 };
 use crate::{discovery::Discovery, logging::LogConfig};
@@ -112,6 +113,8 @@ pub struct ServerConfig {
     /// Keep the process's memory from being swapped out.
     pub memory_mlock: bool,
     pub log: LogConfig,
+    /// Absent if calls are not traced.
+    pub tracing: Option<TracingFlags>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,4 +7,5 @@ mod pki;
 mod role;
 mod sockets;
 mod tls;
+mod traces;
 mod upstreams;

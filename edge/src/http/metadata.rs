@@ -60,6 +60,9 @@ const RESERVED: [&str; 16] = [
     "grpc-timeout",
 ];
 
+/// What W3C Trace Context says of a call; etcd's gateway passes it on only as `Grpc-Metadata-Traceparent`.
+const TRACE_CONTEXT: [&str; 2] = ["traceparent", "tracestate"];
+
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
@@ -85,6 +88,8 @@ impl Metadata {
             }
             if let Some(own) = name_text.strip_prefix("grpc-metadata-") {
                 take_own(own, value, &mut headers)?;
+            } else if TRACE_CONTEXT.contains(&name_text) {
+                headers.append(name.clone(), value.clone());
             } else if PERMANENT.contains(&name_text) && is_printable(value) {
                 let prefixed = HeaderName::try_from(format!("grpcgateway-{name_text}"));
                 headers.append(prefixed.expect("a field name with a prefix is one"), value.clone());

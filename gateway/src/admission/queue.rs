@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use forebay_edge::{Body, BoxError, Response};
+use forebay_edge::{Body, BoxError, Response, trace};
 use forebay_policies::{Entry, Kind, Rejected, Rpc, adaptive::Outcome};
 use forebay_proto::Error;
 use http_body::{Frame, SizeHint};
@@ -77,7 +77,10 @@ impl<S: Handler> Handler for Queue<S> {
             Kind::Read | Kind::Stream => &admitted.policy.reads,
             Kind::Write | Kind::Control => &admitted.policy.writes,
         };
-        let seat = match seats.take(entry).await {
+        let span = trace::part("wait for a seat");
+        let taken = seats.take(entry).await;
+        drop(span);
+        let seat = match taken {
             Ok(seat) => seat,
             Err(rejected) => return Ok(self.refused(&admitted, reason(rejected))),
         };

@@ -8,7 +8,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use forebay_edge::{Body, Response, grpc, grpc::Messages, range};
+use forebay_edge::{Body, Response, grpc, grpc::Messages, range, trace};
 use forebay_keyspace::{
     check,
     eval::{RangeResult, ResultChunks},
@@ -160,6 +160,7 @@ async fn become_fresh(
     serializable: bool,
     want: &Want,
 ) -> Result<(), Refused> {
+    let _span = trace::part("freshness round");
     let vouched = state.vouch(identity, serializable, want).await;
     if !state.is_serving(serving) {
         return Err(Refused::Pass(Served::Absent));

@@ -1,7 +1,7 @@
 //! Between the raft thread and the state machine: decodes entries, and tells everybody what they
 //! did, in the order that keeps promises.
 
-use std::{io::Read, sync::Arc};
+use std::{io::Read, sync::Arc, time::Instant};
 
 use forebay_keyspace::watch::Hub;
 use forebay_proto::{
@@ -60,7 +60,7 @@ pub struct Replica {
 impl Replica {
     /// Tells everybody: readers first, then the file, watchers, and those who wait. Whoever is
     /// answered finds what it was told about.
-    fn finish(&mut self, entry: &Entry, outcomes: Vec<(u64, Applied)>) {
+    fn finish(&mut self, entry: &Entry, outcomes: Vec<(u64, Applied)>, began: Instant) {
         reach(Point::ApplyPublish);
         let batch = self.machine.publish(&self.backend, entry.index(), entry.term());
         reach(Point::ApplyPublished);
@@ -69,7 +69,7 @@ impl Replica {
         }
         reach(Point::ApplyWatched);
         self.quotas.done(outcomes.iter().map(|(id, _)| *id));
-        self.waiters.complete(outcomes.into_iter());
+        self.waiters.complete(outcomes.into_iter(), began);
         reach(Point::ApplyAnswered);
     }
 }
@@ -82,7 +82,8 @@ impl StateMachine for Replica {
     fn apply(&mut self, entries: &[Entry]) -> Result<(), BoxError> {
         let Some(last) = entries.last() else { return Ok(()) };
         // The end of one entry is the beginning of the next.
-        let mut now = self.clock.now();
+        let began = self.clock.now();
+        let mut now = began;
         let mut outcomes = Vec::with_capacity(entries.len());
         for entry in entries {
             let Some(data) = entry.data.as_ref().filter(|data| !data.is_empty()) else { continue };
@@ -108,7 +109,7 @@ impl StateMachine for Replica {
             }
             outcomes.push((id, outcome));
         }
-        self.finish(last, outcomes);
+        self.finish(last, outcomes, began);
         Ok(())
     }
 
@@ -124,6 +125,7 @@ impl StateMachine for Replica {
         conf_state: &ConfState,
     ) -> Result<(), BoxError> {
         reach(Point::ApplyMembership);
+        let began = self.clock.now();
         let decided = membership::decide(self.machine.membership(), change, self.max_learners);
         let outcome = match decided {
             Ok(Change::Nothing) => Ok(Outcome::Done),
@@ -135,7 +137,7 @@ impl StateMachine for Replica {
             Err(error) => Err(error),
         };
         self.machine.set_conf_state(conf_state);
-        self.finish(entry, vec![(change.id(), outcome)]);
+        self.finish(entry, vec![(change.id(), outcome)], began);
         Ok(())
     }
 
@@ -145,7 +147,7 @@ impl StateMachine for Replica {
             Dropped::Stopped => Error::Stopped,
         };
         self.quotas.done(std::iter::once(proposal));
-        self.waiters.complete(std::iter::once((proposal, Err(error))));
+        self.waiters.refuse(proposal, Err(error));
     }
 
     fn leader_changed(&mut self, leadership: Leadership) {

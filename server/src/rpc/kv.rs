@@ -3,7 +3,7 @@
 use std::{fmt::Display, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use forebay_edge::{Request, Response, grpc, range};
+use forebay_edge::{Request, Response, grpc, range, trace};
 use forebay_keyspace::{
     check::{self, RangeStreamError},
     eval::{self, RangeChunks, RangeResult},
@@ -33,6 +33,7 @@ pub(super) async fn range(member: Member, request: Request) -> Result<Response, 
     let caller = member.caller(&parts, deadline).await?;
     member.auth().judge(&caller, |rights| rights.range(&range))?;
     let range = Arc::new(range);
+    let span = trace::part("range");
     let is_quick = range::is_quick(&range, |counting| Some(evaluate(&member, counting).ok()?.count));
     let result = if is_quick {
         measure(&member, &range)?
@@ -40,6 +41,7 @@ pub(super) async fn range(member: Member, request: Request) -> Result<Response, 
         let range = range.clone();
         member.blocking(move |member| Ok(measure(member, &range)?)).await?
     };
+    drop(span);
     member.auth().confirm(&caller)?;
     let response = format_args!("range_response_count:{}", result.kvs.len());
     read.end("read-only range ", &describe::Range(&range), &response);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::flags::{gates::GivenGates, go::Duration, url::Url};
+use crate::flags::{gates::GivenGates, go::Duration, tracing::TracingSettings, url::Url};
 
 /// etcd's flags with their values, not validated.
 #[derive(Clone, Debug)]
@@ -87,6 +87,7 @@ pub struct Settings {
     pub bcrypt_cost: u64,
 
     pub metrics: String,
+    pub tracing: TracingSettings,
     pub logger: String,
     pub log_level: String,
     pub log_format: String,
@@ -208,6 +209,7 @@ impl Default for Settings {
             bcrypt_cost: 10,
 
             metrics: "basic".to_owned(),
+            tracing: TracingSettings::of("etcd"),
             logger: "zap".to_owned(),
             log_level: "info".to_owned(),
             log_format: "json".to_owned(),

@@ -14,7 +14,6 @@ const UNSAFE: &str = "Unsafe (may break what consensus guarantees)";
 pub const UNUSED: &str = "Accepted, without meaning here";
 
 const NO_DISCOVERY: &str = "the discovery service is not built in";
-const NO_TRACING: &str = "spans are not exported";
 const OF_OLD: &str = "etcd dropped it long ago and still accepts it";
 
 /// The table of `forebay server`, sorted as the help page prints it.
@@ -123,6 +122,11 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag(MONITORING, "logger", Text(|s| &mut s.logger), "zap, the only shape of log lines there is."),
         flag(MONITORING, "enable-log-rotation", Bool(|s| &mut s.enable_log_rotation), "Put the log file aside when it is full."),
         flag(MONITORING, "log-rotation-config-json", Text(|s| &mut s.log_rotation_config_json), "When it is, and what is kept: maxsize in MiB, maxage in days, maxbackups, compress."),
+        flag(MONITORING, "enable-distributed-tracing", Bool(|s| &mut s.tracing.enabled), "Send spans of calls to an OpenTelemetry collector."),
+        flag(MONITORING, "distributed-tracing-address", Text(|s| &mut s.tracing.address), "The collector's host and port, for OTLP over gRPC."),
+        flag(MONITORING, "distributed-tracing-service-name", Text(|s| &mut s.tracing.service_name), "The name under which spans are sent."),
+        flag(MONITORING, "distributed-tracing-instance-id", Text(|s| &mut s.tracing.instance_id), "Which one of that name this is."),
+        flag(MONITORING, "distributed-tracing-sampling-rate", Int(|s| &mut s.tracing.sampling_rate), "How many of a million calls begin a trace. Those that come within one are part of it if it is sampled."),
 
         flag(UNSAFE, "force-new-cluster", Bool(|s| &mut s.force_new_cluster), "Make a cluster of this member alone out of its data."),
         flag(UNSAFE, "unsafe-no-fsync", Bool(|s| &mut s.unsafe_no_fsync), "Acknowledge writes that are not on disk yet. A crash loses them."),
@@ -130,11 +134,6 @@ pub fn flags() -> Vec<Flag<Settings>> {
         unused("backend-bbolt-freelist-type", Kind::Text, "the database engine keeps its free pages in a form of its own"),
         unused("enable-pprof", Kind::Bool, "there is no Go runtime to profile"),
         unused("v2-deprecation", Kind::Choices(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "etcd enforces the default whatever is given"),
-        unused("enable-distributed-tracing", Kind::Bool, NO_TRACING),
-        unused("distributed-tracing-address", Kind::Text, NO_TRACING),
-        unused("distributed-tracing-service-name", Kind::Text, NO_TRACING),
-        unused("distributed-tracing-instance-id", Kind::Text, NO_TRACING),
-        unused("distributed-tracing-sampling-rate", Kind::Int, NO_TRACING),
         unused("discovery-dial-timeout", Kind::Duration, NO_DISCOVERY).at("discovery-config.client.dial-timeout"),
         unused("discovery-request-timeout", Kind::Duration, NO_DISCOVERY).at("discovery-config.client.request-timeout"),
         unused("discovery-keepalive-time", Kind::Duration, NO_DISCOVERY).at("discovery-config.client.keepalive-time"),

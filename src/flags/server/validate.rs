@@ -87,6 +87,10 @@ pub fn validate(mut said: Said) -> Verdict {
     rules::certificates(&said, &mut found);
     rules::authorities(&said, &mut found);
     let initial_cluster = rules::initial_cluster(&said, &mut found);
+    let tracing = said.settings.tracing.validate().unwrap_or_else(|problem| {
+        found.problems.push(problem);
+        None
+    });
     remarks::remarks(&said, &mut found);
     if !found.problems.is_empty() {
         return Err((found.kind, found.problems));
@@ -170,6 +174,7 @@ pub fn validate(mut said: Said) -> Verdict {
         feature_gates: s.feature_gates.resolve(),
         memory_mlock: s.memory_mlock,
         log,
+        tracing,
     };
     Ok((config, found.notices))
 }
