@@ -39,6 +39,7 @@ async fn load(bench: &Bench, args: &[String]) -> anyhow::Result<ExitCode> {
         tls: Some(tls.clone()),
         user: bench.user.clone(),
         dial_timeout: bench.settings.dial_timeout.to_std(),
+        source: None,
     };
     let targets: Vec<Target> = bench.targets.iter().map(target).collect();
     if let Some(share) = bench.share {
@@ -53,6 +54,13 @@ async fn load(bench: &Bench, args: &[String]) -> anyhow::Result<ExitCode> {
     });
     let fleet = fleet.transpose()?;
     let mut view = View::new(bench.settings.quiet);
+    if let Some(recording) = &bench.plan.shape.recording {
+        let (clients, sent) = (recording.clients, recording.times().count());
+        view.say(&format!(
+            "{sent} requests of {clients} clients; {} calls are left out, {} were not recorded",
+            recording.left_out, recording.missed
+        ));
+    }
     let checked = bench.settings.check.then(|| Setup { seed: bench.plan.seed, ..Setup::default() });
     let report =
         bench::compare(&bench.plan, &targets, bench.rounds, fleet.as_ref(), checked.as_ref(), &mut view).await?;

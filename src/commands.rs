@@ -120,6 +120,8 @@ pub fn all() -> Vec<Command> {
                 "stm",
                 "k8s",
                 "storm",
+                "abuse",
+                "replay",
             ],
             described(&bench::flags::flags()),
         ),

@@ -34,6 +34,7 @@ mod seats;
 mod settle;
 mod shares;
 mod tally;
+mod tapped;
 mod token;
 mod watches;
 
@@ -305,21 +306,7 @@ impl Shared {
         if self.tap.receiver_count() == 0 {
             return;
         }
-        let policy = &admitted.policy.policy;
-        let micros = |duration: Duration| duration.as_micros() as u64;
-        let event = serde_json::json!({
-            "client": admitted.client.name(&policy.identity).to_string(),
-            "rpc": admitted.rpc.name(),
-            "key": admitted.key().escape_ascii().to_string(),
-            "rule": policy.rule(admitted.class.rule).name,
-            "level": policy.level(admitted.class.level).name,
-            "bytes": did.bytes,
-            "objects": did.objects,
-            "tookMicros": micros(lasted),
-            "rateWaitMicros": micros(admitted.waits.rate),
-            "seatWaitMicros": micros(admitted.waits.seat_waited()),
-            "code": format!("{code:?}"),
-        });
+        let event = tapped::event(admitted, did, lasted, code);
         // Nobody listens any more: then nobody misses it.
         let _ = self.tap.send(Arc::new(event));
     }

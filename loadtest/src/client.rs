@@ -49,12 +49,15 @@ pub struct Target {
     pub user: Option<(String, String)>,
     /// How long a connection may take to open.
     pub dial_timeout: Duration,
+    /// An address of this machine to come from: a server takes what comes from another one for another client's.
+    pub source: Option<Ipv4Addr>,
 }
 
 impl Target {
     /// One that listens at an address of this machine, without TLS.
     pub fn at(address: SocketAddr) -> Target {
-        Target { endpoints: vec![address.to_string()], tls: None, user: None, dial_timeout: Duration::from_secs(5) }
+        let (endpoints, dial_timeout) = (vec![address.to_string()], Duration::from_secs(5));
+        Target { endpoints, tls: None, user: None, dial_timeout, source: None }
     }
 
     /// As it was named.
@@ -80,12 +83,15 @@ impl Target {
         Ok(connections)
     }
 
+    /// Opens a connection that says nothing.
+    pub async fn dial(&self) -> anyhow::Result<TcpStream> {
+        let (_, address) = located(self.endpoints.first().context("a target has an endpoint")?)?;
+        Ok(dial(address, self.source).await?)
+    }
+
     async fn open(&self, endpoint: &str) -> anyhow::Result<Channel> {
-        let url = if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
-        let url: Uri = url.parse().context("this is no address")?;
+        let (url, address) = located(endpoint)?;
         let authority = url.authority().context("an address has a host and a port")?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let address = (host.clone(), authority.port_u16().unwrap_or(2379));
         let tls = match (url.scheme_str(), &self.tls) {
             (Some("https"), Some(tls)) => Some(tls.clone()),
             (Some("https"), None) => bail!("no certificate is trusted"),
@@ -96,12 +102,12 @@ impl Target {
             .connect_timeout(self.dial_timeout)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(8 << 20);
+        let source = self.source;
         let connector = tower::service_fn(move |_: Uri| {
             let (address, tls) = (address.clone(), tls.clone());
             async move {
                 let host = address.0.clone();
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
+                let stream = dial(address, source).await?;
                 io::Result::Ok(TokioIo::new(match tls {
                     None => Stream::new(stream),
                     Some(tls) => tls(stream, host).await?,
@@ -112,24 +118,28 @@ impl Target {
     }
 }
 
-/// Opens separate connections from an address of this machine, without TLS: a server takes what comes from another one
-/// for another client's.
-pub async fn connect_from(source: Ipv4Addr, address: SocketAddr, count: usize) -> anyhow::Result<Vec<Channel>> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-    let mut channels = Vec::with_capacity(count);
-    for _ in 0..count {
-        let connector = move |_: Uri| async move { tcp_from(source, address).await.map(TokioIo::new) };
-        let connected = endpoint.connect_with_connector(tower::service_fn(connector)).await;
-        channels.push(connected.with_context(|| format!("cannot connect to {address}"))?);
-    }
-    Ok(channels)
+/// What an endpoint names.
+fn located(endpoint: &str) -> anyhow::Result<(Uri, (String, u16))> {
+    let url = if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
+    let url: Uri = url.parse().context("this is no address")?;
+    let authority = url.authority().context("an address has a host and a port")?;
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = authority.port_u16().unwrap_or(2379);
+    Ok((url, (host, port)))
 }
 
-/// A TCP connection from an address of this machine.
-pub async fn tcp_from(source: Ipv4Addr, address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::from((source, 0)))?;
-    let stream = socket.connect(address).await?;
+/// A TCP connection, from an address of this machine if one is named and can reach that host.
+async fn dial((host, port): (String, u16), source: Option<Ipv4Addr>) -> io::Result<TcpStream> {
+    let here =
+        tokio::net::lookup_host((host.as_str(), port)).await?.find(|found| found.is_ipv4() && found.ip().is_loopback());
+    let stream = match (source, here) {
+        (Some(source), Some(address)) => {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind(SocketAddr::from((source, 0)))?;
+            socket.connect(address).await?
+        }
+        _ => TcpStream::connect((host.as_str(), port)).await?,
+    };
     stream.set_nodelay(true)?;
     Ok(stream)
 }

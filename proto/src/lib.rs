@@ -64,7 +64,7 @@ mod range;
 pub mod rpc;
 
 pub use error::Error;
-pub use nesting::{NestingError, TXN_DEPTH_MAX, decode_raft_request, decode_txn};
+pub use nesting::{NestingError, TXN_DEPTH_MAX, decode_raft_request, decode_txn, each_part};
 pub use range::KeyRange;
 
 /// The encoded `FileDescriptorSet` of all files, for server reflection.

@@ -10,7 +10,7 @@ use prost::{
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
 
-use crate::etcdserverpb::{InternalRaftRequest, RequestOp, TxnRequest, request_op::Request};
+use crate::etcdserverpb::{Compare, InternalRaftRequest, RequestOp, TxnRequest, request_op::Request};
 
 /// Txns inside each other that are decoded. Everything that handles a txn recurses once per level, so this bounds the
 /// stack. etcd has no such bound, but no member takes more who was not told so with `--max-txn-ops`.
@@ -39,6 +39,17 @@ pub fn decode_txn(bytes: Bytes) -> Result<TxnRequest, NestingError> {
         depth if depth <= TXN_DEPTH_MAX => Ok(txn(bytes)?),
         depth => Err(NestingError::TooDeep(depth)),
     })
+}
+
+/// Visits every operation and every compare of a txn, in both branches and however deep.
+pub fn each_part(txn: &mut TxnRequest, op: &mut impl FnMut(&mut Request), compare: &mut impl FnMut(&mut Compare)) {
+    txn.compare.iter_mut().for_each(&mut *compare);
+    for request in txn.success.iter_mut().chain(&mut txn.failure).filter_map(|op| op.request.as_mut()) {
+        match request {
+            Request::RequestTxn(txn) => each_part(txn, op, compare),
+            request => op(request),
+        }
+    }
 }
 
 /// Decodes the content of a raft entry.

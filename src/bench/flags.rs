@@ -1,14 +1,19 @@
 //! What `forebay bench` may be told. etcd's benchmark has many of these flags, by the same names.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs::File, io::BufReader, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use forebay_loadtest::bench::{
-    assertion::Assertion,
-    fleet::Share,
-    run::Plan,
-    scenario::{SCENARIOS, Scenario, Shape, prefix_end},
-    schedule::Rate,
+use forebay_loadtest::{
+    abuse::Abuse,
+    bench::{
+        assertion::Assertion,
+        fleet::Share,
+        misuse::Misuse,
+        replay::Recording,
+        run::Plan,
+        scenario::{SCENARIOS, Scenario, Shape, prefix_end},
+        schedule::Rate,
+    },
 };
 
 use crate::{
@@ -69,6 +74,8 @@ pub struct Settings {
     write_percent: u64,
     objects: u64,
     bystander_rate: u64,
+    all: bool,
+    speed: String,
     share: String,
 }
 
@@ -123,6 +130,8 @@ impl Default for Settings {
             write_percent: 50,
             objects: 10_000,
             bystander_rate: 200,
+            all: false,
+            speed: "1".to_owned(),
             share: String::new(),
         }
     }
@@ -135,7 +144,8 @@ const KEYS: &str = "Keys and values";
 const RANGE: &str = "range, range-stream, txn-mixed, storm";
 const TXN: &str = "txn-put, txn-mixed, stm";
 const WATCH: &str = "watch, watch-latency";
-const STORM: &str = "storm";
+const STORM: &str = "storm, abuse";
+const REPLAY: &str = "replay";
 
 /// The flags.
 #[rustfmt::skip]
@@ -192,8 +202,10 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag(WATCH, "prevkv", Bool(|s| &mut s.prev_kv), "Watchers want previous values."),
         flag(WATCH, "put-rate", Text(|s| &mut s.rate), "As --rate."),
         flag(WATCH, "put-total", Uint(|s| &mut s.total), "As --total."),
-        flag(STORM, "objects", Uint(|s| &mut s.objects), "Keys that are listed, all of them each time."),
-        flag(STORM, "bystander-rate", Uint(|s| &mut s.bystander_rate), "Puts a second of somebody whom the storm should not disturb."),
+        flag(STORM, "objects", Uint(|s| &mut s.objects), "Keys that are listed, all of them each time; abuse does more of everything where there are more."),
+        flag(STORM, "bystander-rate", Uint(|s| &mut s.bystander_rate), "Puts a second of somebody whom it should not disturb."),
+        flag(STORM, "all", Bool(|s| &mut s.all), "Every kind of abuse, one after the other; so it is if none is named."),
+        flag(REPLAY, "speed", Text(|s| &mut s.speed), "How many times as fast as it was recorded."),
         flag("", "sample", Unused(Kind::Bool, SECONDS), ""),
         flag("", "precise", Unused(Kind::Bool, DIGITS), ""),
         flag("", "report-perfdash", Unused(Kind::Bool, JSON), ""),
@@ -293,6 +305,8 @@ impl Settings {
                 wrong(Problem::new(format!("--{flag}={size} is more than 64 MiB")));
             }
         }
+        let misuse = self.misuse(scenario, words).map_err(&mut wrong).unwrap_or_default();
+        let recording = self.recording(scenario, words).map_err(&mut wrong).unwrap_or_default();
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -301,16 +315,24 @@ impl Settings {
             Some((name, password)) => Some((name.to_owned(), password.to_owned())),
             None => Some((self.user.clone(), self.password.clone())),
         };
+        let is_replay = scenario == Scenario::Replay;
+        let recorded = recording.iter().flat_map(|recording| recording.times()).max().unwrap_or_default();
         let is_closed = self.closed_loop || rate.as_ref().is_none_or(Rate::is_zero);
         let plan = Plan {
             scenario,
-            shape: Arc::new(self.shape(scenario, range, ratio.unwrap_or(1.0))),
+            shape: Arc::new(Shape { recording, ..self.shape(scenario, range, ratio.unwrap_or(1.0)) }),
             connections: usize::try_from(self.conns).expect("checked above"),
             clients: usize::try_from(self.clients).expect("checked above"),
             rate: rate.filter(|_| !is_closed),
-            // A number of requests is all of them, and time is no limit then.
-            warm_up: if self.total > 0 { Duration::ZERO } else { self.warm_up.to_std() },
-            duration: if self.total > 0 { FOREVER } else { self.duration.to_std() },
+            // A number of requests is all of them, and time is no limit then. So it is with what was recorded.
+            warm_up: if self.total > 0 || is_replay { Duration::ZERO } else { self.warm_up.to_std() },
+            duration: match misuse.entries.len() {
+                0 if self.total > 0 => FOREVER,
+                0 if is_replay => recorded,
+                // Each entry has the whole of it.
+                entries => self.duration.to_std() * u32::try_from(entries.max(1)).expect("there are few"),
+            },
+            misuse,
             total: if self.total > 0 { self.total } else { u64::MAX },
             timeout: self.timeout.to_std(),
             seed: self.seed,
@@ -352,7 +374,52 @@ impl Settings {
             write_percent: u32::try_from(self.write_percent.min(100)).expect("a percentage"),
             objects: self.objects,
             bystander_rate: self.bystander_rate as f64,
+            recording: None,
         }
+    }
+
+    /// The entries of the catalogue that the words name.
+    fn misuse(&self, scenario: Scenario, words: &[String]) -> Result<Misuse, Problem> {
+        if scenario != Scenario::Abuse {
+            return Ok(Misuse::default());
+        }
+        if self.total > 0 {
+            return Err(Problem::new("--total says nothing of abuse").hint("--duration is how long each kind goes on"));
+        }
+        let named = |word: &String| {
+            Abuse::named(word).ok_or_else(|| {
+                let names = Abuse::ALL.map(Abuse::name);
+                let near = suggest::nearest(word, names);
+                let hint =
+                    near.map_or_else(|| format!("there is {}", names.join(", ")), |n| format!("did you mean {n}?"));
+                Problem::new(format!("there is no abuse {}", go::quote(word))).hint(hint)
+            })
+        };
+        let mut entries = words[1..].iter().map(named).collect::<Result<Vec<_>, _>>()?;
+        if self.all || entries.is_empty() {
+            entries = Abuse::ALL.to_vec();
+        }
+        Ok(Misuse { entries, size: self.objects as f64 / OBJECTS_OF_ABUSE })
+    }
+
+    /// The recording that the words name.
+    fn recording(&self, scenario: Scenario, words: &[String]) -> Result<Option<Arc<Recording>>, Problem> {
+        if scenario != Scenario::Replay {
+            return Ok(None);
+        }
+        let [_, path] = words else {
+            return Err(Problem::new("replay needs a recording")
+                .hint("write replay FILE, with a file that `forebay tap -o json > FILE` wrote"));
+        };
+        if self.closed_loop {
+            return Err(Problem::new("a replay has the pace of its recording").hint("--speed 10 is ten times as fast"));
+        }
+        let speed = self.speed.parse::<f64>().ok().filter(|speed| speed.is_finite() && *speed > 0.0);
+        let speed = speed.ok_or_else(|| Problem::new(format!("--speed={} is no speed", self.speed)))?;
+        let file = File::open(path).map_err(|error| Problem::new(format!("cannot read {path}: {error}")))?;
+        let recording = Recording::read(BufReader::new(file))
+            .map_err(|error| Problem::new(format!("{path}: {error:#}")).hint("`forebay tap -o json` writes them"))?;
+        Ok(Some(Arc::new(recording.at_speed(speed))))
     }
 
     /// The range that the words name, as etcd's benchmark takes it: a key, and an end.
@@ -360,6 +427,7 @@ impl Settings {
         let takes_range = matches!(scenario, Scenario::Range | Scenario::RangeStream);
         match words.get(1..).unwrap_or_default() {
             [] => Ok(None),
+            _ if matches!(scenario, Scenario::Abuse | Scenario::Replay) => Ok(None),
             [key] if takes_range && self.prefix => Ok(Some((key.clone().into(), prefix_end(key)))),
             [key] if takes_range => Ok(Some((key.clone().into(), Bytes::new()))),
             [key, end] if takes_range => Ok(Some((key.clone().into(), end.clone().into()))),
@@ -367,6 +435,9 @@ impl Settings {
         }
     }
 }
+
+/// Objects that are listed where abuse has its full size.
+const OBJECTS_OF_ABUSE: f64 = 20_000.0;
 
 /// Longer than anybody waits.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -430,6 +501,30 @@ mod tests {
         assert_eq!(range("range a z"), pair("a", "z"));
         assert_eq!(range("range --prefix a/ "), pair("a/", "a0"));
         assert_eq!(range("range"), None);
+    }
+
+    #[test]
+    fn kinds_of_abuse_are_named_by_words_and_each_has_its_time() {
+        let some = bench("abuse list-all key-spray --duration 5s --objects 5000")
+            .unwrap_or_else(|problems| panic!("{problems:?}"));
+        assert_eq!(some.plan.misuse, Misuse { entries: vec![Abuse::ListAll, Abuse::KeySpray], size: 0.25 });
+        assert_eq!(some.plan.duration, Duration::from_secs(10));
+        let all = bench("abuse --all").unwrap_or_else(|problems| panic!("{problems:?}"));
+        assert_eq!(all.plan.misuse.entries, Abuse::ALL);
+        let problems = bench("abuse list-al").err().expect("there is none");
+        assert_eq!(problems[0].hint.as_deref(), Some("did you mean list-all?"));
+        assert!(bench("abuse --total 5").is_err());
+    }
+
+    #[test]
+    fn a_replay_takes_the_time_of_its_recording() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let line = |at: u32| format!(r#"{{"atMicros": {at}, "rpc": "Range", "request": {{"key": "YQ=="}}}}"#);
+        std::fs::write(file.path(), format!("{}\n{}\n", line(1_000_000), line(9_000_000))).expect("it is written");
+        let replay = |flags: &str| bench(&format!("replay {} {flags}", file.path().display()));
+        let plan = replay("--speed 2").unwrap_or_else(|problems| panic!("{problems:?}")).plan;
+        assert_eq!((plan.duration, plan.warm_up), (Duration::from_secs(4), Duration::ZERO));
+        assert!(replay("--speed 0").is_err() && replay("--closed-loop").is_err() && bench("replay").is_err());
     }
 
     #[test]

@@ -17,9 +17,8 @@ use tokio::{
     task::JoinSet,
     time::{self, Instant},
 };
-use tonic::transport::Channel;
 
-use crate::client::connect_from;
+use crate::client::{Connection, Target};
 
 /// Where it comes from.
 const SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
@@ -108,12 +107,13 @@ pub(super) struct Bystander {
     lost: Arc<AtomicU64>,
     tasks: JoinSet<()>,
     leases: Vec<i64>,
-    channel: Channel,
+    channel: Connection,
 }
 
 impl Bystander {
     pub(super) async fn start(address: SocketAddr, rate: u32) -> anyhow::Result<Bystander> {
-        let channels = connect_from(SOURCE, address, 3).await?;
+        let target = Target { source: Some(SOURCE), ..Target::at(address) };
+        let channels = target.connect(3).await?;
         let windows = Arc::new(Mutex::new(Windows(vec![Window::new(Instant::now())])));
         let lost = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
@@ -154,7 +154,7 @@ impl Bystander {
     }
 }
 
-async fn put(channel: Channel, rate: u32, windows: Arc<Mutex<Windows>>) {
+async fn put(channel: Connection, rate: u32, windows: Arc<Mutex<Windows>>) {
     let mut ticks = time::interval(Duration::from_secs(1) / rate.max(1));
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Burst);
     let mut open = JoinSet::new();
@@ -179,7 +179,7 @@ async fn put(channel: Channel, rate: u32, windows: Arc<Mutex<Windows>>) {
 }
 
 /// As clients of etcd do: every third of the TTL, on a stream of its own.
-async fn keep_alive(channel: Channel, id: i64, lost: Arc<AtomicU64>) {
+async fn keep_alive(channel: Connection, id: i64, lost: Arc<AtomicU64>) {
     let every = Duration::from_millis(TTL.unsigned_abs() * 1000 / 3);
     loop {
         let pings = tokio_stream::StreamExt::throttle(

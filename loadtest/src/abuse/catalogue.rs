@@ -1,7 +1,7 @@
 //! What each entry of the catalogue does.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,11 +16,11 @@ use forebay_proto::etcdserverpb::{
 };
 use serde::Serialize;
 use tokio::{io::AsyncWriteExt as _, sync::watch, task::JoinSet, time};
-use tonic::{Code, Status, client::Grpc, transport::Channel};
+use tonic::{Code, Status, client::Grpc};
 use tonic_prost::ProstCodec;
 
-use super::{Abuse, Plan};
-use crate::client::{MAX_ANSWER, connect_from, tcp_from};
+use super::Abuse;
+use crate::client::{Connection, MAX_ANSWER, Target};
 
 /// Where the abuse comes from.
 const SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 2);
@@ -63,9 +63,9 @@ impl Counts {
 }
 
 /// Writes what is listed and watched.
-pub async fn preload(address: SocketAddr, plan: &Plan) -> anyhow::Result<()> {
-    let mut client = KvClient::new(connect_from(SOURCE, address, 1).await?.remove(0));
-    let count = plan.scaled(20_000);
+pub async fn preload(target: &Target, size: f64) -> anyhow::Result<()> {
+    let mut client = KvClient::new(target.connect(1).await?.remove(0));
+    let count = scaled(size, 20_000);
     for from in (0..count).step_by(100) {
         let puts = (from..(from + 100).min(count)).map(|n| put_op(format!("{PREFIX}default/job-{n:06}"), KIB));
         client.txn(TxnRequest { success: puts.collect(), ..TxnRequest::default() }).await?;
@@ -73,30 +73,36 @@ pub async fn preload(address: SocketAddr, plan: &Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Abuses the server until it is told to stop.
-pub(super) async fn abuse(
+/// So many of something, scaled.
+fn scaled(size: f64, count: u32) -> usize {
+    ((f64::from(count) * size) as usize).max(1)
+}
+
+/// Abuses a target, from an address of its own if there can be one, until it is told to stop.
+pub async fn abuse(
     abuse: Abuse,
-    address: SocketAddr,
-    plan: Plan,
+    target: &Target,
+    size: f64,
     mut stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<Did> {
+    let target = &Target { source: Some(SOURCE), ..target.clone() };
     let counts = Arc::new(Counts::default());
     let mut tasks = JoinSet::new();
     let clients = match abuse {
         Abuse::ListAll => 16,
-        Abuse::WatchFlood => plan.scaled(10_000).div_ceil(100),
+        Abuse::WatchFlood => scaled(size, 10_000).div_ceil(100),
         Abuse::HugeTxn | Abuse::BigValues => 8,
         Abuse::LeaseChurn => 32,
         Abuse::KeySpray => 64,
-        Abuse::SlowReaders => plan.scaled(64),
-        Abuse::ConnectionFlood => plan.scaled(2_000),
+        Abuse::SlowReaders => scaled(size, 64),
+        Abuse::ConnectionFlood => scaled(size, 2_000),
     };
     if abuse == Abuse::ConnectionFlood {
         for n in 0..clients {
-            tasks.spawn(flood(address, n, Arc::clone(&counts)));
+            tasks.spawn(flood(target.clone(), n, Arc::clone(&counts)));
         }
     } else {
-        let channels = connect_from(SOURCE, address, clients.min(16)).await?;
+        let channels = target.connect(clients.min(16)).await?;
         for n in 0..clients {
             let (channel, counts) = (channels[n % channels.len()].clone(), Arc::clone(&counts));
             tasks.spawn(async move {
@@ -146,13 +152,13 @@ fn everything() -> RangeRequest {
     RangeRequest { key: PREFIX.into(), range_end: "/registry/jobs0".into(), ..RangeRequest::default() }
 }
 
-async fn list(channel: &Channel) -> Result<(), Status> {
+async fn list(channel: &Connection) -> Result<(), Status> {
     let mut client = KvClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
     client.range(everything()).await.map(drop)
 }
 
 /// A hundred watches of everything since the first revision, on one stream, for as long as it lasts.
-async fn watches(channel: &Channel, counts: &Counts) -> bool {
+async fn watches(channel: &Connection, counts: &Counts) -> bool {
     let create = WatchCreateRequest {
         key: PREFIX.into(),
         range_end: "/registry/jobs0".into(),
@@ -181,7 +187,7 @@ async fn watches(channel: &Channel, counts: &Counts) -> bool {
     }
 }
 
-async fn churn(channel: &Channel, n: usize, turn: u64) -> Result<(), Status> {
+async fn churn(channel: &Connection, n: usize, turn: u64) -> Result<(), Status> {
     let mut leases = LeaseClient::new(channel.clone());
     let id = leases.lease_grant(LeaseGrantRequest { ttl: 60, id: 0 }).await?.into_inner().id;
     let put = PutRequest { lease: id, ..put(format!("{PREFIX}churn/{n}/{turn}"), 64) };
@@ -190,7 +196,7 @@ async fn churn(channel: &Channel, n: usize, turn: u64) -> Result<(), Status> {
 }
 
 /// A list of which nothing but the head is read.
-async fn hold(channel: &Channel, counts: &Counts) -> bool {
+async fn hold(channel: &Connection, counts: &Counts) -> bool {
     let mut grpc = Grpc::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
     if grpc.ready().await.is_err() {
         return counts.count(Err::<(), _>(Status::unavailable("the connection is gone")));
@@ -210,9 +216,9 @@ async fn hold(channel: &Channel, counts: &Counts) -> bool {
 }
 
 /// Half of the connections say nothing, the others begin and go away.
-async fn flood(address: SocketAddr, n: usize, counts: Arc<Counts>) {
+async fn flood(target: Target, n: usize, counts: Arc<Counts>) {
     loop {
-        match tcp_from(SOURCE, address).await {
+        match target.dial().await {
             Ok(mut stream) => {
                 counts.done.fetch_add(1, Ordering::Relaxed);
                 if n.is_multiple_of(2) {

@@ -22,7 +22,8 @@ use tokio::{sync::watch, time};
 
 use self::bystander::Bystander;
 pub use self::bystander::Felt;
-pub use self::catalogue::{Did, preload};
+pub use self::catalogue::{Did, abuse, preload};
+use crate::client::Target;
 
 /// One entry of the catalogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -72,6 +73,11 @@ impl Abuse {
             Abuse::ConnectionFlood => "connection-flood",
         }
     }
+
+    /// The one with a name.
+    pub fn named(name: &str) -> Option<Abuse> {
+        Abuse::ALL.into_iter().find(|abuse| abuse.name() == name)
+    }
 }
 
 /// How much of it, and for how long.
@@ -91,13 +97,6 @@ impl Default for Plan {
     fn default() -> Plan {
         let (lasts, around) = (Duration::from_secs(10), Duration::from_secs(3));
         Plan { size: 1.0, lasts, around, puts: 200 }
-    }
-}
-
-impl Plan {
-    /// So many, scaled.
-    fn scaled(&self, count: u32) -> usize {
-        ((f64::from(count) * self.size) as usize).max(1)
     }
 }
 
@@ -143,7 +142,7 @@ pub async fn run(
         }
     });
     let (stop, stopped) = watch::channel(false);
-    let abusing = tokio::spawn(catalogue::abuse(abuse, address, plan, stopped));
+    let abusing = tokio::spawn(async move { self::abuse(abuse, &Target::at(address), plan.size, stopped).await });
     time::sleep(plan.lasts).await;
     bystander.turn();
     stop.send_replace(true);

@@ -72,12 +72,16 @@ impl Assertion {
     pub fn holds(&self, report: &TargetReport) -> (bool, String) {
         let all = &report.all;
         let series = self.series.as_deref().unwrap_or(&report.main);
-        let latencies = all.all.series.get(series).filter(|latencies| !latencies.0.is_empty());
+        // A load of many kinds of operation has none that it is named after: all of them are meant.
+        let whole = (self.series.is_none() && !all.all.series.contains_key(series)).then(|| all.all.together());
+        let latencies = whole.as_ref().or_else(|| all.all.series.get(series));
+        let latencies = latencies.filter(|latencies| !latencies.0.is_empty());
         let of = |value: Duration| Some(milliseconds(value));
         let measured = match self.figure {
             Figure::Percentile(percent) => latencies.and_then(|latencies| of(latencies.percentile(percent))),
             Figure::Max => latencies.and_then(|latencies| of(latencies.max())),
             Figure::Mean => latencies.map(|latencies| latencies.0.mean() / 1e6),
+            Figure::Rate if whole.is_some() => latencies.map(|all_of| all_of.0.len() as f64 / all.seconds.max(1e-9)),
             Figure::Rate => Some(all.rate(series)),
             Figure::Errors => Some(all.all.failed() as f64),
             Figure::ErrorPercent => {
@@ -131,6 +135,16 @@ mod tests {
         ] {
             let assertion: Assertion = text.parse().expect(text);
             let (held, said) = assertion.holds(&report());
+            assert_eq!(held, holds, "{said}");
+        }
+    }
+
+    #[test]
+    fn where_nothing_is_named_after_the_load_all_of_it_is_meant() {
+        let mut report = report();
+        report.main = "k8s".to_owned();
+        for (text, holds) in [("p99<20ms", true), ("max<5ms", false), ("rate>999", true), ("k8s.p99<20ms", false)] {
+            let (held, said) = text.parse::<Assertion>().expect(text).holds(&report);
             assert_eq!(held, holds, "{said}");
         }
     }

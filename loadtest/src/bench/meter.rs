@@ -1,6 +1,6 @@
 //! What is measured, while it is measured and when it is added up.
 
-use std::{collections::BTreeMap, sync::Mutex, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Mutex, time::Duration};
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,12 @@ use tonic::Status;
 fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1_000, 600_000_000_000, 3).expect("these bounds are right")
 }
+
+/// The series of events that watchers heard of.
+pub const EVENT: &str = "event";
+
+/// How the names of series begin that have operations of another series again, told apart by what went on beside them.
+pub const BESIDE: &str = "beside ";
 
 /// How many parts a meter has, so that clients seldom meet in one.
 const STRIPES: usize = 8;
@@ -89,6 +95,9 @@ pub struct Interval {
     /// Operations that failed.
     #[serde(with = "failures")]
     pub failures: BTreeMap<Failure, u64>,
+    /// What was counted of somebody who is not measured, by name.
+    #[serde(default)]
+    pub counts: BTreeMap<String, u64>,
     /// Operations that were sent more than a millisecond after they were meant to be: all clients were busy waiting,
     /// or this machine was.
     pub late: u64,
@@ -106,6 +115,9 @@ impl Interval {
         for (failure, count) in &other.failures {
             self.count_failures(failure.clone(), *count);
         }
+        for (name, count) in &other.counts {
+            *self.counts.entry(name.clone()).or_default() += count;
+        }
         self.late += other.late;
     }
 
@@ -117,7 +129,15 @@ impl Interval {
 
     /// Operations that were answered.
     pub fn answered(&self) -> u64 {
-        self.series.keys().map(|name| self.answered_of(name)).sum()
+        self.series.keys().filter(|name| !name.starts_with(BESIDE)).map(|name| self.answered_of(name)).sum()
+    }
+
+    /// Latencies of all operations, of whatever kind; events are none.
+    pub fn together(&self) -> Latencies {
+        let mut all = Latencies::default();
+        let operations = self.series.iter().filter(|(name, _)| !name.starts_with(BESIDE) && *name != EVENT);
+        operations.for_each(|(_, latencies)| all.add(latencies));
+        all
     }
 
     /// Operations of a kind that were answered.
@@ -157,13 +177,14 @@ pub struct Meter {
 
 #[derive(Debug, Default)]
 struct Stripe {
-    series: BTreeMap<&'static str, Latencies>,
+    series: BTreeMap<Cow<'static, str>, Latencies>,
     rest: Interval,
 }
 
 impl Meter {
     /// An operation was answered.
-    pub fn record(&self, client: usize, series: &'static str, latency: Duration) {
+    pub fn record(&self, client: usize, series: impl Into<Cow<'static, str>>, latency: Duration) {
+        let series = series.into();
         self.stripe(client, |stripe| stripe.series.entry(series).or_default().record(latency));
     }
 
@@ -182,6 +203,11 @@ impl Meter {
         });
     }
 
+    /// Somebody who is not measured did so many things.
+    pub fn count(&self, name: &str, count: u64) {
+        self.stripe(0, |stripe| *stripe.rest.counts.entry(name.to_owned()).or_default() += count);
+    }
+
     /// An operation was sent late.
     pub fn late(&self, client: usize) {
         self.stripe(client, |stripe| stripe.rest.late += 1);
@@ -198,7 +224,7 @@ impl Meter {
             let stripe = std::mem::take(&mut *stripe.lock().expect("nothing panics under this lock"));
             all.add(&stripe.rest);
             for (name, latencies) in stripe.series {
-                all.series.entry(name.to_owned()).or_default().add(&latencies);
+                all.series.entry(name.into_owned()).or_default().add(&latencies);
             }
         }
         all

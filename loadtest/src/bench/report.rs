@@ -178,6 +178,7 @@ impl Report {
                 "rounds": target.rounds.len(),
                 "series": series.collect::<serde_json::Map<_, _>>(),
                 "errors": failures.collect::<Vec<_>>(),
+                "counts": target.all.all.counts,
                 "sentLate": target.all.all.late,
                 "checks": target.checks.iter().map(|check| json!({
                     "operations": check.operations,

@@ -6,18 +6,23 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use anyhow::Context as _;
 use serde::Serialize;
 use tokio::{task::JoinSet, time::timeout};
 
 use super::{
-    meter::{Failure, Interval, Meter},
+    meter::{EVENT, Failure, Interval, Meter},
+    misuse::Misuse,
     pace::Pacer,
-    scenario::{Scenario, Shape, load},
+    scenario::{BYSTANDER, Scenario, Shape, load},
     schedule::{Rate, Schedule},
     watchers::{Clock, Expected, Watchers},
     worker::Worker,
 };
-use crate::client::Target;
+use crate::{
+    abuse,
+    client::{Connection, Target},
+};
 
 /// Sent later than this after it was meant to be, a request counts as late.
 const LATE: Duration = Duration::from_millis(1);
@@ -52,6 +57,8 @@ pub struct Plan {
     pub total: u64,
     /// How long an answer may take.
     pub timeout: Duration,
+    /// What is done to the target, by the scenario of abuse.
+    pub misuse: Misuse,
     /// Where chance begins.
     pub seed: u64,
     /// When to begin, where several processes are to begin together; else at once.
@@ -121,17 +128,25 @@ impl Measured {
 impl Plan {
     /// What it is, in a sentence.
     pub fn describe(&self) -> String {
-        let pace = match &self.rate {
-            Some(rate) => format!("open loop at {rate}"),
-            None => "closed loop".to_owned(),
-        };
         let Plan { scenario, clients, connections, duration, total, .. } = self;
+        let pace = match (&self.rate, scenario) {
+            (_, Scenario::Replay) => "open loop as recorded".to_owned(),
+            (_, Scenario::Abuse) => {
+                let entries: Vec<&str> = self.misuse.entries.iter().map(|entry| entry.name()).collect();
+                format!("{} beside {} puts a second", entries.join(", "), self.shape.bystander_rate)
+            }
+            (Some(rate), _) => format!("open loop at {rate}"),
+            (None, _) => "closed loop".to_owned(),
+        };
         let length = if *total == u64::MAX { format!("{duration:?}") } else { format!("{total} requests") };
         format!("{scenario}, {pace}, {clients} clients on {connections} connections, {length} a turn")
     }
 
     /// Writes the keys that have to be there.
     pub async fn prepare(&self, target: &Target) -> anyhow::Result<()> {
+        if self.scenario == Scenario::Abuse {
+            return abuse::preload(target, self.misuse.size).await;
+        }
         let count = self.scenario.preload(&self.shape);
         if count > 0 {
             load(&target.connect(self.connections.min(4)).await?, &self.shape, count).await?;
@@ -142,7 +157,14 @@ impl Plan {
     /// A part of it, for one process of several.
     pub fn part(&self, index: usize, parts: usize) -> Plan {
         let share = |count: usize| (count / parts + usize::from(index < count % parts)).max(1);
+        let shape = Shape {
+            bystander_rate: self.shape.bystander_rate / parts as f64,
+            recording: self.shape.recording.as_ref().map(|recording| Arc::new(recording.part(index, parts))),
+            ..(*self.shape).clone()
+        };
         Plan {
+            shape: Arc::new(shape),
+            misuse: Misuse { size: self.misuse.size / parts as f64, ..self.misuse.clone() },
             connections: share(self.connections),
             clients: share(self.clients),
             rate: self.rate.as_ref().map(|rate| rate.part(1.0 / parts as f64)),
@@ -155,7 +177,7 @@ impl Plan {
     /// Runs it. `tick` hears of every second that was measured, and at last of what was left.
     /// Returns how long the measured part lasted.
     pub async fn run(&self, target: &Target, mut tick: impl FnMut(&Interval)) -> anyhow::Result<f64> {
-        let connections = target.connect(self.connections).await?;
+        let connections: Arc<[Connection]> = target.connect(self.connections).await?.into();
         let (meter, clock) = (Arc::new(Meter::default()), Clock::new());
         // Watchers are created before anything begins; how long that takes is not part of it.
         let mut watchers = None;
@@ -173,21 +195,28 @@ impl Plan {
         if let Some(watchers) = &mut watchers {
             watchers.listen(&meter, &expected, clock, measured_from);
         }
+        let misusing = (self.scenario == Scenario::Abuse).then(|| {
+            tokio::spawn(self.misuse.clone().run(target.clone(), measured_from, self.duration, Arc::clone(&meter)))
+        });
         let mut clients = JoinSet::new();
         let mut number = 0;
         for flow in self.scenario.flows(&self.shape, self.clients) {
             let rate = flow.own_rate.map(Rate::constant).or_else(|| self.rate.clone());
-            let pacer = match rate.filter(|rate| !rate.is_zero()) {
-                Some(rate) => {
-                    let schedule = Schedule::new(&rate, self.warm_up, self.duration).at_most(self.total);
-                    Pacer::open(schedule, begin, flow.clients)
-                }
+            let schedule = match (&self.shape.recording, rate.filter(|rate| !rate.is_zero())) {
+                (Some(recording), _) => Some(Schedule::at_times(recording.times())),
+                (None, Some(rate)) => Some(Schedule::new(&rate, self.warm_up, self.duration)),
+                (None, None) => None,
+            };
+            let pacer = match schedule {
+                Some(schedule) => Pacer::open(schedule.at_most(self.total), begin, flow.clients),
                 None => Pacer::closed(measured_from + self.duration, self.total),
             };
             for client in 0..flow.clients {
-                let connection = connections[number % connections.len()].clone();
-                let mut worker = Worker::new(&self.shape, connection, self.seed, client, flow.clients);
+                let place = (client, flow.clients);
+                let mut worker = Worker::new(&self.shape, &connections, number, self.seed, place);
                 let (pacer, meter, limit, flow) = (Arc::clone(&pacer), Arc::clone(&meter), self.timeout, flow.clone());
+                let misuse =
+                    (misusing.is_some() && flow.series == BYSTANDER).then(|| (self.misuse.clone(), self.duration));
                 let own = number;
                 let expected = counts_events.then(|| Arc::clone(&expected));
                 clients.spawn(async move {
@@ -198,7 +227,7 @@ impl Plan {
                         if let Some(expected) = expected {
                             expected.sent(since_epoch);
                         }
-                        let outcome = timeout(limit, worker.act(flow.action, since_epoch)).await;
+                        let outcome = timeout(limit, worker.act(flow.action, slot.number, since_epoch)).await;
                         if slot.intended < measured_from {
                             continue;
                         }
@@ -207,6 +236,13 @@ impl Plan {
                         }
                         if is_late {
                             meter.late(own);
+                        }
+                        let beside = misuse
+                            .as_ref()
+                            .and_then(|(misuse, run)| misuse.series_at(slot.intended - measured_from, *run))
+                            .filter(|_| !matches!(outcome, Ok(Err(_))));
+                        if let Some(series) = beside {
+                            meter.record(own, series, slot.intended.elapsed());
                         }
                         match outcome {
                             Ok(Ok(other)) => meter.record(own, other.unwrap_or(flow.series), slot.intended.elapsed()),
@@ -235,6 +271,9 @@ impl Plan {
             tick(&meter.drain());
             next_tick += TICK;
         }
+        if let Some(misusing) = misusing {
+            misusing.await.context("the abuse panicked")?.context("the abuse")?;
+        }
         let elapsed = measured_from.elapsed().as_secs_f64();
         if counts_events {
             self.wait_for_events(&expected, &meter, clock).await;
@@ -245,6 +284,7 @@ impl Plan {
         tick(&meter.drain());
         Ok(elapsed)
     }
+
     /// Waits until every watcher has heard of every put, as long as for an answer; what is missing then has failed.
     async fn wait_for_events(&self, expected: &Expected, meter: &Meter, clock: Clock) {
         let until = Instant::now() + self.timeout;
@@ -256,7 +296,7 @@ impl Plan {
             for _ in 0..count {
                 let text = format!("an event did not come within {:?}", self.timeout);
                 let failure = Failure { code: "(none)".to_owned(), text };
-                meter.give_up(0, "event", now.saturating_sub(at), failure);
+                meter.give_up(0, EVENT, now.saturating_sub(at), failure);
             }
         }
     }

@@ -7,6 +7,7 @@ use forebay_proto::etcdserverpb::{PutRequest, RequestOp, TxnRequest, kv_client::
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tokio::task::JoinSet;
 
+use super::replay::Recording;
 use crate::client::Connection;
 
 /// What the load is like.
@@ -34,10 +35,14 @@ pub enum Scenario {
     K8s,
     /// Everybody lists everything, while somebody else goes on with their work.
     Storm,
+    /// One thing after the other that a client can do to a control plane, while somebody else goes on with their work.
+    Abuse,
+    /// What a tap recorded.
+    Replay,
 }
 
 /// All of them, by the names that they have on the command line.
-pub const SCENARIOS: [(&str, Scenario); 11] = [
+pub const SCENARIOS: [(&str, Scenario); 13] = [
     ("put", Scenario::Put),
     ("range", Scenario::Range),
     ("range-stream", Scenario::RangeStream),
@@ -49,6 +54,8 @@ pub const SCENARIOS: [(&str, Scenario); 11] = [
     ("stm", Scenario::Stm),
     ("k8s", Scenario::K8s),
     ("storm", Scenario::Storm),
+    ("abuse", Scenario::Abuse),
+    ("replay", Scenario::Replay),
 ];
 
 impl FromStr for Scenario {
@@ -108,8 +115,10 @@ pub struct Shape {
     pub write_percent: u32,
     /// Objects that a storm lists.
     pub objects: u64,
-    /// Puts a second of those that a storm should not disturb.
+    /// Puts a second of those whom a storm or abuse should not disturb.
     pub bystander_rate: f64,
+    /// What is replayed.
+    pub recording: Option<Arc<Recording>>,
 }
 
 impl Shape {
@@ -160,7 +169,15 @@ pub enum Action {
     Stm,
     /// One of the things that API servers do.
     K8s,
+    /// What was recorded at that place.
+    Replay,
 }
+
+/// The series of those whom a load should not disturb.
+pub const BYSTANDER: &str = "bystander";
+/// Leases that a bystander of abuse keeps alive, and how many renewals a second.
+const LEASES: usize = 20;
+const KEEPALIVES: f64 = 12.0;
 
 /// A part of a load that has a pace of its own.
 #[derive(Clone, Debug)]
@@ -179,6 +196,8 @@ impl Scenario {
     /// The flows of this load.
     pub fn flows(self, shape: &Shape, clients: usize) -> Vec<Flow> {
         let flow = |action, series| vec![Flow { action, series, clients, own_rate: None }];
+        let bystander =
+            Flow { action: Action::Put, series: BYSTANDER, clients: 20, own_rate: Some(shape.bystander_rate) };
         match self {
             Scenario::Put => flow(Action::Put, "put"),
             Scenario::Range => flow(Action::Range, "range"),
@@ -189,15 +208,12 @@ impl Scenario {
             Scenario::LeaseKeepAlive => flow(Action::KeepAlive, "keepalive"),
             Scenario::Stm => flow(Action::Stm, "stm"),
             Scenario::K8s => flow(Action::K8s, "k8s"),
-            Scenario::Storm => {
-                let bystander = Flow {
-                    action: Action::Put,
-                    series: "bystander",
-                    clients: 20,
-                    own_rate: Some(shape.bystander_rate),
-                };
-                vec![Flow { action: Action::List, series: "list", clients, own_rate: None }, bystander]
+            Scenario::Storm => vec![Flow { action: Action::List, series: "list", clients, own_rate: None }, bystander],
+            Scenario::Abuse => {
+                let (action, own_rate) = (Action::KeepAlive, Some(KEEPALIVES));
+                vec![bystander, Flow { action, series: "keepalive", clients: LEASES, own_rate }]
             }
+            Scenario::Replay => flow(Action::Replay, "replay"),
         }
     }
 

@@ -3,7 +3,7 @@
 //! A schedule says of each request its time, and not of each time what is sent: whoever is late stays late, and the
 //! latency that is reported is counted from here (no coordinated omission).
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 /// How many requests a second, over the time of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,8 +68,16 @@ impl FromStr for Rate {
 /// The times of all requests of a run.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    parts: Vec<Part>,
+    times: Times,
     total: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Times {
+    /// By a rate.
+    Rate(Vec<Part>),
+    /// Each by itself, in their order.
+    Each(Arc<[Duration]>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +116,13 @@ impl Schedule {
         for step in &rate.0 {
             add(*step, run.as_secs_f64() / rate.0.len() as f64);
         }
-        Schedule { parts, total: before.round() as u64 }
+        Schedule { times: Times::Rate(parts), total: before.round() as u64 }
+    }
+
+    /// At these times, which are in order.
+    pub fn at_times(times: impl Iterator<Item = Duration>) -> Schedule {
+        let times: Arc<[Duration]> = times.collect();
+        Schedule { total: times.len() as u64, times: Times::Each(times) }
     }
 
     /// How many requests there are in all.
@@ -123,16 +137,24 @@ impl Schedule {
 
     /// How many are due by then.
     pub fn due(&self, elapsed: Duration) -> u64 {
+        let parts = match &self.times {
+            Times::Rate(parts) => parts,
+            Times::Each(times) => return (times.partition_point(|at| *at <= elapsed) as u64).min(self.total),
+        };
         let elapsed = elapsed.as_secs_f64();
-        let due = self.parts.iter().map(|part| part.count(elapsed - part.begin)).sum::<f64>();
+        let due = parts.iter().map(|part| part.count(elapsed - part.begin)).sum::<f64>();
         // The first is due at once.
         (due.floor() as u64 + 1).min(self.total)
     }
 
     /// When a request is due, the first of them being 0.
     pub fn at(&self, request: u64) -> Duration {
+        let parts = match &self.times {
+            Times::Rate(parts) => parts,
+            Times::Each(times) => return times[usize::try_from(request).expect("it is one of them")],
+        };
         let request = request as f64;
-        let part = self.parts.iter().rev().find(|part| part.before <= request);
+        let part = parts.iter().rev().find(|part| part.before <= request);
         let Some(Part { begin, length, step, before }) = part else { return Duration::ZERO };
         let (rest, climb) = (request - before, (step.to - step.from) / length);
         // from·t + climb·t²/2 = rest, in the form that bears a climb of nothing.
@@ -177,6 +199,14 @@ mod tests {
                 assert!((request..=request + 2).contains(&due), "{rate}: {request} is due among {due}");
             }
         }
+    }
+
+    #[test]
+    fn times_that_were_recorded_are_kept() {
+        let schedule = Schedule::at_times([0, 2, 2, 5].into_iter().map(Duration::from_secs));
+        let due = [0, 1, 2, 4, 5, 9].map(|seconds| schedule.due(Duration::from_secs(seconds)));
+        assert_eq!((schedule.total(), due), (4, [1, 1, 3, 3, 4, 4]));
+        assert_eq!((schedule.at(2), schedule.at(3)), (SECOND * 2, SECOND * 5));
     }
 
     #[test]

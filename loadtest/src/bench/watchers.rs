@@ -17,7 +17,7 @@ use tonic::Streaming;
 
 use super::{
     k8s,
-    meter::{Failure, Meter},
+    meter::{EVENT, Failure, Meter},
     scenario::{Scenario, Shape, written},
 };
 use crate::client::{Connection, MAX_ANSWER};
@@ -178,7 +178,7 @@ impl Watchers {
                             let values =
                                 message.events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| &kv.value);
                             for at in values.filter_map(|value| written(value)).filter(|at| *at >= from) {
-                                meter.record(number, "event", now.saturating_sub(at));
+                                meter.record(number, EVENT, now.saturating_sub(at));
                                 expected.came(at);
                             }
                         }

@@ -37,6 +37,8 @@ const TTL: i64 = 60;
 pub struct Worker {
     shape: Arc<Shape>,
     connection: Connection,
+    /// Those of all clients: a replay chooses by who sent a request.
+    connections: Arc<[Connection]>,
     kv: KvClient<Connection>,
     rng: SmallRng,
     /// How many it has done, and how many clients there are: together they go through the keys.
@@ -58,12 +60,20 @@ struct Lease {
 }
 
 impl Worker {
-    /// Client `number` of so many.
-    pub fn new(shape: &Arc<Shape>, connection: Connection, seed: u64, number: usize, clients: usize) -> Worker {
+    /// Client `number` of so many, on the connection of that place.
+    pub fn new(
+        shape: &Arc<Shape>,
+        connections: &Arc<[Connection]>,
+        place: usize,
+        seed: u64,
+        (number, clients): (usize, usize),
+    ) -> Worker {
+        let connection = connections[place % connections.len()].clone();
         Worker {
             shape: Arc::clone(shape),
             kv: KvClient::new(connection.clone()).max_decoding_message_size(MAX_ANSWER),
             connection,
+            connections: Arc::clone(connections),
             rng: SmallRng::seed_from_u64(seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             done: 0,
             number: number as u64,
@@ -74,8 +84,14 @@ impl Worker {
         }
     }
 
-    /// Does it once; returns what it turned out to be, if that is not what its flow is named after.
-    pub async fn act(&mut self, action: Action, since_epoch: Duration) -> Result<Option<&'static str>, Status> {
+    /// Does it once, as request `slot` of its flow; returns what it turned out to be, if that is not what its flow is
+    /// named after.
+    pub async fn act(
+        &mut self,
+        action: Action,
+        slot: u64,
+        since_epoch: Duration,
+    ) -> Result<Option<&'static str>, Status> {
         self.done += 1;
         match action {
             Action::Put => {
@@ -115,6 +131,10 @@ impl Worker {
             }
             Action::KeepAlive => self.keep_alive().await?,
             Action::Stm => self.transact(since_epoch).await?,
+            Action::Replay => {
+                let recording = Arc::clone(self.shape.recording.as_ref().expect("invariant: a replay has a recording"));
+                return recording.send(slot, &self.connections, &mut self.rng, since_epoch).await.map(Some);
+            }
             Action::K8s => return self.node.act(&mut self.kv, &mut self.rng, since_epoch).await.map(Some),
         }
         Ok(None)

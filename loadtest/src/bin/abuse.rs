@@ -18,6 +18,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use forebay_loadtest::{
     abuse::{self, Abuse, Felt, Plan, Report},
+    client::Target as Behind,
     process::{Process, etcd_flags, free_address},
 };
 
@@ -52,8 +53,8 @@ fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
             "--size" => options.plan.size = value.parse()?,
             "--seconds" => options.plan.lasts = Duration::from_secs(value.parse()?),
             "--only" => {
-                let named = |name: &str| Abuse::ALL.into_iter().find(|abuse| abuse.name() == name);
-                let found = value.split(',').map(|name| named(name).with_context(|| format!("there is no {name}")));
+                let found =
+                    value.split(',').map(|name| Abuse::named(name).with_context(|| format!("there is no {name}")));
                 options.only = found.collect::<anyhow::Result<_>>()?;
             }
             _ => bail!("unknown flag {flag}"),
@@ -85,7 +86,9 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         for kind in [Kind::Etcd, Kind::Gateway, Kind::Up] {
             let scratch = tempfile::tempdir()?;
             let Some(target) = Target::start(kind, options, scratch.path())? else { continue };
-            abuse::preload(target.behind, &options.plan).await.with_context(|| format!("filling {}", kind.name()))?;
+            abuse::preload(&Behind::at(target.behind), options.plan.size)
+                .await
+                .with_context(|| format!("filling {}", kind.name()))?;
             let front = Arc::clone(&target.front);
             let report = abuse::run(entry, target.front.address, options.plan, move || front.rss().ok()).await;
             let report = report.with_context(|| format!("{} against {}", entry.name(), kind.name()))?;

@@ -9,22 +9,21 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
 use forebay_loadtest::{
-    client::connect_from,
+    client::{Connection, Target},
     process::{Process, etcd_flags, free_address},
 };
 use forebay_proto::etcdserverpb::{PutRequest, RangeRequest, kv_client::KvClient};
 use tokio::task::JoinSet;
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 
 const GATEWAYS: usize = 4;
-const SOURCE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// In which the burst of the rule is used up.
 const WARM_UP: Duration = Duration::from_secs(3);
 /// Requests a second of the rule.
@@ -108,7 +107,7 @@ async fn quota(options: &Options, program: &Path, command: &[&str], name: &str) 
     tokio::time::sleep(Duration::from_secs(2)).await;
     let mut channels = Vec::new();
     for gateway in &gateways {
-        channels.extend(connect_from(SOURCE, gateway.address, 2).await?);
+        channels.extend(Target::at(gateway.address).connect(2).await?);
     }
     let began = Instant::now();
     let mut writing = JoinSet::new();
@@ -120,7 +119,7 @@ async fn quota(options: &Options, program: &Path, command: &[&str], name: &str) 
         acknowledged += done??;
     }
     let lasted = began.elapsed();
-    let mut direct = KvClient::new(connect_from(SOURCE, store.address, 1).await?.remove(0));
+    let mut direct = KvClient::new(Target::at(store.address).connect(1).await?.remove(0));
     let range =
         RangeRequest { key: "/q/".into(), range_end: "/q0".into(), count_only: true, ..RangeRequest::default() };
     let stored = direct.range(range).await?.into_inner().count;
@@ -134,7 +133,7 @@ async fn quota(options: &Options, program: &Path, command: &[&str], name: &str) 
     Ok(())
 }
 
-async fn fill(channels: Vec<Channel>, writer: usize) -> anyhow::Result<u64> {
+async fn fill(channels: Vec<Connection>, writer: usize) -> anyhow::Result<u64> {
     let mut acknowledged = 0;
     for n in 0.. {
         let mut client = KvClient::new(channels[(writer + n) % channels.len()].clone());
@@ -162,7 +161,7 @@ async fn rate(options: &Options) -> anyhow::Result<()> {
     let policy = policy(scratch.path(), &spec)?;
     let store = store(&options.forebay, &["server"], scratch.path())?;
     let gateway = gateway(&options.forebay, store.address, &policy, scratch.path().join("gateway.log"))?;
-    let channels = connect_from(SOURCE, gateway.address, 2).await?;
+    let channels = Target::at(gateway.address).connect(2).await?;
     let mut asking = JoinSet::new();
     for n in 0..8 {
         let (mut client, seconds) = (KvClient::new(channels[n % 2].clone()), options.seconds);

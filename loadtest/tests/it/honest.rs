@@ -9,6 +9,7 @@ use std::{
 use forebay_loadtest::{
     bench::{
         meter::Interval,
+        misuse::Misuse,
         run::{Measured, Plan},
         scenario::{Scenario, Shape},
     },
@@ -39,6 +40,7 @@ fn plan(rate: &str, seconds: u64) -> Plan {
         write_percent: 50,
         objects: 10,
         bystander_rate: 10.0,
+        recording: None,
     };
     Plan {
         scenario: Scenario::Put,
@@ -50,6 +52,7 @@ fn plan(rate: &str, seconds: u64) -> Plan {
         duration: Duration::from_secs(seconds),
         total: u64::MAX,
         timeout: Duration::from_secs(30),
+        misuse: Misuse::default(),
         seed: 1,
         begin: None,
     }

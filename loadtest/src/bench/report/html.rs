@@ -49,6 +49,7 @@ pub fn html(report: &Report) -> String {
         }
     }
     errors(&mut page, report);
+    counts(&mut page, report);
     page
 }
 
@@ -93,6 +94,20 @@ fn errors(page: &mut String, report: &Report) {
         for (failure, count) in &target.all.all.failures {
             let (name, code, text) = (escape(&target.name), escape(&failure.code), escape(&failure.text));
             let _ = write!(page, "<tr><td>{name}</td><td>{count}</td><td>{code}</td><td>{text}</td></tr>");
+        }
+    }
+    *page += "</table>";
+}
+
+/// What was counted of those who are not measured.
+fn counts(page: &mut String, report: &Report) {
+    if report.targets.iter().all(|target| target.all.all.counts.is_empty()) {
+        return;
+    }
+    *page += "<h2>counted</h2><table><tr><th>target</th><th>count</th><th>what</th></tr>";
+    for target in &report.targets {
+        for (what, count) in &target.all.all.counts {
+            let _ = write!(page, "<tr><td>{}</td><td>{count}</td><td>{}</td></tr>", escape(&target.name), escape(what));
         }
     }
     *page += "</table>";

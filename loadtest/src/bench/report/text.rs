@@ -29,6 +29,9 @@ pub fn text(report: &Report) -> String {
         for (failure, count) in &all.all.failures {
             let _ = writeln!(text, "  {:<14} {count:>10} x {}: {}", "", failure.code, failure.text);
         }
+        for (name, count) in &all.all.counts {
+            let _ = writeln!(text, "  {:<14} {count:>10} {name}", "counted");
+        }
         if all.all.late > 0 {
             let _ = writeln!(
                 text,
