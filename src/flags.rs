@@ -16,6 +16,7 @@ pub mod server_config;
 pub mod syntax;
 pub mod table;
 pub mod tls;
+pub mod tracing;
 pub mod up;
 pub mod url;
 

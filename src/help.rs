@@ -176,13 +176,16 @@ pub fn bench() -> String {
     let usage = "Usage: forebay bench LOAD [flags]
 
 LOAD is put, range [KEY [END]], range-stream, txn-put, txn-mixed, watch, watch-latency, lease-keepalive, stm,
-k8s (what API servers do) or storm (lists of everything, and a bystander).
+k8s (what API servers do), storm (lists of everything, and a bystander), abuse [KIND …] (list-all, watch-flood,
+huge-txn, big-values, lease-churn, key-spray, slow-readers, connection-flood, and a bystander) or replay FILE
+(what `forebay tap -o json > FILE` recorded).
 
 Requests are sent when they are due, whatever the answers do, and latency counts from then: a server that
 stalls is seen to. Works against any etcd; etcd's benchmark tool has many of these flags.
 
   forebay bench put --rate 2000/s --duration 30s --report out.html
   forebay bench range --compare 127.0.0.1:2379,127.0.0.1:23790 --assert 'p99<20ms'
+  forebay bench abuse --all --assert 'bystander.p99<50ms'
 
 Exit status: 0; 1 if it could not run, or a condition does not hold; 2 if the command line cannot be read.
 ";
@@ -195,7 +198,8 @@ pub fn doctor() -> String {
 Examines members of any etcd from 3.4 on, gateways, a stopped member's data directory, a log, a policy file
 and backups, in the order in which one debugs: is it running, do members agree, what does the log say, is
 there space, where does time go, what lies in it, who asks for how much. Each line is a check with its
-evidence, and below it the command to run next. Nothing is changed.
+evidence, and below it the command to run next. Nothing is changed. A gateway with --admin-token-file is asked
+with the token in FOREBAY_ADMIN_TOKEN.
 
 Exit status: 0 if all passed; 1 with warnings; 2 with failures, or if nothing could be examined.
 ";

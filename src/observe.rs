@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use self::arguments::{Arguments, Output};
 use self::table::{Table, count};
-pub(crate) use self::{arguments::FLAGS, table::bytes};
+pub(crate) use self::{arguments::FLAGS, request::authorization, table::bytes};
 use crate::flags::Problem;
 
 /// How often the live view is drawn again.

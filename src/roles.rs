@@ -61,7 +61,11 @@ pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
     let told = Config {
         max_message_bytes: member.config().max_message_bytes(),
         advertise_client_urls: Vec::new(),
-        admission: AdmissionConfig { policy: policy(file.as_ref())?, ..AdmissionConfig::default() },
+        admission: AdmissionConfig {
+            policy: policy(file.as_ref())?,
+            admin_token: config.admin_token_file.as_deref().map(admin_token).transpose()?,
+            ..AdmissionConfig::default()
+        },
         ..Config::default()
     };
     let traces = Traces::start(config.tracing.as_ref())?;

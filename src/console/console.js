@@ -150,7 +150,7 @@ function quantile(name, part, where = () => true) {
 
 const shownTime = seconds => (Number.isNaN(seconds) ? 'none lately' : lasting(seconds));
 
-// Of the operator, for those who are not on this machine; kept for as long as the page is open.
+// Of the operator; kept for as long as the page is open. What changes anything is shown to who brings it.
 let adminToken = null;
 
 function admin(path, options = {}) {
@@ -265,13 +265,42 @@ function heatMap() {
 function needsGateway() {
   if (!isGateway()) return 'a member alone does not tell who asks for what: look at a gateway';
   if (!state.isForbidden) return 'nothing yet';
+  return el('span', {}, 'Who does what is told to who brings the admin token (--admin-token-file); without one, to this machine alone.', tokenForm('Show'));
+}
+
+function tokenForm(label) {
   const form = el('form', { class: 'row', onsubmit: async event => {
     event.preventDefault();
     adminToken = new FormData(form).get('token');
+    const accepted = await admin('top');
+    if (!accepted.ok) { adminToken = null; form.append(el('span', { class: 'bad', role: 'alert' }, 'That is not the token.')); return; }
+    $('dialog').close();
     await refresh();
     draw(true);
-  } }, el('label', {}, 'admin token', el('input', { name: 'token', type: 'password', autocomplete: 'off' })), el('button', {}, 'Show'));
-  return el('span', {}, 'Who does what is told to who brings the admin token (--admin-token-file); without one, to this machine alone.', form);
+  } }, el('label', {}, 'admin token', el('input', { name: 'token', type: 'password', autocomplete: 'off', required: true })), el('button', {}, label));
+  return form;
+}
+
+/** Asks before it does something, and shows what came of it. */
+function act(title, warning, doing) {
+  const said = el('p', { role: 'status' });
+  const go = el('button', { class: 'danger', onclick: async () => {
+    go.disabled = true;
+    try { said.textContent = (await doing()) || 'Done.'; said.className = 'good'; } catch (error) { said.textContent = error.message; said.className = 'bad'; }
+    await refresh();
+    draw(true);
+  } }, title);
+  dialog(title, el('p', {}, warning), go, said);
+}
+
+function changeMode(rule) {
+  const mode = rule.mode === 'Enforce' ? 'Shadow' : 'Enforce';
+  const effect = mode === 'Enforce' ? `${rule.name} holds requests to its limits from now on` : `${rule.name} only counts from now on, and holds nobody up`;
+  act(mode === 'Enforce' ? 'Enforce this rule' : 'Only count', `${effect}, on this gateway, until it loads its policy file again.`, async () => {
+    const response = await admin(`policy/mode?${new URLSearchParams({ rule: rule.name, mode })}`, { method: 'POST' });
+    if (!response.ok) throw new Error(await response.text());
+    return `${rule.name}: ${mode}`;
+  });
 }
 
 function filterBox(name, draw) {
@@ -337,7 +366,8 @@ function policy() {
       state.quota ? 'no quota has been counted since the gateway began' : needsGateway())),
     card('What would happen to a request?', 'w6', dryRun()),
     card(`Rules of ${state.policy?.name ?? 'the policy'}`, 'w6', state.policy && !state.policy.current ? el('p', { class: 'bad' }, 'The policy file cannot be used; the last good one is in force.') : null,
-      table(['RULE', 'MODE', 'LEVEL', 'LET IN', 'REFUSED', 'WOULD BE'], rules.map(rule => [rule.name, rule.mode, rule.level, rule.admitted, rule.refused, rule.shadowRefused]), needsGateway())),
+      table(['RULE', 'MODE', 'LEVEL', 'LET IN', 'REFUSED', 'WOULD BE', ...(adminToken ? [''] : [])], rules.map(rule => [rule.name, rule.mode, rule.level, rule.admitted, rule.refused, rule.shadowRefused,
+        ...(adminToken ? [rule.builtIn ? '' : el('button', { class: 'link', onclick: () => changeMode(rule) }, rule.mode === 'Enforce' ? 'only count' : 'enforce')] : [])]), needsGateway())),
     card('Priority levels', 'w6', table(['LEVEL', 'SEATS', 'NOMINAL', 'WAITING'], (state.policy?.levels || []).map(level => [level.name + (level.exempt ? ' (exempt)' : ''), level.seats, level.nominalSeats, level.waiting]), needsGateway())),
   ];
 }
@@ -410,12 +440,25 @@ function storage() {
       ['99 % of backend commits within', shownTime(quantile('etcd_disk_backend_commit_duration_seconds', 0.99))],
       ['WAL written', `${bytes(rate('etcd_disk_wal_write_bytes_total'))}/s`],
     ])),
+    ...(adminToken ? [maintenance()] : []),
     figure('Proposals', `${count(rate('etcd_server_proposals_committed_total'))}/s`, rates('etcd_server_proposals_committed_total')),
     figure('Waiting', count(sum('etcd_server_proposals_pending')), series('etcd_server_proposals_pending')),
     figure('Leader changes', count(sum('etcd_server_leader_changes_seen_total'))),
     figure('Peers, 99 % of round trips', shownTime(quantile('etcd_network_peer_round_trip_time_seconds', 0.99))),
     ...upstream,
   ];
+}
+
+/** What an operator does by etcdctl, with etcd's own rights: sign in under Keys where users are on. */
+function maintenance() {
+  const revision = sum('etcd_debugging_mvcc_current_revision');
+  return card('Maintenance of this member', '', el('div', { class: 'row' },
+    el('button', { onclick: () => act('Compact', `The history before revision ${revision} is forgotten: reads and watches from there fail. Kubernetes compacts by itself.`,
+      async () => { await call('kv/compaction', { revision: String(revision), physical: true }); return `compacted at ${revision}`; }) }, 'Compact'),
+    el('button', { onclick: () => act('Defragment', 'The db file is written anew. This member may answer slowly meanwhile.',
+      async () => { await call('maintenance/defragment', {}); return `now ${bytes(Number((await call('maintenance/status', {})).dbSize))}`; }) }, 'Defragment'),
+    el('button', { onclick: () => act('Disarm alarms', 'Writes are taken again. Make space first: compact and defragment.',
+      async () => { const { alarms = [] } = await call('maintenance/alarm', { action: 'GET' }); for (const { memberID, alarm } of alarms) await call('maintenance/alarm', { action: 'DEACTIVATE', memberID, alarm }); return `${alarms.length} disarmed`; }) }, 'Disarm alarms')));
 }
 
 // --- keys ------------------------------------------------------------------------------------------------------------
@@ -690,7 +733,16 @@ function draw(all) {
   } else if (!now() && state.error) {
     $('main').replaceChildren(card('No answer', '', el('p', { class: 'bad' }, state.error.message)));
   }
+  $('operator').textContent = adminToken ? 'stop acting as operator' : 'operator';
   $('age').textContent = state.paused ? 'paused' : state.error ? `no answer: ${state.error.message}` : `as of ${new Date().toLocaleTimeString()}`;
+}
+
+/** Takes the admin token, or gives it up. */
+function operator() {
+  if (!now()?.has('forebay_admission_seats')) return dialog('Operator', el('p', {}, 'A member alone has no admin token; a gateway has, and forebay up with --admin-token-file.'));
+  if (!adminToken) return dialog('Operator', el('p', {}, 'With the admin token (--admin-token-file) rules can be enforced or only counted, and members maintained, from here.'), tokenForm('Use it'));
+  adminToken = null;
+  draw(true);
 }
 
 async function live() {
@@ -707,11 +759,13 @@ addEventListener('keydown', event => {
   const view = VIEWS[Number(event.key) - 1];
   if (view) location.hash = view[0];
   else if (event.key === '/') { event.preventDefault(); $('filter')?.focus(); }
+  else if (event.key === 'a') operator();
   else if (event.key === 'p') { state.paused = !state.paused; draw(false); }
   else if (event.key === '?') {
-    dialog('Keys', table(['KEY', ''], [...VIEWS.map(([, title], at) => [String(at + 1), title]), ['/', 'filter or prefix'], ['p', 'pause'], ['Esc', 'close'], ['?', 'this']].map(([key, text]) => [el('kbd', {}, key), text])));
+    dialog('Keys', table(['KEY', ''], [...VIEWS.map(([, title], at) => [String(at + 1), title]), ['/', 'filter or prefix'], ['p', 'pause'], ['a', 'act as operator'], ['Esc', 'close'], ['?', 'this']].map(([key, text]) => [el('kbd', {}, key), text])));
   }
 });
+$('operator').addEventListener('click', operator);
 $('where').textContent = location.host;
 $('nav').append(...VIEWS.map(([name, title], at) => el('a', { href: `#${name}` }, el('kbd', {}, String(at + 1)), ` ${title}`)));
 live();

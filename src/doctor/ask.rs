@@ -11,6 +11,8 @@ use tokio::{
     time::timeout,
 };
 
+use crate::observe;
+
 /// The longest answer that is read: a metrics page with room to spare.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
@@ -43,7 +45,16 @@ impl Target {
 
     /// A GET.
     pub(super) async fn get(&self, path: &str) -> anyhow::Result<Answer> {
-        self.exchange(format!("GET {path} HTTP/1.0\r\nHost: {}:{}\r\n\r\n", self.host, self.port)).await
+        self.get_with(path, "").await
+    }
+
+    /// A GET of what a gateway tells its operator alone.
+    pub(super) async fn get_as_operator(&self, path: &str) -> anyhow::Result<Answer> {
+        self.get_with(path, &observe::authorization()).await
+    }
+
+    async fn get_with(&self, path: &str, header: &str) -> anyhow::Result<Answer> {
+        self.exchange(format!("GET {path} HTTP/1.0\r\nHost: {}:{}\r\n{header}\r\n", self.host, self.port)).await
     }
 
     /// A method of the JSON API. What is refused is an error with the server's words.

@@ -402,10 +402,19 @@ fn data(facts: &Facts) -> Finding {
     pass("data", evidence)
 }
 
+/// How to ask a gateway that told nothing because it wants its admin token, or another one.
+fn as_operator(facts: &Facts) -> Option<String> {
+    let endpoint = facts.endpoints.iter().find(|endpoint| endpoint.is_withheld)?;
+    Some(format!("FOREBAY_ADMIN_TOKEN=$(cat TOKEN-FILE) forebay doctor --endpoints {}", endpoint.url))
+}
+
 /// Load is requests × objects × size.
 fn load(facts: &Facts) -> Finding {
     let Some((endpoint, top)) = facts.endpoints.iter().find_map(|endpoint| Some((endpoint, endpoint.top.as_ref()?)))
     else {
+        if let Some(next) = as_operator(facts) {
+            return skip("load", "the gateway tells who asks for what to its operator alone", next);
+        }
         let next = format!(
             "forebay gateway --endpoints {} --listen-client-urls http://127.0.0.1:23790, then forebay top",
             all(facts)
@@ -507,17 +516,18 @@ fn policy(facts: &Facts) -> Finding {
         };
     }
     let in_force = facts.endpoints.iter().find_map(|endpoint| Some((endpoint, endpoint.policy.as_ref()?)));
-    match in_force {
-        None => skip(
+    match (in_force, as_operator(facts)) {
+        (None, Some(next)) => skip("policy", "the gateway tells its operator alone which policy is in force", next),
+        (None, None) => skip(
             "policy",
             "no policy file was named, and no endpoint is a gateway of this machine",
             "forebay policy default > policy.yaml",
         ),
-        Some((endpoint, policy)) if policy["current"] == false => {
+        (Some((endpoint, policy)), _) if policy["current"] == false => {
             let evidence = format!("{} keeps an older policy: its file cannot be used", endpoint.url);
             warn("policy", evidence, "forebay policy check FILE")
         }
-        Some((_, policy)) => {
+        (Some((_, policy)), _) => {
             let name = policy["name"].as_str().unwrap_or_default();
             pass("policy", format!("{name} is in force, {} rules", policy["rules"].as_array().map_or(0, Vec::len)))
         }

@@ -45,6 +45,8 @@ pub(super) struct Endpoint {
     pub(super) top: Option<Value>,
     /// Of a gateway: the policy in force.
     pub(super) policy: Option<Value>,
+    /// Whether it tells both to none but its operator.
+    pub(super) is_withheld: bool,
 }
 
 /// Of `Maintenance.Status`.
@@ -102,9 +104,16 @@ pub(super) async fn ask(targets: &[Target], user: &str) -> Vec<Endpoint> {
             endpoint.refused = Some(format!("{error:#}"));
         }
         endpoint.page = page(target, "/metrics").await.map(|text| Page::parse(&text));
-        let json = async |path| page(target, path).await.and_then(|text| serde_json::from_str(&text).ok());
-        endpoint.top = json("/forebay/v1/top").await;
-        endpoint.policy = json("/forebay/v1/policy").await;
+        match target.get_as_operator("/forebay/v1/top").await {
+            Ok((200, text)) => endpoint.top = serde_json::from_str(&text).ok(),
+            Ok((403, _)) => endpoint.is_withheld = true,
+            _ => {}
+        }
+        if endpoint.top.is_some()
+            && let Ok((200, text)) = target.get_as_operator("/forebay/v1/policy").await
+        {
+            endpoint.policy = serde_json::from_str(&text).ok();
+        }
         endpoint
     });
     futures::future::join_all(asked).await

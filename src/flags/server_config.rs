@@ -77,6 +77,8 @@ pub struct ServerConfig {
     pub hold_cluster_version: bool,
     /// The policy file, whose quotas the member holds.
     pub policy: Option<PathBuf>,
+    /// The file with the token of operators, where a gateway is in the same process.
+    pub admin_token_file: Option<PathBuf>,
 
     pub max_request_bytes: u64,
     pub max_txn_ops: u64,

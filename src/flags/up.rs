@@ -21,6 +21,14 @@ pub fn flags() -> Vec<Flag<Settings>> {
         "Print every setting and where it came from, and exit.",
     );
     flags.insert(0, print_config.not_in_file());
+    let admin_token = Flag::new(
+        "Security",
+        "admin-token-file",
+        Slot::Text(|s: &mut Settings| &mut s.admin_token_file),
+        "File with a secret: who brings it (Authorization: Bearer) may look at the admin pages from everywhere, and nobody else.",
+    );
+    let security = flags.iter().rposition(|flag| flag.group == "Security").map_or(flags.len(), |last| last + 1);
+    flags.insert(security, admin_token);
     flags
 }
 

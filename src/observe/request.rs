@@ -71,7 +71,7 @@ fn exchange(
 }
 
 /// The header with the admin token, for a gateway that has one.
-fn authorization() -> String {
+pub(crate) fn authorization() -> String {
     let token = std::env::var("FOREBAY_ADMIN_TOKEN").unwrap_or_default();
     if token.is_empty() { token } else { format!("Authorization: Bearer {}\r\n", token.trim()) }
 }

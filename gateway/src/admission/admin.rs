@@ -2,7 +2,8 @@
 //! `/explain` and `/tap`; and `/forebay/v1/policy/try`, which takes a policy file and says what it would change.
 //!
 //! Keys and names of clients are shown. Where there is an admin token ([`AdmissionConfig::admin_token`]), who brings it
-//! is answered; where there is none, only this machine is ([`is_local`]). Nothing can be changed this way.
+//! is answered; where there is none, only this machine is ([`is_local`]). One thing can be changed, and by nobody but who
+//! brings the token: `/policy/mode` has a rule enforced, or only counted, until the policy file is loaded again.
 //!
 //! [`AdmissionConfig::admin_token`]: crate::AdmissionConfig::admin_token
 
@@ -26,7 +27,7 @@ use http_body_util::{BodyExt as _, Limited, StreamBody};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use super::{Admission, Shared, WINDOW, quotas::Usage};
+use super::{Admission, Shared, WINDOW, explained::pairs, quotas::Usage};
 
 /// How the paths begin.
 pub const ADMIN: &str = "/forebay/v1/";
@@ -40,6 +41,7 @@ impl Admission {
         let path = request.uri().path().strip_prefix(ADMIN).unwrap_or_default().to_owned();
         match (&path[..], request.method()) {
             ("policy/try", &Method::POST) => self.try_policy(request).await,
+            ("policy/mode", &Method::POST) => self.change_mode(request.uri().query().unwrap_or_default()),
             (_, method) if method != Method::GET => text(StatusCode::METHOD_NOT_ALLOWED, "nothing can be changed here"),
             ("top", _) => json(&self.0.top()),
             ("policy", _) => json(&self.0.policy_status()),
@@ -49,7 +51,7 @@ impl Admission {
                 Err(error) => text(StatusCode::BAD_REQUEST, error),
             },
             ("tap", _) => tap(self.0.tap.subscribe()),
-            _ => text(StatusCode::NOT_FOUND, "there is top, policy, policy/try, quota, explain and tap"),
+            _ => text(StatusCode::NOT_FOUND, "there is top, policy, policy/try, policy/mode, quota, explain and tap"),
         }
     }
 
@@ -62,6 +64,41 @@ impl Admission {
         let said = request.headers().get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         let brings = said.is_some_and(|said| token.is(said));
         brings.then_some(()).ok_or("only who brings the admin token is told: Authorization: Bearer TOKEN")
+    }
+
+    /// `?rule=NAME&mode=Enforce` or `Shadow`.
+    fn change_mode(&self, query: &str) -> Response {
+        if self.0.admin_token.is_none() {
+            return text(StatusCode::FORBIDDEN, "nothing can be changed without an admin token: --admin-token-file");
+        }
+        let (mut name, mut mode) = (None, None);
+        for pair in pairs(query) {
+            match pair {
+                Ok(("rule", value)) => name = Some(value),
+                Ok(("mode", value)) => mode = Some(value),
+                Ok((other, _)) => {
+                    return text(StatusCode::BAD_REQUEST, format_args!("{other:?}: there is rule and mode"));
+                }
+                Err(error) => return text(StatusCode::BAD_REQUEST, error),
+            }
+        }
+        let (Some(name), Some(mode)) = (name, mode) else {
+            return text(StatusCode::BAD_REQUEST, "say which: policy/mode?rule=NAME&mode=Enforce");
+        };
+        let mode = match &mode[..] {
+            "Enforce" => Mode::Enforce,
+            "Shadow" => Mode::Shadow,
+            other => return text(StatusCode::BAD_REQUEST, format_args!("{other:?} is no mode: Enforce or Shadow")),
+        };
+        let mut policy = self.0.loaded.load().policy.clone();
+        let own = policy.rules.iter_mut().find(|rule| rule.name == name && !rule.is_ours());
+        let Some(rule) = own else {
+            return text(StatusCode::NOT_FOUND, format_args!("the policy file has no rule {name:?}"));
+        };
+        rule.mode = mode;
+        tracing::warn!(rule = name, mode = self::mode(mode), "an operator changed the mode of a rule");
+        self.set_policy(policy);
+        json(&self.0.policy_status())
     }
 
     async fn try_policy(&self, request: Request) -> Response {
@@ -128,6 +165,7 @@ impl Shared {
             json!({
                 "name": rule.name,
                 "mode": mode(rule.mode),
+                "builtIn": rule.is_ours(),
                 "level": policy.level(rule.level).name,
                 "admitted": loaded.admitted(RuleId(at)),
                 "refused": self.metrics.refused_by(&rule.name),

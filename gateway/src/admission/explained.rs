@@ -16,9 +16,9 @@ impl Shared {
     /// The explanation, or what cannot be read of the query.
     pub(super) fn explain(&self, query: &str) -> Result<String, String> {
         let mut asked = Asked::default();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            asked.set(name, &unescaped(value)?)?;
+        for pair in pairs(query) {
+            let (name, value) = pair?;
+            asked.set(name, &value)?;
         }
         let keys: Vec<KeyRange> = match (asked.key.is_empty(), asked.prefix) {
             (true, _) => Vec::new(),
@@ -73,6 +73,14 @@ impl Asked {
         }
         Ok(())
     }
+}
+
+/// The names and values of a query.
+pub(super) fn pairs(query: &str) -> impl Iterator<Item = Result<(&str, String), String>> {
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        Ok((name, unescaped(value)?))
+    })
 }
 
 /// A value of a query with its escapes resolved.

@@ -23,6 +23,7 @@ use forebay_proto::{
     mvccpb::KeyValue,
 };
 use futures::{StreamExt as _, future::BoxFuture, future::join_all, stream};
+use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use prometheus::Registry;
 use prost::Message as _;
@@ -236,6 +237,40 @@ async fn who_does_what_is_told_to_this_machine_or_if_there_is_a_token_to_who_bri
         assert_eq!(asked(Some("secret"), address, None).await, 403, "{address}");
         assert_eq!(asked(Some("secret"), address, Some(("authorization", "Bearer wrong"))).await, 403, "{address}");
         assert_eq!(asked(Some("secret"), address, Some(("authorization", "Bearer secret"))).await, 200, "{address}");
+    }
+}
+
+#[tokio::test]
+async fn a_rule_is_enforced_or_only_counted_at_the_word_of_who_brings_the_token() {
+    let gateway = |admin_token: Option<&str>| {
+        let admin_token = admin_token.and_then(AdminToken::new);
+        let admission = AdmissionConfig { policy: policy(FIVE_A_SECOND), admin_token, ..AdmissionConfig::default() };
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        Gateway::new(&Config { admission, ..Config::default() }, Upstream::Local(Api::new(Store::default())), metrics)
+    };
+    let post = async |gateway: &Gateway, query: &str, token: &str| {
+        let request = http::Request::post(format!("/forebay/v1/policy/mode?{query}")).header("host", "127.0.0.1:2379");
+        let request = request.header("authorization", format!("Bearer {token}")).body(Body::empty()).unwrap();
+        let response = gateway.admission().admin(from("127.0.0.1", request)).await;
+        let status = response.status().as_u16();
+        (status, String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().into()).unwrap())
+    };
+    let open = gateway(None);
+    assert_eq!(post(&open, "rule=five&mode=Shadow", "").await.0, 403, "this machine may look, and change nothing");
+    let held = gateway(Some("secret"));
+    assert_eq!(post(&held, "rule=five&mode=Shadow", "wrong").await.0, 403);
+    for wrong in ["", "rule=five", "rule=five&mode=Off", "rule=five&mode=Shadow&more=1", "rule=%zz&mode=Shadow"] {
+        assert_eq!(post(&held, wrong, "secret").await.0, 400, "{wrong}");
+    }
+    for foreign in ["six", "forebay-reserved"] {
+        assert_eq!(post(&held, &format!("rule={foreign}&mode=Shadow"), "secret").await.0, 404, "{foreign}");
+    }
+    for mode in ["Shadow", "Enforce"] {
+        let (status, text) = post(&held, &format!("rule=five&mode={mode}"), "secret").await;
+        let now: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let rules = now["rules"].as_array().unwrap();
+        let five = rules.iter().find(|rule| rule["name"] == "five").unwrap();
+        assert_eq!((status, five["mode"].as_str()), (200, Some(mode)));
     }
 }
 

@@ -156,6 +156,15 @@ fn a_client_that_is_refused_or_heavy_is_named() {
 }
 
 #[test]
+fn a_gateway_that_tells_its_operator_alone_is_asked_with_the_token() {
+    for check in ["load", "policy"] {
+        let finding = found(check, |facts| facts.endpoints[0].is_withheld = true);
+        let next = finding.next.expect("a command");
+        assert!(finding.verdict == Verdict::Skip && next.starts_with("FOREBAY_ADMIN_TOKEN="), "{next}");
+    }
+}
+
+#[test]
 fn old_and_mixed_versions_are_found() {
     let version = |version: &str| {
         let version = version.to_owned();

@@ -9,8 +9,9 @@ use crate::flags::{gates::GivenGates, go::Duration, tracing::TracingSettings, ur
 pub struct Settings {
     pub config_file: String,
     pub version: bool,
-    /// Only `forebay up` has the flag.
+    /// Only `forebay up` has these two flags.
     pub print_config: bool,
+    pub admin_token_file: String,
 
     pub name: String,
     pub data_dir: String,
@@ -133,6 +134,7 @@ impl Default for Settings {
             config_file: String::new(),
             version: false,
             print_config: false,
+            admin_token_file: String::new(),
 
             name: DEFAULT_NAME.to_owned(),
             data_dir: String::new(),
