@@ -10,7 +10,7 @@ use forebay_loadtest::{
     bench::{
         self,
         fleet::Fleet,
-        report::{self, Report},
+        report::{self, Report, TargetReport},
         view::View,
     },
     client::{Stream, Target, Tls},
@@ -87,8 +87,8 @@ fn shown(report: &Report, form: &str) -> anyhow::Result<String> {
         "json" => format!("{:#}\n", report.json()),
         "html" => report::html(report),
         "hgrm" => {
-            let main = report.targets.first().and_then(|target| target.all.all.series.get(&target.main));
-            report::hgrm(main.context("nothing was answered")?)
+            let main = report.targets.first().map(TargetReport::main_latencies);
+            report::hgrm(&main.filter(|main| !main.0.is_empty()).context("nothing was answered")?)
         }
         _ => report::text(report),
     })

@@ -36,8 +36,13 @@ const TOLD: Duration = Duration::from_secs(20);
 async fn connections(urls: &[String]) -> anyhow::Result<Vec<Connection>> {
     let mut all = Vec::new();
     for url in urls {
-        let client =
-            Client { endpoints: vec![url.clone()], tls: None, user: None, dial_timeout: Duration::from_secs(5) };
+        let client = Client {
+            endpoints: vec![url.clone()],
+            tls: None,
+            user: None,
+            dial_timeout: Duration::from_secs(5),
+            source: None,
+        };
         all.extend(client.connect(1).await?);
     }
     Ok(all)

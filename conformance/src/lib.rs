@@ -25,6 +25,7 @@ pub mod session;
 pub mod streams;
 
 pub mod allowed;
+pub mod browser;
 pub mod diff;
 pub mod runner;
 

@@ -180,7 +180,7 @@ async function refresh() {
     state.health = health;
     state.error = null;
     // A member alone has no admission: asked once a page.
-    if (now().has('forebay_admission_seats')) {
+    if (isGateway()) {
       [state.top, state.quota, state.policy] = await Promise.all(['top', 'quota', 'policy'].map(adminPage));
       for (const budget of state.quota?.budgets || []) {
         const name = budgetName(budget);
@@ -196,7 +196,8 @@ async function refresh() {
 
 // --- views -----------------------------------------------------------------------------------------------------------
 
-const isGateway = () => now()?.has('forebay_gateway_requests_total');
+// Which it is before the first request, too.
+const isGateway = () => now()?.has('forebay_admission_seats');
 const isMember = () => now()?.has('etcd_server_has_leader');
 
 function strip() {
@@ -366,9 +367,9 @@ function policy() {
       state.quota ? 'no quota has been counted since the gateway began' : needsGateway())),
     card('What would happen to a request?', 'w6', dryRun()),
     card(`Rules of ${state.policy?.name ?? 'the policy'}`, 'w6', state.policy && !state.policy.current ? el('p', { class: 'bad' }, 'The policy file cannot be used; the last good one is in force.') : null,
-      table(['RULE', 'MODE', 'LEVEL', 'LET IN', 'REFUSED', 'WOULD BE', ...(adminToken ? [''] : [])], rules.map(rule => [rule.name, rule.mode, rule.level, rule.admitted, rule.refused, rule.shadowRefused,
+      table(['RULE', 'MODE', 'LEVEL', 'LET IN', 'REFUSED', 'WOULD REFUSE', ...(adminToken ? [''] : [])], rules.map(rule => [rule.name, rule.mode, rule.level, rule.admitted, rule.refused, rule.shadowRefused,
         ...(adminToken ? [rule.builtIn ? '' : el('button', { class: 'link', onclick: () => changeMode(rule) }, rule.mode === 'Enforce' ? 'only count' : 'enforce')] : [])]), needsGateway())),
-    card('Priority levels', 'w6', table(['LEVEL', 'SEATS', 'NOMINAL', 'WAITING'], (state.policy?.levels || []).map(level => [level.name + (level.exempt ? ' (exempt)' : ''), level.seats, level.nominalSeats, level.waiting]), needsGateway())),
+    card('Priority levels', 'w6', table(['LEVEL', 'SEATS', 'NOMINAL', 'WAITING'], (state.policy?.levels || []).map(level => [level.name + (level.exempt && level.name !== 'exempt' ? ' (exempt)' : ''), level.seats, level.nominalSeats, level.waiting]), needsGateway())),
   ];
 }
 
@@ -739,7 +740,7 @@ function draw(all) {
 
 /** Takes the admin token, or gives it up. */
 function operator() {
-  if (!now()?.has('forebay_admission_seats')) return dialog('Operator', el('p', {}, 'A member alone has no admin token; a gateway has, and forebay up with --admin-token-file.'));
+  if (!isGateway()) return dialog('Operator', el('p', {}, 'A member alone has no admin token; a gateway has, and forebay up with --admin-token-file.'));
   if (!adminToken) return dialog('Operator', el('p', {}, 'With the admin token (--admin-token-file) rules can be enforced or only counted, and members maintained, from here.'), tokenForm('Use it'));
   adminToken = null;
   draw(true);

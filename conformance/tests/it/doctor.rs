@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::FileExt as _,
     process::{Command, Stdio},
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, ensure};
@@ -13,8 +14,13 @@ use forebay_conformance::{
     session,
     target::{Kind, Target},
 };
-use forebay_proto::etcdserverpb::{PutRequest, kv_client::KvClient};
+use forebay_loadtest::process::{Process, etcd_flags, free_address};
+use forebay_proto::etcdserverpb::{
+    MemberAddRequest, MoveLeaderRequest, PutRequest, StatusRequest, cluster_client::ClusterClient, kv_client::KvClient,
+    maintenance_client::MaintenanceClient,
+};
 use serde_json::Value;
+use tonic::transport::{Channel, Endpoint};
 
 /// The verdict, the evidence and the next command of each check, and the exit status.
 struct Examined {
@@ -23,7 +29,13 @@ struct Examined {
 }
 
 fn examine(args: &[&str]) -> anyhow::Result<Examined> {
+    examine_as(args, "")
+}
+
+/// The same with an admin token.
+fn examine_as(args: &[&str], admin_token: &str) -> anyhow::Result<Examined> {
     let output = Command::new(peers::forebay().context(peers::BUILD)?)
+        .env("FOREBAY_ADMIN_TOKEN", admin_token)
         .arg("doctor")
         .args(args)
         .args(["-o", "json"])
@@ -50,6 +62,10 @@ impl Examined {
         ensure!(Some(self.status) == worst.max(), "the exit status is the worst verdict: {}", self.status);
         Ok(())
     }
+}
+
+async fn channel(url: String) -> Channel {
+    Endpoint::from_shared(url).unwrap().connect().await.unwrap()
 }
 
 fn is_missing(test: &str, kinds: &[Kind]) -> bool {
@@ -147,4 +163,151 @@ async fn a_directory_in_use_is_left_alone_and_a_damaged_one_is_found() {
     }
     examine(&[&dir]).unwrap().expect("data-dir", "FAIL", "damaged").unwrap();
     examine(&["--data-dir=/nonexistent"]).unwrap().expect("data-dir", "FAIL", "there is no").unwrap();
+}
+
+/// Three members that change their leader again and again, get one more that never starts, and lose two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restless_cluster_a_member_that_never_starts_and_a_lost_quorum_are_found() {
+    if is_missing("doctor::a_restless_cluster_a_member_that_never_starts_and_a_lost_quorum_are_found", &[]) {
+        return;
+    }
+    let mut cluster = Cluster::start(&[Kind::Server; 3], &[]).await.unwrap();
+    for _ in 0..5 {
+        let leader = cluster.leader().await.unwrap();
+        let to = cluster.members[(leader + 1) % 3].url();
+        let mut next = MaintenanceClient::new(channel(to).await);
+        let target_id = next.status(StatusRequest {}).await.unwrap().into_inner().header.unwrap().member_id;
+        let url = cluster.members[leader].url();
+        let mut leading = MaintenanceClient::new(channel(url).await);
+        leading.move_leader(MoveLeaderRequest { target_id }).await.unwrap();
+    }
+    let leader = cluster.leader().await.unwrap();
+    let mut members = ClusterClient::new(channel(cluster.members[leader].url()).await);
+    let peer_ur_ls = vec![format!("http://{}", free_address().unwrap())];
+    let add = MemberAddRequest { peer_ur_ls, is_learner: true };
+    // A leader that has only begun has not heard of everybody yet, and adds nobody until then.
+    for _ in 0..100 {
+        match members.member_add(add.clone()).await {
+            Ok(_) => break,
+            Err(status) => assert_eq!(status.message(), "etcdserver: unhealthy cluster"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let urls: Vec<String> = cluster.members.iter().map(forebay_conformance::cluster::Node::url).collect();
+    let endpoints = format!("--endpoints={}", urls.join(","));
+    // Who hears of the new member last is waited for.
+    let mut ill = examine(&[&endpoints]).unwrap();
+    for _ in 0..50 {
+        if ill.expect("members", "WARN", "never started").is_ok() {
+            break;
+        }
+        ill = examine(&[&endpoints]).unwrap();
+    }
+    ill.expect("members", "WARN", "never started").unwrap();
+    ill.expect("raft", "WARN", "leader changes").unwrap();
+    ill.expect("leader", "PASS", "all follow").unwrap();
+
+    cluster.kill(0);
+    cluster.kill(1);
+    let alone = format!("--endpoints={}", urls[2]);
+    let mut left = examine(&[&alone, "--timeout=2s"]).unwrap();
+    for _ in 0..50 {
+        if left.expect("leader", "FAIL", "knows no leader").is_ok() {
+            break;
+        }
+        left = examine(&[&alone, "--timeout=2s"]).unwrap();
+    }
+    left.expect("leader", "FAIL", "knows no leader").unwrap();
+}
+
+/// A gateway that refuses somebody, loses its policy file, and tells its operator alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_is_examined_with_its_admin_token() {
+    if is_missing("doctor::a_gateway_is_examined_with_its_admin_token", &[]) {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let (token, policy) = (scratch.path().join("token"), scratch.path().join("policy.yaml"));
+    fs::write(&token, "s3cret").unwrap();
+    fs::write(&policy, POLICY).unwrap();
+    let (client, peer) = (free_address().unwrap(), free_address().unwrap());
+    let mut args = vec!["up".to_owned(), format!("--policy={}", policy.display())];
+    args.push(format!("--admin-token-file={}", token.display()));
+    args.extend(etcd_flags(&scratch.path().join("data"), "http", client, peer));
+    let program = peers::forebay().context(peers::BUILD).unwrap();
+    let _up = Process::start(&program, &args, client, scratch.path().join("log")).unwrap();
+    let endpoint = format!("--endpoints={client}");
+
+    for token in ["", "wrong"] {
+        let examined = examine_as(&[&endpoint], token).unwrap();
+        examined.expect("load", "SKIP", "its operator alone").unwrap();
+        examined.expect("policy", "SKIP", "its operator alone").unwrap();
+    }
+    // Nearly all are refused, for as long as it takes until a window of accounts has ended.
+    let mut kv = KvClient::new(channel(format!("http://{client}")).await);
+    let mut examined = examine_as(&[&endpoint], "s3cret").unwrap();
+    examined.expect("policy", "PASS", "control-plane is in force").unwrap();
+    for _ in 0..300 {
+        for _ in 0..10 {
+            let _ = kv.put(PutRequest { key: "/jobs/a".into(), ..Default::default() }).await;
+        }
+        examined = examine_as(&[&endpoint], "s3cret").unwrap();
+        if examined.expect("load", "WARN", "requests refused").is_ok() {
+            break;
+        }
+    }
+    examined.expect("load", "WARN", "requests refused").unwrap();
+    fs::write(&policy, "apiVersion: nonsense").unwrap();
+    for _ in 0..300 {
+        examined = examine_as(&[&endpoint], "s3cret").unwrap();
+        if examined.expect("policy", "WARN", "its file cannot be used").is_ok() {
+            break;
+        }
+    }
+    examined.expect("policy", "WARN", "its file cannot be used").unwrap();
+}
+
+const POLICY: &str = "
+apiVersion: forebay.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: control-plane}
+spec:
+  flowRules:
+    - name: few
+      matchingPrecedence: 500
+      mode: Enforce
+      match: {rpcs: [Put]}
+      priorityLevel: catch-all
+      limits: {requests: 1/s, burst: 1}
+      onLimit: Reject
+";
+
+#[test]
+fn logs_backups_and_policy_files_are_examined() {
+    if is_missing("doctor::logs_backups_and_policy_files_are_examined", &[]) {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = scratch.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let nobody = format!("--endpoints={}", free_address().unwrap());
+    let examine = |args: &[&str]| examine_as(&[&[nobody.as_str()], args].concat(), "").unwrap();
+    let ill = r#"{"level":"error","ts":"2026-01-01T00:00:00Z","msg":"lost the TCP streaming connection"}"#;
+    examine(&["--log", &file("ill.log", ill)]).expect("log", "WARN", "1 errors").unwrap();
+    let well = r#"{"level":"info","ts":"2026-01-01T00:00:00Z","msg":"ready to serve client requests"}"#;
+    examine(&["--log", &file("well.log", well)]).expect("log", "PASS", "no errors").unwrap();
+    examine(&["--policy", &file("good.yaml", POLICY)]).expect("policy", "PASS", "is good").unwrap();
+    examine(&["--policy", &file("bad.yaml", "kind: Nothing")]).expect("policy", "FAIL", "is wrong").unwrap();
+
+    let backups = scratch.path().join("backups");
+    fs::create_dir(&backups).unwrap();
+    let dir = backups.display().to_string();
+    examine(&["--backups", &dir]).expect("backups", "FAIL", "holds none").unwrap();
+    let backup = fs::File::create(backups.join("a.db")).unwrap();
+    examine(&["--backups", &dir]).expect("backups", "PASS", "a.db").unwrap();
+    backup.set_modified(SystemTime::now() - Duration::from_secs(72 * 3600)).unwrap();
+    examine(&["--backups", &dir]).expect("backups", "WARN", "3 days old").unwrap();
 }

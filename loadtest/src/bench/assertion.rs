@@ -71,17 +71,18 @@ impl Assertion {
     /// Whether it holds for a target, and what was measured.
     pub fn holds(&self, report: &TargetReport) -> (bool, String) {
         let all = &report.all;
+        let main = self.series.is_none().then(|| report.main_latencies());
         let series = self.series.as_deref().unwrap_or(&report.main);
-        // A load of many kinds of operation has none that it is named after: all of them are meant.
-        let whole = (self.series.is_none() && !all.all.series.contains_key(series)).then(|| all.all.together());
-        let latencies = whole.as_ref().or_else(|| all.all.series.get(series));
+        let latencies = main.as_ref().or_else(|| all.all.series.get(series));
         let latencies = latencies.filter(|latencies| !latencies.0.is_empty());
         let of = |value: Duration| Some(milliseconds(value));
         let measured = match self.figure {
             Figure::Percentile(percent) => latencies.and_then(|latencies| of(latencies.percentile(percent))),
             Figure::Max => latencies.and_then(|latencies| of(latencies.max())),
             Figure::Mean => latencies.map(|latencies| latencies.0.mean() / 1e6),
-            Figure::Rate if whole.is_some() => latencies.map(|all_of| all_of.0.len() as f64 / all.seconds.max(1e-9)),
+            Figure::Rate if !all.all.series.contains_key(series) => {
+                latencies.map(|latencies| latencies.0.len() as f64 / all.seconds.max(1e-9))
+            }
             Figure::Rate => Some(all.rate(series)),
             Figure::Errors => Some(all.all.failed() as f64),
             Figure::ErrorPercent => {

@@ -57,6 +57,9 @@ impl Misuse {
             let Ok(ended) = tokio::time::timeout(ENDS, abusing).await else { continue };
             let Did { done, refused, failed } = ended.context("the abuse panicked")??;
             for (what, count) in [("done", done), ("refused", refused), ("failed", failed)] {
+                if count == 0 {
+                    continue;
+                }
                 meter.count(&format!("{} {what}", entry.name()), count);
             }
         }

@@ -1,87 +1,54 @@
-//! Calls whose answers are counted and not read: a list of 300,000 keys is the server's work, not ours.
+//! Calls whose answers are received and not read: a list of 300,000 keys is the server's work, not ours.
+//!
+//! A request is one frame that says itself that it is the last. So it leaves with its head, in one system call; a
+//! generated client sends its end behind it.
 
-use std::marker::PhantomData;
-
-use bytes::{Buf as _, Bytes};
-use futures::TryStreamExt as _;
-use http::uri::PathAndQuery;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::{Method, Version, header};
+use http_body_util::{BodyExt as _, Full};
 use prost::Message;
-use tonic::{
-    Request, Status,
-    client::Grpc,
-    codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-};
+use tonic::{Code, Status, body::Body};
+use tower::ServiceExt as _;
 
-use crate::client::{Connection, MAX_ANSWER};
+use crate::client::Connection;
 
-/// A method of one request and one answer. Returns the size of the answer.
-pub async fn unary<M>(connection: &Connection, path: &'static str, request: M) -> Result<usize, Status>
-where
-    M: Message + 'static,
-{
-    let mut grpc = ready(connection).await?;
-    let answer = grpc.unary(Request::new(request), PathAndQuery::from_static(path), Raw(PhantomData)).await?;
-    Ok(answer.into_inner().len())
-}
+/// The bytes before each message: no compression, and its length.
+const PREFIX: usize = 5;
 
-/// A method of one request and a stream of answers. Returns their size when all are there.
-pub async fn streaming<M>(connection: &Connection, path: &'static str, request: M) -> Result<usize, Status>
-where
-    M: Message + 'static,
-{
-    let mut grpc = ready(connection).await?;
-    let answer =
-        grpc.server_streaming(Request::new(request), PathAndQuery::from_static(path), Raw(PhantomData)).await?;
-    answer.into_inner().try_fold(0, |sum, part: Bytes| async move { Ok(sum + part.len()) }).await
-}
-
-async fn ready(connection: &Connection) -> Result<Grpc<Connection>, Status> {
-    let mut grpc = Grpc::new(connection.clone()).max_decoding_message_size(MAX_ANSWER);
-    grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-    Ok(grpc)
-}
-
-/// Encodes messages, and leaves answers as they are.
-struct Raw<M>(PhantomData<M>);
-
-impl<M: Message + 'static> Codec for Raw<M> {
-    type Encode = M;
-    type Decode = Bytes;
-    type Encoder = Raw<M>;
-    type Decoder = Raw<M>;
-
-    fn encoder(&mut self) -> Raw<M> {
-        Raw(PhantomData)
+/// Calls a method of one request, and waits for the end of all its answers.
+pub async fn call(connection: &Connection, path: &'static str, request: &impl Message) -> Result<(), Status> {
+    let response = connection.clone().oneshot(head(path, frame(request))).await;
+    let (head, mut body) = response.map_err(|error| Status::from_error(Box::new(error)))?.into_parts();
+    // Of a call that failed before it answered, the head is all there is.
+    let mut end = Status::from_header_map(&head.headers);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Status::from_error(Box::new(error)))?;
+        if let Some(trailers) = frame.trailers_ref() {
+            end = Status::from_header_map(trailers);
+        }
     }
-
-    fn decoder(&mut self) -> Raw<M> {
-        Raw(PhantomData)
+    match end {
+        Some(status) if status.code() == Code::Ok => Ok(()),
+        Some(status) => Err(status),
+        None => Err(Status::unknown(format!("the answer ended without a status, as HTTP {}", head.status))),
     }
 }
 
-impl<M: Message> Encoder for Raw<M> {
-    type Item = M;
-    type Error = Status;
-
-    fn encode(&mut self, message: M, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        message.encode(into).expect("the buffer grows");
-        Ok(())
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::default()
-    }
+fn frame(request: &impl Message) -> Bytes {
+    let length = request.encoded_len();
+    let mut frame = BytesMut::with_capacity(PREFIX + length);
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(length).expect("a request has less than 4 GiB"));
+    request.encode(&mut frame).expect("there is room");
+    frame.freeze()
 }
 
-impl<M> Decoder for Raw<M> {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(from.copy_to_bytes(from.remaining())))
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::default()
-    }
+fn head(path: &'static str, frame: Bytes) -> http::Request<Body> {
+    let request = http::Request::builder()
+        .method(Method::POST)
+        .version(Version::HTTP_2)
+        .uri(path)
+        .header(header::TE, "trailers")
+        .header(header::CONTENT_TYPE, "application/grpc");
+    request.body(Body::new(Full::new(frame))).expect("these are a head")
 }

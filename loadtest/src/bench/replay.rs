@@ -173,21 +173,21 @@ impl Recording {
         };
         Ok(match &recorded.request {
             Request::Range(range) => {
-                raw::unary(connection, "/etcdserverpb.KV/Range", range.clone()).await?;
+                raw::call(connection, "/etcdserverpb.KV/Range", range).await?;
                 "range"
             }
             Request::RangeStream(range) => {
-                raw::streaming(connection, "/etcdserverpb.KV/RangeStream", range.clone()).await?;
+                raw::call(connection, "/etcdserverpb.KV/RangeStream", range).await?;
                 "range-stream"
             }
             Request::Put(put) => {
                 let mut put = put.clone();
                 fill(&mut put);
-                raw::unary(connection, "/etcdserverpb.KV/Put", put).await?;
+                raw::call(connection, "/etcdserverpb.KV/Put", &put).await?;
                 "put"
             }
             Request::DeleteRange(delete) => {
-                raw::unary(connection, "/etcdserverpb.KV/DeleteRange", delete.clone()).await?;
+                raw::call(connection, "/etcdserverpb.KV/DeleteRange", delete).await?;
                 "delete"
             }
             Request::Txn(txn) => {
@@ -198,7 +198,7 @@ impl Recording {
                     }
                 };
                 each_part(&mut txn, filled, &mut |_| {});
-                raw::unary(connection, "/etcdserverpb.KV/Txn", txn).await?;
+                raw::call(connection, "/etcdserverpb.KV/Txn", &txn).await?;
                 "txn"
             }
         })

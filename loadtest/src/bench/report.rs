@@ -8,7 +8,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 pub use self::{hgrm::hgrm, html::html, text::text};
-use super::run::{Measured, Plan, milliseconds};
+use super::{
+    meter::Latencies,
+    run::{Measured, Plan, milliseconds},
+};
 use crate::check;
 
 /// The percentiles that are reported.
@@ -42,6 +45,13 @@ impl TargetReport {
     /// Whether nothing was seen that cannot have happened.
     pub fn is_consistent(&self) -> bool {
         self.checks.iter().all(|check| check.violations.is_empty())
+    }
+
+    /// Of the operations that a condition means which names none. A load of many kinds of operation has none that it is
+    /// named after: all of them are meant.
+    pub fn main_latencies(&self) -> Latencies {
+        let all = &self.all.all;
+        all.series.get(&self.main).cloned().unwrap_or_else(|| all.together())
     }
 
     /// Of a target that has not run yet.

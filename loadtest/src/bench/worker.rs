@@ -105,20 +105,20 @@ impl Worker {
             }
             Action::Range => {
                 let request = self.range();
-                raw::unary(&self.connection, RANGE, request).await?;
+                raw::call(&self.connection, RANGE, &request).await?;
             }
             Action::RangeStream => {
                 let request = self.range();
-                raw::streaming(&self.connection, RANGE_STREAM, request).await?;
+                raw::call(&self.connection, RANGE_STREAM, &request).await?;
             }
             Action::List => {
                 let (key, range_end) = self.shape.all();
                 let request = RangeRequest { key, range_end, ..self.range() };
-                raw::unary(&self.connection, RANGE, request).await?;
+                raw::call(&self.connection, RANGE, &request).await?;
             }
             Action::TxnPut => {
                 let success = self.puts(since_epoch);
-                raw::unary(&self.connection, TXN, TxnRequest { success, ..Default::default() }).await?;
+                raw::call(&self.connection, TXN, &TxnRequest { success, ..Default::default() }).await?;
             }
             Action::TxnMixed => {
                 let reads = self.shape.read_write_ratio / (1.0 + self.shape.read_write_ratio);
@@ -127,7 +127,7 @@ impl Worker {
                 } else {
                     self.puts(since_epoch)
                 };
-                raw::unary(&self.connection, TXN, TxnRequest { success, ..Default::default() }).await?;
+                raw::call(&self.connection, TXN, &TxnRequest { success, ..Default::default() }).await?;
             }
             Action::KeepAlive => self.keep_alive().await?,
             Action::Stm => self.transact(since_epoch).await?,
@@ -157,7 +157,7 @@ impl Worker {
 
     async fn put(&mut self, key: Bytes, since_epoch: Duration) -> Result<(), Status> {
         let value = value(&mut self.rng, self.shape.value_size, since_epoch);
-        raw::unary(&self.connection, PUT, PutRequest { key, value, ..Default::default() }).await.map(drop)
+        raw::call(&self.connection, PUT, &PutRequest { key, value, ..Default::default() }).await
     }
 
     fn range(&mut self) -> RangeRequest {

@@ -5,42 +5,46 @@ use std::fmt::Write as _;
 use super::{PERCENTILES, Report};
 use crate::bench::run::milliseconds;
 
+/// Columns of the names, unless one is longer.
+const WIDTH: usize = 14;
+
 /// Lines for a terminal of 100 columns or so.
 pub fn text(report: &Report) -> String {
     let mut text = format!("{}\n", report.load);
+    let width = report.series().into_iter().map(str::len).max().unwrap_or(0).max(WIDTH);
     for (place, target) in report.targets.iter().enumerate() {
         let all = &target.all;
         let _ = writeln!(text, "\n{}", target.name);
         for (name, latencies) in &all.all.series {
             let _ = writeln!(
                 text,
-                "  {name:<14} {:>10} ok {:>12.1}/s   mean {:.3} ms  max {:.3} ms",
+                "  {name:<width$} {:>10} ok {:>12.1}/s   mean {:.3} ms  max {:.3} ms",
                 all.all.answered_of(name),
                 all.rate(name),
                 latencies.0.mean() / 1e6,
                 milliseconds(latencies.max()),
             );
             let percentiles = PERCENTILES.map(|p| format!("p{p} {:.3}", milliseconds(latencies.percentile(p))));
-            let _ = writeln!(text, "  {:<14} {} ms", "", percentiles.join("  "));
+            let _ = writeln!(text, "  {:<width$} {} ms", "", percentiles.join("  "));
         }
         let (answered, failed) = (all.all.answered(), all.all.failed());
         let share = 100.0 * failed as f64 / (answered + failed).max(1) as f64;
-        let _ = writeln!(text, "  {:<14} {failed:>10} ({share:.3} %)", "errors");
+        let _ = writeln!(text, "  {:<width$} {failed:>10} ({share:.3} %)", "errors");
         for (failure, count) in &all.all.failures {
-            let _ = writeln!(text, "  {:<14} {count:>10} x {}: {}", "", failure.code, failure.text);
+            let _ = writeln!(text, "  {:<width$} {count:>10} x {}: {}", "", failure.code, failure.text);
         }
         for (name, count) in &all.all.counts {
-            let _ = writeln!(text, "  {:<14} {count:>10} {name}", "counted");
+            let _ = writeln!(text, "  {:<width$} {count:>10} {name}", "counted");
         }
         if all.all.late > 0 {
             let _ = writeln!(
                 text,
-                "  {:<14} {:>10} were sent over 1 ms after they were meant to be: clients or this machine were busy",
+                "  {:<width$} {:>10} were sent over 1 ms after they were meant to be: clients or this machine were busy",
                 "late", all.all.late
             );
         }
         for check in &target.checks {
-            let _ = writeln!(text, "  {:<14} {}", "history", check.summary());
+            let _ = writeln!(text, "  {:<width$} {}", "history", check.summary());
         }
         if place > 0 {
             let base = &report.targets[0].name;
@@ -53,7 +57,7 @@ pub fn text(report: &Report) -> String {
                 let figures: Vec<String> =
                     figures.iter().filter_map(|(figure, ratio)| Some(format!("{figure} {}", (*ratio)?))).collect();
                 if !figures.is_empty() {
-                    let _ = writeln!(text, "  {name:<14} as multiples of {base}: {}", figures.join("  "));
+                    let _ = writeln!(text, "  {name:<width$} as multiples of {base}: {}", figures.join("  "));
                 }
             }
         }
