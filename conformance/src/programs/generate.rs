@@ -4,11 +4,12 @@ use bytes::Bytes;
 use forebay_proto::etcdserverpb::{
     self as pb,
     compare::{CompareResult, TargetUnion},
+    request_op,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
 use super::Op;
-use crate::cases::requests::{Operation as _, compare};
+use crate::cases::requests::{FROM, Operation as _, compare};
 
 /// Few enough to meet again and again; some are prefixes of others, some are no text.
 const KEYS: [&[u8]; 14] =
@@ -123,7 +124,11 @@ impl Generator {
 
     fn txn_op(&mut self) -> Op {
         self.revision += 1;
-        Op::Txn(self.txn(2))
+        let mut txn = self.txn(2);
+        if deletes_from_a_key(&txn) {
+            refer_to_nothing(&mut txn);
+        }
+        Op::Txn(txn)
     }
 
     /// Mostly 0, else any number up to a little past the present.
@@ -232,10 +237,30 @@ impl Generator {
     }
 }
 
+/// Whether a txn, or one in it, deletes everything from a key on.
+fn deletes_from_a_key(txn: &pb::TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
+        Some(request_op::Request::RequestDeleteRange(delete)) => delete.range_end == FROM,
+        Some(request_op::Request::RequestTxn(txn)) => deletes_from_a_key(txn),
+        _ => false,
+    })
+}
+
+/// Takes the flags out of a txn's puts that refer to the key's present value or lease. etcd 3.7 does not see that a
+/// delete from a key on takes what a put after it refers to, and ends with an index out of range while it applies that.
+fn refer_to_nothing(txn: &mut pb::TxnRequest) {
+    for op in txn.success.iter_mut().chain(&mut txn.failure) {
+        match &mut op.request {
+            Some(request_op::Request::RequestPut(put)) => (put.ignore_value, put.ignore_lease) = (false, false),
+            Some(request_op::Request::RequestTxn(txn)) => refer_to_nothing(txn),
+            _ => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cases::requests::FROM;
 
     #[test]
     fn a_seed_is_a_program() {

@@ -22,8 +22,7 @@ async fn same_both_ways(test: &str, kind: Kind) {
     for seed in seeds {
         let target = Target::start(kind, &[]).await.expect("the target starts");
         let (ranges, watches) = (usize::try_from(PER_SEED * 4 / 5).unwrap(), usize::try_from(PER_SEED / 5).unwrap());
-        let compared =
-            specs::check(&target, seed, ranges, watches).await.unwrap_or_else(|error| panic!("seed {seed}: {error:#}"));
+        let compared = specs::check(&target, seed, ranges, watches).await.unwrap_or_else(|error| panic!("{error:#}"));
         asked += compared.ranges + compared.watches;
         events += compared.events;
     }
