@@ -99,7 +99,7 @@ impl<S> Mirror<S> {
         let active = config.map(|config| {
             let caller = Caller::new(upstream.clone());
             let renewals = Renewals::new(caller.clone(), metrics.clone());
-            let state = State::new(caller, Bytes::from_static(b"\0"), metrics.clone());
+            let state = State::new(caller, Bytes::from_static(b"\0"), config.has_common_name, metrics.clone());
             let warden = Arc::new(Warden::default());
             let mut tasks = JoinSet::new();
             tasks.spawn(Feed::new(Arc::clone(&state), config.clone()).run());

@@ -142,6 +142,7 @@ pub(super) fn mirror(config: &GatewayConfig) -> Option<MirrorConfig> {
         max_bytes: flags.max_bytes,
         progress_interval: flags.progress_interval,
         user: flags.user.clone().map(|(name, password)| Credentials { name, password }),
+        has_common_name: config.tls.upstream.allow_common_name,
         max_request_bytes: config.max_request_bytes,
         ..MirrorConfig::default()
     })

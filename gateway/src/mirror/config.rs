@@ -17,6 +17,9 @@ pub struct MirrorConfig {
     /// The upstream's user that lists and watches; it needs to read what is mirrored. Without one there is no mirror
     /// while the upstream has auth enabled.
     pub user: Option<Credentials>,
+    /// Whether the upstream may take calls without a token for a user's, because the gateway shows it a certificate with
+    /// a common name. Then rights are asked for in the name of those who have no token too.
+    pub has_common_name: bool,
     /// How many revisions of history are kept at most. More let clients resume, and read the past, without the upstream.
     pub window_revisions: u64,
     /// The upstream's `--max-request-bytes`, above which responses to watchers are split if they ask for it.
@@ -34,6 +37,7 @@ impl Default for MirrorConfig {
             prefixes: Vec::new(),
             max_bytes: MAX_BYTES,
             user: None,
+            has_common_name: false,
             window_revisions: 100_000,
             max_request_bytes: 1536 << 10,
             progress_interval: Duration::from_secs(600),

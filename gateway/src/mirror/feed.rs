@@ -236,7 +236,7 @@ impl Feed {
         if !ranges.is_all() && !state.caller.version().is_some_and(tells_progress) {
             return Err(End::TooOld);
         }
-        let want = Want { range: tail::own_range(own.identity(), &ranges), revision: 0 };
+        let want = Want { range: tail::own_range(state, own.identity(), &ranges), revision: 0 };
         let revision = state.vouch(own.identity(), false, &want).await.map_err(End::of)?;
         let live_bytes = config.max_bytes - config.window_bytes();
         let load = list::list(&state.caller, own.identity(), ranges, revision, live_bytes).await?;

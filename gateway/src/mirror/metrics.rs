@@ -165,7 +165,7 @@ impl Metrics {
                 "forebay_mirror_reconnects_total",
                 "Times the upstream watch was opened anew and went on where it was, by reason.",
                 "reason",
-                &["unreachable", "ended", "broken", "stalled", "cancelled"],
+                &["unreachable", "ended", "broken", "stalled", "cancelled", "denied"],
             )?,
             rebuilds: counters(
                 "forebay_mirror_rebuilds_total",

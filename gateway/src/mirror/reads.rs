@@ -108,7 +108,7 @@ pub(super) async fn range(
         return Ok(Outcome::Pass(call, Served::Uncovered));
     }
     let identity = Identity::of(call.request.headers());
-    let want = Want { range: (!identity.is_anonymous()).then_some(keys), revision: request.revision };
+    let want = Want { range: state.is_somebody(&identity).then_some(keys), revision: request.revision };
     if let Err(refused) = become_fresh(state, &serving, &identity, request.serializable, &want).await {
         return pass(call, refused);
     }

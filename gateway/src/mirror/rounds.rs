@@ -54,6 +54,14 @@ struct Shared {
 struct Kind {
     identity: Identity,
     serializable: bool,
+    /// Whether they read the past: what is compacted fails a round, and is nothing to those who read the present.
+    past: bool,
+}
+
+impl Kind {
+    fn of(identity: &Identity, serializable: bool, want: &Want) -> Kind {
+        Kind { identity: identity.clone(), serializable, past: want.revision > 0 }
+    }
 }
 
 /// Who shares a round.
@@ -80,7 +88,7 @@ impl Rounds {
     /// Serializable rounds need no quorum; their revision is the answering member's. What the status says of others in
     /// the same round is not known: whoever is refused asks the upstream alone.
     pub(super) async fn join(&self, identity: &Identity, serializable: bool, want: &Want) -> Result<i64, Status> {
-        let kind = Kind { identity: identity.clone(), serializable };
+        let kind = Kind::of(identity, serializable, want);
         let answer = {
             let mut groups = self.0.groups.lock();
             let is_idle = !groups.contains_key(&kind);
@@ -106,7 +114,7 @@ impl Rounds {
         let mut wants = Wants::default();
         assert!(wants.add(want), "an empty round has room for one");
         self.0.metrics.asked();
-        self.0.ask(&Kind { identity: identity.clone(), serializable }, &wants).await
+        self.0.ask(&Kind::of(identity, serializable, want), &wants).await
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct State {
     pub(super) sight: Arc<Sight>,
     pub(super) rounds: Rounds,
     pub(super) metrics: Metrics,
+    /// See [`MirrorConfig::has_common_name`](super::MirrorConfig::has_common_name).
+    has_common_name: bool,
     /// Absent while nothing may be answered from the mirror.
     serving: ArcSwapOption<Serving>,
     /// The last contradiction, for the feed.
@@ -79,7 +81,7 @@ pub(super) struct Serving {
 }
 
 impl State {
-    pub(super) fn new(caller: Caller, key: Bytes, metrics: Metrics) -> Arc<State> {
+    pub(super) fn new(caller: Caller, key: Bytes, has_common_name: bool, metrics: Metrics) -> Arc<State> {
         Arc::new_cyclic(|state: &std::sync::Weak<State>| {
             let sight = Arc::new(Sight::default());
             let state = state.clone();
@@ -93,6 +95,7 @@ impl State {
                 caller,
                 sight,
                 metrics,
+                has_common_name,
                 serving: ArcSwapOption::empty(),
                 setback: watch::Sender::new(None),
                 leaderless: watch::Sender::new(false),
@@ -188,6 +191,11 @@ impl State {
             // A mirror that is gone dismisses its streams too.
             let _ = dismissals.changed().await;
         }
+    }
+
+    /// Whether this may be somebody at the upstream, whose rights have to be asked for.
+    pub(super) fn is_somebody(&self, identity: &Identity) -> bool {
+        !identity.is_anonymous() || self.has_common_name
     }
 
     /// The upstream's word that all that is wanted may be answered, and at which revision at least.

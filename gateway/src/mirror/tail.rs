@@ -233,7 +233,7 @@ impl Tail<'_> {
         let (state, identity) = (Arc::clone(self.state), self.own.identity().clone());
         let reader = self.mirror.reader();
         let oldest = reader.floor().max(reader.compacted_revision());
-        let want = Want { range: own_range(&identity, &self.ranges), revision: oldest };
+        let want = Want { range: own_range(&state, &identity, &self.ranges), revision: oldest };
         Box::pin(async move { state.vouch(&identity, false, &want).await })
     }
 
@@ -295,8 +295,8 @@ async fn standing(setbacks: &mut watch::Receiver<Option<Setback>>) -> Setback {
 }
 
 /// The range that the gateway's own rounds ask the right to: none where it is nobody in particular.
-pub(super) fn own_range(identity: &Identity, ranges: &Ranges) -> Option<KeyRange> {
-    if identity.is_anonymous() { None } else { ranges.iter().next() }
+pub(super) fn own_range(state: &State, identity: &Identity, ranges: &Ranges) -> Option<KeyRange> {
+    if state.is_somebody(identity) { ranges.iter().next() } else { None }
 }
 
 /// The revision of the upstream's compaction, which is known to be above `below`: what a watch from there is told when

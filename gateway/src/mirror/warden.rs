@@ -25,7 +25,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 pub(super) struct Warden(Mutex<HashMap<Identity, Rights>>);
 
 struct Rights {
-    /// Counted by watcher. Somebody without a token has none, and only auth being disabled to rest on.
+    /// Counted by watcher. Who is nobody has none, and only auth being disabled to rest on.
     ranges: HashMap<KeyRange, usize>,
     streams: usize,
     denied: watch::Sender<()>,
@@ -56,7 +56,7 @@ impl Warden {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            let asked: Vec<(Identity, Want)> = self.wants();
+            let asked: Vec<(Identity, Want)> = self.wants(&state);
             let asking: FuturesUnordered<_> = asked
                 .iter()
                 .map(async |(identity, want)| match state.vouch(identity, true, want).await {
@@ -75,10 +75,10 @@ impl Warden {
         }
     }
 
-    fn wants(&self) -> Vec<(Identity, Want)> {
+    fn wants(&self, state: &State) -> Vec<(Identity, Want)> {
         let all = self.0.lock();
         let each = all.iter().flat_map(|(identity, rights)| {
-            let nothing = rights.ranges.is_empty().then(Want::default).filter(|_| identity.is_anonymous());
+            let nothing = rights.ranges.is_empty().then(Want::default).filter(|_| !state.is_somebody(identity));
             let ranges = rights.ranges.keys().map(|range| Want { range: Some(range.clone()), revision: 0 });
             nothing.into_iter().chain(ranges).map(|want| (identity.clone(), want))
         });
@@ -93,9 +93,6 @@ impl Ward {
 
     /// A watcher was granted this range.
     pub(super) fn add(&self, range: KeyRange) {
-        if self.identity.is_anonymous() {
-            return;
-        }
         if let Some(rights) = self.warden.0.lock().get_mut(&self.identity) {
             *rights.ranges.entry(range.clone()).or_default() += 1;
         }

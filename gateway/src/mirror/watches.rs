@@ -51,11 +51,11 @@ impl Source for Rider {
         let (state, serving) = (Arc::clone(&self.state), Arc::clone(&self.serving));
         let identity = self.ward.identity().clone();
         let caught_up = async move {
-            // A member tells the revision that it has itself, so no quorum is needed. Somebody with a token is answered
-            // at the revision that the token's last round had; there is no key it could surely ask for.
-            let revision = match identity.is_anonymous() {
-                true => state.vouch(&identity, true, &Want::default()).await.unwrap_or_default(),
-                false => 0,
+            // A member tells the revision that it has itself, so no quorum is needed. Somebody is answered at the
+            // revision that the last round had; there is no key that a user could surely ask for.
+            let revision = match state.is_somebody(&identity) {
+                true => 0,
+                false => state.vouch(&identity, true, &Want::default()).await.unwrap_or_default(),
             };
             let _ = time::timeout(LAG_MAX, reach(&state, &serving, revision)).await;
         };
@@ -94,7 +94,7 @@ impl Create {
         let right = self.range.clone();
         // An empty range is refused by the hub, if its first key may be asked for.
         let right = if right.is_empty() { KeyRange::Key(right.start().to_vec().into()) } else { right };
-        let want = Want { range: (!identity.is_anonymous()).then_some(right), revision: self.oldest_read() };
+        let want = Want { range: self.state.is_somebody(identity).then_some(right), revision: self.oldest_read() };
         loop {
             let is_following = self.state.is_following();
             let vouched = self.state.vouch(identity, is_following, &want).await;
@@ -138,7 +138,9 @@ impl Create {
         if !self.serving.reader.ranges().covers(&self.range) {
             return Admission::Feed;
         }
-        self.ward.add(self.range.clone());
+        if self.state.is_somebody(self.ward.identity()) {
+            self.ward.add(self.range.clone());
+        }
         let reached = time::timeout(LAG_MAX, reach(&self.state, &self.serving, revision)).await;
         if reached.is_ok() { Admission::Serve } else { Admission::Feed }
     }

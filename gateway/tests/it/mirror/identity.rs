@@ -70,11 +70,58 @@ async fn b33_a_revocation_reaches_new_reads_at_once_and_open_streams_within_a_se
     assert_eq!(alice.try_next().await.unwrap_err().0, 14);
     assert!(revoked.elapsed() <= Duration::from_secs(1), "{:?}", revoked.elapsed());
     setup.world.put("b", "for bob");
-    assert_eq!(bob.events(1).await, ["4 b for bob"], "b34: another's loss is not bob's");
+    assert_eq!(bob.events(1).await, ["4 b for bob"], "another's loss is not bob's");
     let mut alice = setup.watch(Some("alice")).await;
     let refused = alice.create(watch("a")).await;
     assert!(refused.created && refused.canceled && refused.watch_id == -1, "{refused:?}");
     assert_eq!(refused.cancel_reason, "rpc error: code = PermissionDenied desc = etcdserver: permission denied");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b34_a_token_that_is_not_good_any_more_is_nobody_elses_loss() {
+    let setup = with_auth().await;
+    let watch = pb::WatchCreateRequest { key: "b".into(), ..Default::default() };
+    let mut bob = setup.watch(Some("bob")).await;
+    assert!(bob.create(watch).await.created);
+    let (served, rebuilt) = (setup.served("hit"), setup.metric("forebay_mirror_rebuilds_total", ""));
+    setup.world.enable_auth(&[("gateway", &[KeyRange::all()]), ("bob", &[key("b")])]);
+    for round in 0..20 {
+        let (a, b) = (get("a"), get("b"));
+        let (alice, bobs) = tokio::join!(setup.range(&a, Some("alice")), setup.range(&b, Some("bob")));
+        assert_eq!(alice.map_err(|(code, _)| code).unwrap_err(), INVALID.0);
+        assert_eq!(value(&bobs.unwrap()), "bob's", "round {round}");
+    }
+    assert_eq!(setup.served("hit") - served, 20.0, "all of bob's reads are from the mirror");
+    setup.world.put("b", "more");
+    assert_eq!(bob.events(1).await, ["4 b more"], "on the same stream");
+    assert_eq!(setup.metric("forebay_mirror_rebuilds_total", ""), rebuilt);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b36_a_common_name_gives_those_without_a_token_that_users_rights_and_no_more() {
+    let world = World::new();
+    world.put("a", "for all");
+    world.put("b", "for few");
+    let user = Credentials { name: "gateway".into(), password: "secret".into() };
+    let config = MirrorConfig { user: Some(user), has_common_name: true, ..MirrorConfig::default() };
+    let setup = Setup::over(world, config).await;
+    setup.world.set_common_name("cert");
+    let first_keys = KeyRange::Range("\0".into(), "b".into());
+    setup.world.enable_auth(&[("gateway", &[KeyRange::all()]), ("cert", &[first_keys])]);
+    setup.until("the gateway has a token", || setup.world.calls("Authenticate") >= 2).await;
+    assert_eq!(value(&setup.get("a").await), "for all");
+    assert_eq!(setup.served("hit"), 1.0);
+    for serializable in [false, true] {
+        let (code, text) = setup.range(&pb::RangeRequest { serializable, ..get("b") }, None).await.unwrap_err();
+        assert_eq!((code, text.as_str()), DENIED);
+    }
+    let watch = |key: &'static str| pb::WatchCreateRequest { key: key.into(), ..Default::default() };
+    let refused = setup.watch(None).await.create(watch("b")).await;
+    assert!(refused.canceled && refused.watch_id == -1, "{refused:?}");
+    let mut stream = setup.watch(None).await;
+    assert!(stream.create(watch("a")).await.created);
+    setup.world.enable_auth(&[("gateway", &[KeyRange::all()]), ("cert", &[])]);
+    assert_eq!(stream.try_next().await.unwrap_err().0, 14, "a revocation ends it");
 }
 
 #[tokio::test(start_paused = true)]

@@ -87,6 +87,21 @@ async fn b29_a_compaction_by_somebody_else_holds_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b34_reads_of_the_compacted_past_do_not_keep_others_from_the_mirror() {
+    let setup = Setup::new().await;
+    setup.world.put("k", "v3");
+    setup.get("k").await;
+    setup.world.compact(4);
+    let served = setup.served("hit");
+    for _ in 0..10 {
+        let (past, now) = (pb::RangeRequest { revision: 3, ..get("k") }, get("k"));
+        let (past, now) = tokio::join!(setup.range(&past, None), setup.range(&now, None));
+        assert_eq!((past.unwrap_err().0, value(&now.unwrap())), (11, "v3"));
+    }
+    assert_eq!(setup.served("hit") - served, 10.0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_revision_before_the_window_is_read_at_the_upstream() {
     let setup = Setup::new().await;
     let past = pb::RangeRequest { revision: 2, ..get("k") };

@@ -45,6 +45,8 @@ struct State {
     leaderless: bool,
     /// With auth enabled: what each token may read and write.
     rights: Option<HashMap<String, Vec<KeyRange>>>,
+    /// Whose token calls without one have: the common name of the certificate that they come with.
+    common_name: Option<&'static str>,
     calls: HashMap<String, usize>,
 }
 
@@ -60,6 +62,7 @@ impl World {
             lose_next: false,
             leaderless: false,
             rights: None,
+            common_name: None,
             calls: HashMap::new(),
         };
         let (held, broken) = (watch::Sender::new(false), watch::Sender::new(()));
@@ -127,6 +130,11 @@ impl World {
     pub(crate) fn enable_auth(&self, rights: &[(&str, &[KeyRange])]) {
         let rights = rights.iter().map(|(token, ranges)| ((*token).to_owned(), ranges.to_vec()));
         self.0.state.lock().rights = Some(rights.collect());
+    }
+
+    /// Takes calls without a token for a user's.
+    pub(crate) fn set_common_name(&self, name: &'static str) {
+        self.0.state.lock().common_name = Some(name);
     }
 
     /// How often a method was called.
@@ -214,7 +222,7 @@ impl World {
         let method = request.uri().path().rsplit('/').next().expect("a path has parts").to_owned();
         *self.0.state.lock().calls.entry(method.clone()).or_default() += 1;
         let token = request.headers().get("token").map(|token| token.to_str().expect("a token is text").to_owned());
-        let token = token.as_deref();
+        let token = token.as_deref().or(self.0.state.lock().common_name);
         match method.as_str() {
             "Range" => {
                 let (_, range) = grpc::unary::<pb::RangeRequest>(request, 1 << 20).await?;

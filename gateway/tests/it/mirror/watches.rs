@@ -50,6 +50,33 @@ async fn b20_a_watch_from_before_the_window_sees_everything_once_and_in_order() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn b21_the_first_window_after_a_start_begins_with_the_list_and_what_is_before_it_is_the_upstreams() {
+    let world = World::new();
+    for (key, value) in [("k", "v1"), ("k", "v2"), ("other", "v"), ("k", "v3")] {
+        world.put(key, value);
+    }
+    world.compact(3);
+    let setup = Setup::over(world, MirrorConfig::default()).await;
+    let mut compacted = setup.watch(None).await;
+    assert!(compacted.create(all_from(2)).await.created);
+    assert_eq!(compacted.next().await.compact_revision, 3);
+    let mut past = setup.watch(None).await;
+    let from_the_past = pb::WatchCreateRequest { prev_kv: true, ..all_from(4) };
+    assert!(past.create(from_the_past).await.created);
+    let mut edge = setup.watch(None).await;
+    assert!(edge.create(all_from(6)).await.created);
+    setup.world.delete("k");
+    assert_eq!(past.events(3).await, ["4 other v", "5 k v3", "6 k"]);
+    assert_eq!(edge.events(1).await, ["6 k"]);
+    let at = |revision| pb::RangeRequest { revision, ..get("k") };
+    for (revision, told) in [(3, "v2"), (4, "v2"), (5, "v3")] {
+        assert_eq!(value(&setup.range(&at(revision), None).await.unwrap()), told, "at {revision}");
+    }
+    assert_eq!((setup.served("window"), setup.range(&at(6), None).await.unwrap().count), (2.0, 0));
+    assert_eq!(setup.range(&at(2), None).await.unwrap_err().0, 11);
+}
+
+#[tokio::test(start_paused = true)]
 async fn b16_a_start_that_somebody_else_compacted_is_told_with_the_stores_own_revision() {
     let setup = Setup::new().await;
     for value in ["v3", "v4", "v5"] {
