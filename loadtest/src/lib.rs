@@ -11,4 +11,5 @@ pub mod client;
 pub mod empty;
 pub mod history;
 pub mod process;
+pub mod tiers;
 pub mod work;

@@ -71,9 +71,18 @@ impl Process {
 
     /// Resident memory in bytes.
     pub fn rss(&self) -> anyhow::Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that [`Process::rss`] ever was.
+    pub fn rss_max(&self) -> anyhow::Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, of: &str) -> anyhow::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-        let kib: u64 = line.split_whitespace().nth(1).context("VmRSS has no value")?.parse()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(of)).context("no such line in status")?;
+        let kib: u64 = line.split_whitespace().next().context("the line has no value")?.parse()?;
         Ok(kib * 1024)
     }
 }

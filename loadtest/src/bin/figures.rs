@@ -9,7 +9,6 @@
 
 use std::{
     fs,
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -17,7 +16,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use forebay_loadtest::{
     client::{Connection, Target},
-    process::{Process, etcd_flags, free_address},
+    tiers,
 };
 use forebay_proto::etcdserverpb::{PutRequest, RangeRequest, kv_client::KvClient};
 use tokio::task::JoinSet;
@@ -67,30 +66,12 @@ fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
     Ok(Options { forebay, etcd, objects, writers, seconds })
 }
 
-fn store(program: &Path, command: &[&str], scratch: &Path) -> anyhow::Result<Process> {
-    let (client, peer) = (free_address()?, free_address()?);
-    let mut args: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
-    args.extend(etcd_flags(&scratch.join("data"), "http", client, peer));
-    Process::start(program, &args, client, scratch.join("store.log"))
-}
-
-fn gateway(forebay: &Path, store: SocketAddr, policy: &Path, log: PathBuf) -> anyhow::Result<Process> {
-    let address = free_address()?;
-    let args = [
-        "gateway".to_owned(),
-        format!("--endpoints={store}"),
-        format!("--listen-client-urls=http://{address}"),
-        format!("--policy={}", policy.display()),
-        "--log-level=error".to_owned(),
-    ];
-    Process::start(forebay, &args, address, log)
-}
-
-fn policy(scratch: &Path, spec: &str) -> anyhow::Result<PathBuf> {
+/// The flag that names a policy.
+fn policy(scratch: &Path, spec: &str) -> anyhow::Result<[String; 1]> {
     let path = scratch.join("policy.yaml");
     let head = "apiVersion: forebay.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: figures}\nspec:\n";
     fs::write(&path, format!("{head}{spec}"))?;
-    Ok(path)
+    Ok([format!("--policy={}", path.display())])
 }
 
 /// New keys until the quota refuses, by many at once.
@@ -98,10 +79,10 @@ async fn quota(options: &Options, program: &Path, command: &[&str], name: &str) 
     let scratch = tempfile::tempdir()?;
     let spec = format!("  quotas:\n    - {{name: few, prefix: /q/, hard: {{objects: {}}}}}\n", options.objects);
     let policy = policy(scratch.path(), &spec)?;
-    let store = store(program, command, scratch.path())?;
+    let store = tiers::store("store", program, command, "http", scratch.path())?;
     let mut gateways = Vec::new();
     for n in 0..GATEWAYS {
-        gateways.push(gateway(&options.forebay, store.address, &policy, scratch.path().join(format!("g{n}.log")))?);
+        gateways.push(tiers::gateway(&format!("g{n}"), &options.forebay, store.address, &policy, scratch.path())?);
     }
     // A cluster of ours is told of the quotas.
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -159,8 +140,8 @@ async fn rate(options: &Options) -> anyhow::Result<()> {
          catch-all, onLimit: Reject, limits: {{requests: {RATE}/s}}}}\n"
     );
     let policy = policy(scratch.path(), &spec)?;
-    let store = store(&options.forebay, &["server"], scratch.path())?;
-    let gateway = gateway(&options.forebay, store.address, &policy, scratch.path().join("gateway.log"))?;
+    let store = tiers::store("store", &options.forebay, &["server"], "http", scratch.path())?;
+    let gateway = tiers::gateway("gateway", &options.forebay, store.address, &policy, scratch.path())?;
     let channels = Target::at(gateway.address).connect(2).await?;
     let mut asking = JoinSet::new();
     for n in 0..8 {

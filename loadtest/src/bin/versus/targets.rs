@@ -5,7 +5,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use forebay_loadtest::{
     client::{self, Connection, trusting},
-    process::{Process, etcd_flags, free_address, own_certificate},
+    process::{Process, free_address, own_certificate},
+    tiers,
 };
 
 use crate::{CONNECTIONS, KEYS, Options};
@@ -54,15 +55,7 @@ pub async fn start(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Targ
     let mut starter = Starter { scratch, targets: Vec::new() };
     if let Some(etcd) = &options.etcd {
         let process = starter.server("etcd", etcd, &[], Kind::Server, &["empty"]).await?;
-        let address = free_address()?;
-        let args = vec![
-            "grpc-proxy".to_owned(),
-            "start".to_owned(),
-            format!("--endpoints={}", process.address),
-            format!("--listen-addr={address}"),
-            format!("--data-dir={}", scratch.join("grpc-proxy").display()),
-        ];
-        let proxy = starter.process("grpc-proxy", etcd, &args, address)?;
+        let proxy = Arc::new(tiers::grpc_proxy(etcd, process.address, scratch)?);
         starter.add("grpc-proxy", Kind::Front, &["etcd"], proxy, Some(process.clone()), None).await?;
         if let Some(forebay) = &options.forebay {
             starter.gateway("gateway-etcd", forebay, process, &["etcd", "grpc-proxy"]).await?;
@@ -76,7 +69,7 @@ pub async fn start(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Targ
     }
     let address = free_address()?;
     let args = ["empty-server".to_owned(), address.to_string()];
-    let empty = starter.process("empty", &std::env::current_exe()?, &args, address)?;
+    let empty = Arc::new(Process::start(&std::env::current_exe()?, &args, address, scratch.join("empty.log"))?);
     starter.add("empty", Kind::Empty, &[], empty, None, None).await?;
     Ok(starter.targets)
 }
@@ -96,12 +89,9 @@ impl Starter<'_> {
         kind: Kind,
         bases: &'static [&'static str],
     ) -> anyhow::Result<Arc<Process>> {
-        let (client, peer) = (free_address()?, free_address()?);
-        let (scheme, data_dir) = (if kind == Kind::Tls { "https" } else { "http" }, self.scratch.join(name));
-        let mut args: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
-        args.extend(etcd_flags(&data_dir, scheme, client, peer));
-        let process = self.process(name, program, &args, client)?;
-        let trusted = (kind == Kind::Tls).then(|| own_certificate(&data_dir));
+        let scheme = if kind == Kind::Tls { "https" } else { "http" };
+        let process = Arc::new(tiers::store(name, program, command, scheme, self.scratch)?);
+        let trusted = (kind == Kind::Tls).then(|| own_certificate(&self.scratch.join(name)));
         self.add(name, kind, bases, process.clone(), None, trusted.as_deref()).await?;
         let channels = &self.targets.last().expect("added above").channels;
         KEYS.load(channels, "key/").await.with_context(|| format!("loading {name}"))?;
@@ -116,26 +106,8 @@ impl Starter<'_> {
         upstream: Arc<Process>,
         bases: &'static [&'static str],
     ) -> anyhow::Result<()> {
-        let address = free_address()?;
-        let args = vec![
-            "gateway".to_owned(),
-            format!("--endpoints={}", upstream.address),
-            format!("--listen-client-urls=http://{address}"),
-            "--log-level=error".to_owned(),
-        ];
-        let process = self.process(name, program, &args, address)?;
+        let process = Arc::new(tiers::gateway(name, program, upstream.address, &[], self.scratch)?);
         self.add(name, Kind::Front, bases, process, Some(upstream), None).await
-    }
-
-    fn process(
-        &self,
-        name: &str,
-        program: &Path,
-        args: &[String],
-        address: std::net::SocketAddr,
-    ) -> anyhow::Result<Arc<Process>> {
-        let log = self.scratch.join(format!("{name}.log"));
-        Ok(Arc::new(Process::start(program, args, address, log)?))
     }
 
     async fn add(
