@@ -35,6 +35,32 @@ impl Gateway {
         Ok(gateway)
     }
 
+    /// Ends it with SIGKILL, in the middle of whatever it does.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Asks it to end, as an operator does, and waits until it has.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        self.process.terminate().await
+    }
+
+    /// Starts it again at the same address, and waits until it answers from its mirror.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        self.process.restart().await?;
+        self.is_mirrored().await
+    }
+
+    /// Stops it in its tracks, until [`Gateway::resume`].
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.process.signal("STOP")
+    }
+
+    /// Lets it go on as if nothing had been.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.process.signal("CONT")
+    }
+
     /// Waits until it answers from its mirror.
     pub async fn is_mirrored(&self) -> anyhow::Result<()> {
         let started = Instant::now();

@@ -353,9 +353,15 @@ impl Process {
 
     /// Asks it to end, as an operator does, and waits until it has.
     pub(crate) async fn terminate(&mut self) -> anyhow::Result<()> {
-        let status = Command::new("kill").arg(self.child.id().to_string()).status()?;
-        ensure!(status.success(), "cannot signal {:?}", self.command);
+        self.signal("TERM")?;
         self.ended().await.map(drop)
+    }
+
+    /// Sends it a signal, by its name.
+    pub(crate) fn signal(&self, signal: &str) -> anyhow::Result<()> {
+        let status = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status()?;
+        ensure!(status.success(), "cannot signal {:?}", self.command);
+        Ok(())
     }
 
     /// The last lines of what it logged.
@@ -363,7 +369,7 @@ impl Process {
         tail(&self.log)
     }
 
-    async fn restart(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn restart(&mut self) -> anyhow::Result<()> {
         self.kill();
         self.child = spawn(&mut self.command, &self.log)?;
         self.serving().await

@@ -12,6 +12,7 @@ mod damage;
 mod doctor;
 mod etcdctl;
 mod flaps;
+mod gateways;
 mod histories;
 mod http;
 mod metrics;
