@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn etcds_own_errors_pass_untouched() {
+    fn b44_etcds_own_errors_pass_untouched() {
         for error in Error::ALL {
             for path in [PUT, RANGE, WATCH] {
                 let hurts = matches!(

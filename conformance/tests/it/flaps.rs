@@ -18,22 +18,22 @@ async fn nothing_is_lost_or_stale(test: &str, kind: Kind) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mirror_outlives_its_etcd() {
-    nothing_is_lost_or_stale("flaps::a_mirror_outlives_its_etcd", Kind::GatewayOverEtcd(Release::V3_7)).await;
+async fn g2_a_mirror_outlives_its_etcd() {
+    nothing_is_lost_or_stale("flaps::g2_a_mirror_outlives_its_etcd", Kind::GatewayOverEtcd(Release::V3_7)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mirror_outlives_an_old_etcd() {
-    nothing_is_lost_or_stale("flaps::a_mirror_outlives_an_old_etcd", Kind::GatewayOverEtcd(Release::V3_4)).await;
+async fn g2_a_mirror_outlives_an_old_etcd() {
+    nothing_is_lost_or_stale("flaps::g2_a_mirror_outlives_an_old_etcd", Kind::GatewayOverEtcd(Release::V3_4)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mirror_outlives_the_server() {
-    nothing_is_lost_or_stale("flaps::a_mirror_outlives_the_server", Kind::GatewayOverServer).await;
+async fn g2_a_mirror_outlives_the_server() {
+    nothing_is_lost_or_stale("flaps::g2_a_mirror_outlives_the_server", Kind::GatewayOverServer).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_without_a_mirror_loses_nothing_either() {
+async fn g2_a_gateway_without_a_mirror_loses_nothing_either() {
     let kind = Kind::PassThroughOverEtcd(Release::V3_7);
-    nothing_is_lost_or_stale("flaps::a_gateway_without_a_mirror_loses_nothing_either", kind).await;
+    nothing_is_lost_or_stale("flaps::g2_a_gateway_without_a_mirror_loses_nothing_either", kind).await;
 }

@@ -50,21 +50,21 @@ async fn led(test: &str, kind: Kind) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_gateways_over_an_etcd_that_is_killed_and_restored() {
-    restored("histories::two_gateways_over_an_etcd_that_is_killed_and_restored", Kind::Etcd(Release::V3_7)).await;
+async fn g4_two_gateways_over_an_etcd_that_is_killed_and_restored() {
+    restored("histories::g4_two_gateways_over_an_etcd_that_is_killed_and_restored", Kind::Etcd(Release::V3_7)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_gateways_over_a_server_that_is_killed_and_restored() {
-    restored("histories::two_gateways_over_a_server_that_is_killed_and_restored", Kind::Server).await;
+async fn g4_two_gateways_over_a_server_that_is_killed_and_restored() {
+    restored("histories::g4_two_gateways_over_a_server_that_is_killed_and_restored", Kind::Server).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_gateways_over_etcds_whose_leaders_are_killed() {
-    led("histories::two_gateways_over_etcds_whose_leaders_are_killed", Kind::Etcd(Release::V3_7)).await;
+async fn g3_two_gateways_over_etcds_whose_leaders_are_killed() {
+    led("histories::g3_two_gateways_over_etcds_whose_leaders_are_killed", Kind::Etcd(Release::V3_7)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_gateways_over_servers_whose_leaders_are_killed() {
-    led("histories::two_gateways_over_servers_whose_leaders_are_killed", Kind::Server).await;
+async fn g3_two_gateways_over_servers_whose_leaders_are_killed() {
+    led("histories::g3_two_gateways_over_servers_whose_leaders_are_killed", Kind::Server).await;
 }

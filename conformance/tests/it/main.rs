@@ -18,6 +18,7 @@ mod http;
 mod metrics;
 mod openapi;
 mod programs;
+mod promises;
 mod specs;
 mod swap;
 mod tools;

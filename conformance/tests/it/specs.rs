@@ -31,11 +31,11 @@ async fn same_both_ways(test: &str, kind: Kind) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn through_a_gateway_over_etcd() {
-    same_both_ways("specs::through_a_gateway_over_etcd", Kind::GatewayOverEtcd(Release::V3_7)).await;
+async fn g5_through_a_gateway_over_etcd() {
+    same_both_ways("specs::g5_through_a_gateway_over_etcd", Kind::GatewayOverEtcd(Release::V3_7)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn through_a_gateway_over_the_server() {
-    same_both_ways("specs::through_a_gateway_over_the_server", Kind::GatewayOverServer).await;
+async fn g5_through_a_gateway_over_the_server() {
+    same_both_ways("specs::g5_through_a_gateway_over_the_server", Kind::GatewayOverServer).await;
 }

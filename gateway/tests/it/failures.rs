@@ -31,7 +31,7 @@ const CONNECTION_LOST: &str = "etcdserver: request timed out, possibly due to co
 const NEVER_LEFT: &str = "there is no connection available";
 
 #[tokio::test(start_paused = true)]
-async fn a_mutation_whose_stream_breaks_is_never_sent_again() {
+async fn b41_a_mutation_whose_stream_breaks_is_never_sent_again() {
     let breaks = [
         Act::Reset(Reason::INTERNAL_ERROR),
         Act::Reset(Reason::CANCEL),
@@ -78,7 +78,7 @@ async fn a_mutation_above_the_last_stream_of_a_goaway_surely_never_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mutation_never_ends_in_a_code_on_which_clients_repeat_it() {
+async fn b41_a_mutation_never_ends_in_a_code_on_which_clients_repeat_it() {
     let setup = Setup::new(1).await;
     for act in [
         Act::Status(4, "context deadline exceeded"),
@@ -216,7 +216,7 @@ async fn a_client_that_goes_away_resets_the_upstreams_stream_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_oversized_message_is_refused_before_it_is_forwarded() {
+async fn b44_an_oversized_message_is_refused_before_it_is_forwarded() {
     let config = Config { max_message_bytes: 100, ..Config::default() };
     let setup = Setup::with(1, config).await;
     let fits = call(&setup.gateway.api(), request(PUT, vec![7; 100])).await;

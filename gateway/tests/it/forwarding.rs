@@ -120,7 +120,7 @@ async fn calls_go_round_the_healthy_endpoints() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_member_answers_for_itself_until_it_is_gone() {
+async fn b43_one_member_answers_for_itself_until_it_is_gone() {
     let setup = Setup::new(2).await;
     let ask = async || {
         for path in ["/etcdserverpb.Maintenance/HashKV", "/etcdserverpb.Maintenance/Status"] {
@@ -141,7 +141,7 @@ async fn one_member_answers_for_itself_until_it_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_member_list_names_the_gateway() {
+async fn b43_the_member_list_names_the_gateway() {
     let config = Config { advertise_client_urls: vec!["http://gateway:2379".into()], ..Config::default() };
     let member = Member { id: 7, name: "m".into(), client_ur_ls: vec!["http://m:2379".into()], ..Member::default() };
     let list = MemberListResponse { members: vec![member], ..MemberListResponse::default() };

@@ -71,7 +71,7 @@ async fn a_watch_on_a_dead_connection_hears_of_it_and_the_endpoint_is_reached_an
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_that_leads_back_here_is_never_used() {
+async fn g12_an_upstream_that_leads_back_here_is_never_used() {
     let config = Config::default();
     let looped = GatewayId(config.id.0);
     let setup = Setup::with(1, Config { id: looped, ..config }).await;
@@ -116,7 +116,7 @@ async fn an_endpoint_of_another_cluster_gets_no_call_unless_most_are_of_it() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_its_own_endpoint_notices() {
+async fn g12_a_gateway_that_is_its_own_endpoint_notices() {
     use std::sync::Arc;
 
     use forebay_edge::listener::{Drain, Limits, serve};
