@@ -1,14 +1,18 @@
 //! The kinds of work that are compared: each runs for a while against one target and counts.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use forebay_proto::etcdserverpb::{kv_client::KvClient, watch_client::WatchClient, *};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::client::{Connection, MAX_ANSWER};
 
@@ -182,63 +186,74 @@ async fn compare_and_set(kv: &mut KvClient<Connection>, keys: Keys, rng: &mut Sm
     Ok(())
 }
 
-/// Writes under one prefix while `watchers` watch it, and counts the events that arrive at them.
-pub async fn watch_fan_out(
-    channels: &[Connection],
-    watchers: usize,
-    keys: Keys,
-    duration: Duration,
-) -> anyhow::Result<Counted> {
-    let per_channel = watchers / channels.len();
-    let prefix = Bytes::from_static(b"fan/");
-    let received = Arc::new(std::sync::atomic::AtomicU64::new(0));
-    let mut tasks = JoinSet::new();
-    let mut requests = Vec::new();
-    for channel in channels {
-        let mut client = WatchClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
-        let (sender, receiver) = tokio::sync::mpsc::channel(per_channel);
-        for _ in 0..per_channel {
-            let create = WatchCreateRequest { key: prefix.clone(), range_end: "fan0".into(), ..Default::default() };
-            sender
-                .send(WatchRequest { request_union: Some(watch_request::RequestUnion::CreateRequest(create)) })
-                .await?;
-        }
-        // etcd sends the head of its response with the first message, so requests go first.
-        let mut stream = client.watch(tokio_stream::wrappers::ReceiverStream::new(receiver)).await?.into_inner();
-        for _ in 0..per_channel {
-            anyhow::ensure!(stream.message().await?.is_some_and(|m| m.created), "a watch was not created");
-        }
-        requests.push(sender);
-        let received = received.clone();
-        tasks.spawn(async move {
-            while let Ok(Some(message)) = stream.message().await {
-                received.fetch_add(message.events.len() as u64, std::sync::atomic::Ordering::Relaxed);
+/// Watchers of one prefix; they end when it is dropped.
+pub struct FanOut {
+    watchers: u64,
+    /// Events that arrived at any of them.
+    received: Arc<AtomicU64>,
+    writer: Connection,
+    /// Kept open, or the streams would be half-closed.
+    _requests: Vec<mpsc::Sender<WatchRequest>>,
+    _tasks: JoinSet<()>,
+}
+
+impl FanOut {
+    /// Opens one stream for each connection and creates the watchers on them.
+    pub async fn open(channels: &[Connection], watchers: usize) -> anyhow::Result<FanOut> {
+        let per_channel = watchers / channels.len();
+        let received = Arc::new(AtomicU64::new(0));
+        let (mut tasks, mut requests) = (JoinSet::new(), Vec::new());
+        for channel in channels {
+            let mut client = WatchClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
+            let (sender, receiver) = mpsc::channel(per_channel);
+            for _ in 0..per_channel {
+                let create = WatchCreateRequest { key: "fan/".into(), range_end: "fan0".into(), ..Default::default() };
+                sender
+                    .send(WatchRequest { request_union: Some(watch_request::RequestUnion::CreateRequest(create)) })
+                    .await?;
             }
-        });
-    }
-    let count = || received.load(std::sync::atomic::Ordering::Relaxed);
-    let mut kv = KvClient::new(channels[0].clone());
-    let mut rng = SmallRng::seed_from_u64(1);
-    let begin = Instant::now();
-    let mut written = 0;
-    while begin.elapsed() < duration {
-        // Closed loop: at most this many events are under way, so that what is measured is
-        // delivery and not the growth of queues.
-        const WINDOW: u64 = 16;
-        while count() + WINDOW * watchers as u64 <= written * watchers as u64 {
-            tokio::time::sleep(Duration::from_micros(200)).await;
+            // etcd sends the head of its response with the first message, so requests go first.
+            let mut stream = client.watch(ReceiverStream::new(receiver)).await?.into_inner();
+            for _ in 0..per_channel {
+                anyhow::ensure!(stream.message().await?.is_some_and(|m| m.created), "a watch was not created");
+            }
+            requests.push(sender);
+            let received = received.clone();
+            tasks.spawn(async move {
+                while let Ok(Some(message)) = stream.message().await {
+                    received.fetch_add(message.events.len() as u64, Ordering::Relaxed);
+                }
+            });
         }
-        let key = Bytes::from(format!("fan/{:04}", written % 1000));
-        kv.put(PutRequest { key, value: keys.value(&mut rng), ..Default::default() }).await?;
-        written += 1;
+        let (watchers, writer) = ((per_channel * channels.len()) as u64, channels[0].clone());
+        Ok(FanOut { watchers, received, writer, _requests: requests, _tasks: tasks })
     }
-    let all = written * watchers as u64;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while count() < all {
-        anyhow::ensure!(Instant::now() < deadline, "{} of {all} events arrived", count());
-        tokio::time::sleep(Duration::from_millis(1)).await;
+
+    /// Writes under the prefix, and counts the events that arrive.
+    pub async fn run(&self, keys: Keys, duration: Duration) -> anyhow::Result<Counted> {
+        let before = self.received.load(Ordering::Relaxed);
+        let count = || self.received.load(Ordering::Relaxed) - before;
+        let mut kv = KvClient::new(self.writer.clone());
+        let mut rng = SmallRng::seed_from_u64(1);
+        let begin = Instant::now();
+        let mut written = 0;
+        while begin.elapsed() < duration {
+            // Closed loop: at most this many events are under way, so that what is measured is
+            // delivery and not the growth of queues.
+            const WINDOW: u64 = 16;
+            while count() + WINDOW * self.watchers <= written * self.watchers {
+                tokio::time::sleep(Duration::from_micros(200)).await;
+            }
+            let key = Bytes::from(format!("fan/{:04}", written % 1000));
+            kv.put(PutRequest { key, value: keys.value(&mut rng), ..Default::default() }).await?;
+            written += 1;
+        }
+        let all = written * self.watchers;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while count() < all {
+            anyhow::ensure!(Instant::now() < deadline, "{} of {all} events arrived", count());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(Counted { operations: all, elapsed: begin.elapsed(), latencies: Vec::new() })
     }
-    let elapsed = begin.elapsed();
-    tasks.shutdown().await;
-    Ok(Counted { operations: all, elapsed, latencies: Vec::new() })
 }

@@ -29,7 +29,7 @@ const LIST_CLIENTS: usize = 20;
 const KEYS: Keys = Keys { count: 100_000, value_size: 256 };
 
 /// The rows by name, in the order in which they run.
-const ROWS: [&str; 8] = ["get", "list", "latency", "fan-out", "fan-out-many", "watches", "watches-many", "full-list"];
+const ROWS: [&str; 7] = ["get", "list", "latency", "fan-out", "watches", "watches-many", "full-list"];
 
 struct Options {
     etcd: PathBuf,
@@ -37,8 +37,6 @@ struct Options {
     seconds: Duration,
     rounds: usize,
     only: Option<Vec<String>>,
-    /// Leaves out etcd and its proxy where they take minutes.
-    alone: bool,
 }
 
 impl Options {
@@ -55,7 +53,7 @@ fn main() -> anyhow::Result<()> {
 
 fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
     let (mut etcd, mut forebay, mut only) = (None, None, None);
-    let (mut seconds, mut rounds, mut alone) = (Duration::from_secs(3), 3, false);
+    let (mut seconds, mut rounds) = (Duration::from_secs(3), 3);
     while let Some(flag) = args.next() {
         let mut value = || args.next().with_context(|| format!("{flag} needs a value"));
         match &flag[..] {
@@ -64,8 +62,7 @@ fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
             "--seconds" => seconds = Duration::try_from_secs_f64(value()?.parse()?)?,
             "--rounds" => rounds = value()?.parse()?,
             "--only" => only = Some(value()?.split(',').map(str::to_owned).collect::<Vec<_>>()),
-            "--alone" => alone = true,
-            _ => bail!("unknown flag {flag}; known: --etcd --forebay --seconds --rounds --only --alone"),
+            _ => bail!("unknown flag {flag}; known: --etcd --forebay --seconds --rounds --only"),
         }
     }
     if let Some(unknown) = only.iter().flatten().find(|row| !ROWS.contains(&&row[..])) {
@@ -73,7 +70,7 @@ fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
     }
     let etcd = etcd.context("--etcd PATH says what is in the middle of it")?;
     let forebay = forebay.context("--forebay PATH says what is measured")?;
-    Ok(Options { etcd, forebay, seconds, rounds, only, alone })
+    Ok(Options { etcd, forebay, seconds, rounds, only })
 }
 
 async fn measure(options: &Options) -> anyhow::Result<()> {
@@ -92,14 +89,12 @@ async fn measure(options: &Options) -> anyhow::Result<()> {
         if options.runs("latency") {
             latency::run(options, &fronts).await?;
         }
-        for (name, watchers) in [("fan-out", 1_000), ("fan-out-many", 10_000)] {
-            if options.runs(name) {
-                watches::fan_out(options, &fronts, name, watchers, KEYS).await?;
-            }
+        if options.runs("fan-out") {
+            watches::fan_out(options, &fronts, KEYS).await?;
         }
     }
     if options.runs("watches") {
-        watches::many(options, "watches", 100_000, !options.alone).await?;
+        watches::many(options, "watches", 100_000, true).await?;
     }
     if options.runs("watches-many") {
         watches::many(options, "watches-many", 1_000_000, false).await?;

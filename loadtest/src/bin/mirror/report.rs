@@ -44,6 +44,12 @@ impl<'a> Row<'a> {
         }
     }
 
+    /// CPU time of the store for each operation by way of a front, in microseconds.
+    pub fn upstream_us(&self, front: &str) -> f64 {
+        let runs = self.runs.iter().filter(|(name, _)| *name == front).flat_map(|(_, runs)| runs);
+        median(runs.map(|run| run.upstream_us))
+    }
+
     /// Medians of the rounds, and the medians of what each round was as a multiple of the direct run in that round.
     pub fn print(&self) {
         let Some((_, direct)) = self.runs.first() else { return };

@@ -17,7 +17,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use forebay_loadtest::{
     empty::Empty,
-    work::{Keys, Work, watch_fan_out},
+    work::{FanOut, Keys, Work},
 };
 
 use self::{
@@ -134,7 +134,10 @@ async fn run(load: &Load, target: &Target, options: &Options) -> anyhow::Result<
     let (channels, duration) = (&target.channels, options.seconds);
     match load {
         Load::Unary(work, clients) => measured(target, work.run(channels, *clients, KEYS, duration)).await,
-        Load::FanOut => measured(target, watch_fan_out(channels, options.watchers, KEYS, duration)).await,
+        Load::FanOut => {
+            let watching = FanOut::open(channels, options.watchers).await.context(target.name)?;
+            measured(target, watching.run(KEYS, duration)).await
+        }
         Load::Count => measured(target, Work::Count("many/").run(channels, COUNT_CLIENTS, MANY, duration)).await,
     }
 }
