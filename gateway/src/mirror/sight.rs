@@ -69,6 +69,12 @@ impl Sight {
         Ok(())
     }
 
+    /// The upstream's watch tells, or is about to, of this revision.
+    pub(super) fn watched(&self, revision: i64) {
+        let mut seen = self.0.lock();
+        seen.revision = seen.revision.max(revision);
+    }
+
     fn note(&self, header: &ResponseHeader) {
         let mut seen = self.0.lock();
         if seen.cluster_id == 0 {
@@ -109,6 +115,16 @@ mod tests {
         assert_eq!(sight.quorum(&header(7, 9, 3), &before), Err(Setback::Revision));
         assert_eq!(sight.quorum(&header(8, 11, 3), &before), Err(Setback::Cluster));
         assert_eq!(sight.quorum(&header(7, 10, 3), &before), Ok(()));
+    }
+
+    #[test]
+    fn b40_a_quorum_read_below_what_a_watch_told_before_it_is_a_setback() {
+        let sight = Sight::default();
+        sight.quorum(&header(7, 10, 3), &sight.now()).unwrap();
+        let before = sight.now();
+        sight.watched(15);
+        assert_eq!(sight.quorum(&header(7, 12, 3), &before), Ok(()), "it may have been decided before the event");
+        assert_eq!(sight.quorum(&header(7, 12, 3), &sight.now()), Err(Setback::Revision));
     }
 
     #[test]

@@ -204,12 +204,21 @@ impl Tail<'_> {
         };
         let mut events: Vec<Event> = Vec::new();
         let mut quiet_until = None;
+        let mut last = 0;
         for step in steps {
             match step {
-                Step::Apply(_, changes) => events.extend(changes),
-                Step::Advance(revision) => (quiet_until, *asked_progress) = (Some(revision), false),
+                Step::Apply(revision, changes) => {
+                    last = revision;
+                    events.extend(changes);
+                }
+                Step::Advance(revision) => {
+                    last = revision;
+                    (quiet_until, *asked_progress) = (Some(revision), false);
+                }
             }
         }
+        // Before anybody can read it: a round that begins after that must not be answered from before.
+        self.state.sight.watched(last);
         if !events.is_empty() {
             self.mirror.apply(&events).map_err(TailEnd::Desync)?;
         }

@@ -79,6 +79,25 @@ async fn b40_an_upstream_that_was_set_back_is_believed_and_the_past_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b40_an_upstream_that_was_set_back_to_what_no_read_had_seen_is_found_out_too() {
+    let setup = Setup::new().await;
+    let mut stream = setup.watch(None).await;
+    stream.create(all_from(0)).await;
+    assert_eq!(revision(&setup.get("k").await), 3);
+    for value in ["v3", "v4", "v5"] {
+        setup.world.put("k", value);
+    }
+    stream.events(3).await;
+    setup.world.restore(7);
+    for value in ["new", "newer", "newest"] {
+        setup.world.put("k", value);
+    }
+    let read = setup.get("k").await;
+    assert_eq!((value(&read), revision(&read)), ("newest", 4), "a watch had told of revision 6");
+    assert!(stream.next().await.canceled);
+}
+
+#[tokio::test(start_paused = true)]
 async fn b38_a_lost_leader_ends_the_streams_that_asked_to_hear_of_it() {
     let setup = Setup::new().await;
     let (writer, body) = Writer::new();
