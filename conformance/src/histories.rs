@@ -3,7 +3,7 @@
 //! Clients of both gateways, and of what is behind them, read, write and watch the same few keys. Whatever happens
 //! meanwhile, what they saw must be explained by one order of all writes, and every watch must have kept its promises.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use forebay_loadtest::{
@@ -12,8 +12,7 @@ use forebay_loadtest::{
     history::{Recording, Setup},
 };
 use forebay_proto::etcdserverpb::{
-    SnapshotRequest, WatchCreateRequest, WatchRequest, WatchResponse, maintenance_client::MaintenanceClient,
-    watch_client::WatchClient, watch_request::RequestUnion,
+    WatchCreateRequest, WatchRequest, WatchResponse, watch_client::WatchClient, watch_request::RequestUnion,
 };
 use futures::{StreamExt as _, stream};
 use tokio::time::{sleep, timeout};
@@ -22,7 +21,6 @@ use tonic::Streaming;
 use crate::{
     cluster::Cluster,
     gateways::Gateway,
-    session,
     target::{Kind, Target},
 };
 
@@ -80,7 +78,7 @@ pub async fn with_a_restore(kind: Kind, cycles: usize, seed: u64) -> anyhow::Res
     let recording = Recording::begin(setup(seed), &connections(&all).await?).await?;
     sleep(WELL).await;
     let snapshot = target.dir().join("snapshot.db");
-    save(&target, &snapshot).await?;
+    target.save(&snapshot).await?;
     for _ in 0..cycles {
         sleep(WELL).await;
         target.kill();
@@ -118,17 +116,6 @@ async fn watch(gateway: &Gateway) -> anyhow::Result<Streaming<WatchResponse>> {
     let mut messages = WatchClient::new(connection).watch(requests).await?.into_inner();
     ensure!(messages.message().await?.is_some_and(|message| message.created), "a watch is created");
     Ok(messages)
-}
-
-async fn save(target: &Target, to: &Path) -> anyhow::Result<()> {
-    let mut client = MaintenanceClient::new(session::connect(target).await?);
-    let mut parts = client.snapshot(SnapshotRequest {}).await?.into_inner();
-    let mut bytes = Vec::new();
-    while let Some(part) = parts.message().await? {
-        bytes.extend_from_slice(&part.blob);
-    }
-    std::fs::write(to, bytes)?;
-    Ok(())
 }
 
 /// Three members, whose leader is killed and comes back, so many times.

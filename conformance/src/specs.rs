@@ -1,32 +1,29 @@
 //! Random ranges and watches, asked directly and through a gateway of one and the same store, and compared.
 //!
 //! Unlike [`programs`](crate::programs) and [`watches`](crate::watches) nothing is written meanwhile, so many questions
-//! can be asked of one history, and every answer must be the same, headers included.
+//! can be asked of one history, and every answer must be the same, headers included. Between two histories something
+//! happens to the store, and the gateway has to live with it.
+
+mod store;
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
 use forebay_proto::{
     etcdserverpb::{
-        CompactionRequest, RangeRequest, RangeResponse, WatchCancelRequest, WatchCreateRequest, WatchProgressRequest,
-        WatchRequest, kv_client::KvClient, watch_client::WatchClient, watch_request::RequestUnion,
+        RangeRequest, RangeResponse, WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest,
+        kv_client::KvClient, watch_client::WatchClient, watch_request::RequestUnion,
     },
     mvccpb::Event,
 };
 use futures::{StreamExt as _, stream};
-use tonic::{
-    Status, Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Status, Streaming, transport::Channel};
 
-use crate::{
-    programs::{Generator, Op},
-    session::Session,
-    target::Target,
-};
+pub use self::store::Store;
+use crate::programs::Generator;
 
-/// Operations of the history that is asked about.
-const WRITES: usize = 300;
+/// Operations that are lost in a restore, and as many before and after it.
+const WRITES: usize = 100;
 
 /// Watches on one stream.
 const PER_STREAM: usize = 200;
@@ -45,28 +42,23 @@ pub struct Compared {
     pub events: usize,
 }
 
-/// Writes the history of a seed, and asks so many ranges and watches about it both ways.
-pub async fn check(target: &Target, seed: u64, ranges: usize, watches: usize) -> anyhow::Result<Compared> {
+/// Writes the history of a seed, with the fault of its turn in it, and asks so many ranges and watches about it both
+/// ways.
+pub async fn check(store: &mut Store, seed: u64, ranges: usize, watches: usize) -> anyhow::Result<Compared> {
     // A member that ends itself is no fault of the gateway, and looks like one.
-    let compared = compare(target, seed, ranges, watches).await;
-    compared.with_context(|| format!("seed {seed}; the member's log: {}", target.log()))
+    let compared = compare(store, seed, ranges, watches).await;
+    compared.with_context(|| format!("seed {seed}; the members' log: {}", store.log()))
 }
 
-async fn compare(target: &Target, seed: u64, ranges: usize, watches: usize) -> anyhow::Result<Compared> {
-    let direct = channel(target.member)?;
-    let through = channel(target.client)?;
+async fn compare(store: &mut Store, seed: u64, ranges: usize, watches: usize) -> anyhow::Result<Compared> {
     let mut generator = Generator::new(seed);
-    let mut session = Session::open(target).await?;
-    for _ in 0..WRITES {
-        let op = generator.write();
-        if !matches!(op, Op::Compact(_)) {
-            op.send(&mut session).await;
-        }
-    }
-    let last = session.revision().await.context("the last revision")?;
-    let compacted = last - 100.min(last - 1);
-    let request = CompactionRequest { revision: compacted, physical: true };
-    KvClient::new(direct.clone()).compact(request).await.context("a compaction is taken")?;
+    store.write(&mut generator, WRITES).await?;
+    let fault = store.next_fault(seed).await?;
+    store.write(&mut generator, WRITES).await?;
+    store.suffer(&fault).await?;
+    store.write(&mut generator, WRITES).await?;
+    let (compacted, last) = store.compact().await?;
+    let (direct, through) = store.connect()?;
 
     let requests: Vec<RangeRequest> = (0..ranges).map(|_| generator.range_at(compacted - 5, last + 3)).collect();
     let compared = stream::iter(requests).map(|request| {
@@ -94,11 +86,15 @@ async fn compare(target: &Target, seed: u64, ranges: usize, watches: usize) -> a
             found.events += one.events.len();
         }
     }
+    store.is_mirrored().await?;
     Ok(found)
 }
 
-fn channel(at: std::net::SocketAddr) -> anyhow::Result<Channel> {
-    Ok(Endpoint::from_shared(format!("http://{at}"))?.connect_lazy())
+/// Takes out what says which member answered.
+fn forget_who(response: &mut RangeResponse) {
+    if let Some(header) = &mut response.header {
+        (header.member_id, header.raft_term) = (0, 0);
+    }
 }
 
 /// An answer, with what is nobody's promise taken out.
@@ -110,10 +106,7 @@ fn settled(
         Ok(response) => crate::programs::settle(request, response.into_inner()),
         Err(status) => return Err(format!("{:?}: {}", status.code(), status.message())),
     };
-    if let Some(header) = &mut response.header {
-        // The same member, or the gateway in its name.
-        header.raft_term = 0;
-    }
+    forget_who(&mut response);
     Ok(response)
 }
 

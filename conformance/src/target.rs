@@ -11,7 +11,9 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use forebay_loadtest::process::free_address;
-use forebay_proto::etcdserverpb::{MemberListRequest, cluster_client::ClusterClient};
+use forebay_proto::etcdserverpb::{
+    MemberListRequest, SnapshotRequest, cluster_client::ClusterClient, maintenance_client::MaintenanceClient,
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -230,6 +232,17 @@ impl Target {
     /// The folder of its files.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Saves a snapshot of what the member holds.
+    pub async fn save(&self, snapshot: &Path) -> anyhow::Result<()> {
+        let mut client = MaintenanceClient::new(session::connect(self).await?);
+        let mut parts = client.snapshot(SnapshotRequest {}).await?.into_inner();
+        let mut bytes = Vec::new();
+        while let Some(part) = parts.message().await? {
+            bytes.extend_from_slice(&part.blob);
+        }
+        Ok(std::fs::write(snapshot, bytes)?)
     }
 
     /// Kills the member, puts what a snapshot holds in the place of its data, as an operator does with etcd's tool, and
