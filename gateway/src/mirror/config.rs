@@ -22,6 +22,9 @@ pub struct MirrorConfig {
     pub has_common_name: bool,
     /// How many revisions of history are kept at most. More let clients resume, and read the past, without the upstream.
     pub window_revisions: u64,
+    /// How many revisions of history the mirror begins with, where the upstream still has them. More let clients that
+    /// come back after a restart of the gateway resume without the upstream, which has to tell all of them once.
+    pub past_revisions: u64,
     /// The upstream's `--max-request-bytes`, above which responses to watchers are split if they ask for it.
     pub max_request_bytes: usize,
     /// The upstream's `--watch-progress-notify-interval`.
@@ -39,6 +42,7 @@ impl Default for MirrorConfig {
             user: None,
             has_common_name: false,
             window_revisions: 100_000,
+            past_revisions: 5_000,
             max_request_bytes: 1536 << 10,
             progress_interval: Duration::from_secs(600),
         }

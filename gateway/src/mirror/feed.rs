@@ -1,5 +1,9 @@
 //! Keeps the mirror filled: a list at one revision, then a watch from the next one on, for ever.
 //!
+//! The list is of the past, so that the watch brings the window that clients resume in: after a restart of the gateway
+//! all of them come back with revisions from just before it, and each that lies before the window costs the upstream a
+//! watch.
+//!
 //! What goes wrong decides how it goes on:
 //!
 //! | What | Then |
@@ -11,13 +15,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use forebay_keyspace::mirror::{Desync, Limits, Mirror, Ranges};
 use forebay_proto::Error;
 use tokio::time;
 use tonic::{Code, Status};
 
 use super::{
-    config::{MirrorConfig, with_prefix},
+    config::{MirrorConfig, pair, with_prefix},
     credentials::Own,
     follow::{Break, Fault},
     list::{self, ListError},
@@ -225,7 +230,7 @@ impl Feed {
         (true, end)
     }
 
-    /// Fills the mirror from a list at the upstream's present revision.
+    /// Fills the mirror from a list.
     async fn list(&mut self) -> Result<Arc<Serving>, End> {
         let Feed { state, config, own, mirror, .. } = self;
         own.authenticate(&state.caller).await.map_err(End::of)?;
@@ -237,9 +242,26 @@ impl Feed {
             return Err(End::TooOld);
         }
         let want = Want { range: tail::own_range(state, own.identity(), &ranges), revision: 0 };
-        let revision = state.vouch(own.identity(), false, &want).await.map_err(End::of)?;
+        let present = state.vouch(own.identity(), false, &want).await.map_err(End::of)?;
+        let begin = match mirror {
+            // The past of what was restored is not the one that clients have seen.
+            _ if self.is_set_back => present,
+            Some(mirror) => past(present, config).max(mirror.revision()),
+            None => past(present, config),
+        };
         let live_bytes = config.max_bytes - config.window_bytes();
-        let load = list::list(&state.caller, own.identity(), ranges, revision, live_bytes).await?;
+        let list = async |at| {
+            let listed = list::list(&state.caller, own.identity(), ranges.clone(), at, live_bytes).await;
+            listed.map_err(End::from)
+        };
+        let load = match list(begin).await {
+            Err(End::Compacted) if begin < present => {
+                let key = ranges.iter().next().map_or_else(Bytes::new, |range| pair(&range).0);
+                let oldest = tail::compacted_revision(&state.caller, own.identity(), key, begin).await;
+                list(oldest.map_or(present, |oldest| oldest.clamp(begin, present))).await?
+            }
+            listed => listed?,
+        };
         match mirror {
             Some(mirror) if self.is_set_back => mirror.restart(load)?,
             Some(mirror) => mirror.replace(load)?,
@@ -249,7 +271,7 @@ impl Feed {
             }
         }
         let mirror = mirror.as_ref().expect("it was just filled");
-        tracing::info!(revision, bytes = mirror.bytes(), "the mirror is filled");
+        tracing::info!(revision = present, bytes = mirror.bytes(), "the mirror is filled");
         if std::mem::take(&mut self.is_set_back) {
             // What was reached before was another upstream's.
             self.reached = Arc::default();
@@ -257,6 +279,12 @@ impl Feed {
         self.reached.advance(mirror.revision());
         Ok(Arc::new(Serving { reader: mirror.reader(), hub: mirror.hub().clone(), reached: Arc::clone(&self.reached) }))
     }
+}
+
+/// Where the window of a mirror should begin that is filled now.
+fn past(present: i64, config: &MirrorConfig) -> i64 {
+    let revisions = config.past_revisions.min(config.window_revisions);
+    present.saturating_sub_unsigned(revisions).max(1).min(present)
 }
 
 /// Whether a member of this version sends no progress notice ahead of events: etcd#15220.

@@ -274,8 +274,7 @@ impl Tail<'_> {
                 let oldest = self.mirror.reader().floor();
                 let identity = self.own.identity().clone();
                 let key = self.ranges.iter().next().map_or_else(Bytes::new, |range| pair(&range).0);
-                let learning = compacted_revision(&self.state.caller, &identity, key, oldest);
-                if let Ok(Some(revision)) = time::timeout(OPEN_MAX, learning).await {
+                if let Some(revision) = compacted_revision(&self.state.caller, &identity, key, oldest).await {
                     self.mirror.set_compacted(revision);
                 }
                 Ok(())
@@ -310,15 +309,18 @@ pub(super) fn own_range(state: &State, identity: &Identity, ranges: &Ranges) -> 
 
 /// The revision of the upstream's compaction, which is known to be above `below`: what a watch from there is told when
 /// it is cancelled. It watches one key, and there is no history to look through.
-async fn compacted_revision(caller: &Caller, identity: &Identity, key: Bytes, below: i64) -> Option<i64> {
-    let (_requests, mut replies) = open(caller, identity, vec![watcher(&KeyRange::Key(key), below)]).await.ok()?;
-    while let Ok(Reply::Message(message)) = replies.next().await {
-        let response = WatchResponse::decode(message).ok()?;
-        if response.canceled {
-            return Some(response.compact_revision).filter(|revision| *revision > 0);
+pub(super) async fn compacted_revision(caller: &Caller, identity: &Identity, key: Bytes, below: i64) -> Option<i64> {
+    let told = async {
+        let (_requests, mut replies) = open(caller, identity, vec![watcher(&KeyRange::Key(key), below)]).await.ok()?;
+        while let Ok(Reply::Message(message)) = replies.next().await {
+            let response = WatchResponse::decode(message).ok()?;
+            if response.canceled {
+                return Some(response.compact_revision).filter(|revision| *revision > 0);
+            }
         }
-    }
-    None
+        None
+    };
+    time::timeout(OPEN_MAX, told).await.ok()?
 }
 
 fn watcher(range: &KeyRange, start_revision: i64) -> WatchCreateRequest {

@@ -31,10 +31,15 @@ struct Setup {
 impl Setup {
     /// In front of a store that holds `k` = `v2` at revision 3, after the mirror is filled.
     async fn new() -> Setup {
+        Setup::with_past(MirrorConfig::default().past_revisions).await
+    }
+
+    /// The same, with a window that begins so many revisions earlier at most.
+    async fn with_past(past_revisions: u64) -> Setup {
         let world = World::new();
         world.put("k", "v1");
         world.put("k", "v2");
-        Setup::over(world, MirrorConfig::default()).await
+        Setup::over(world, MirrorConfig { past_revisions, ..MirrorConfig::default() }).await
     }
 
     async fn over(world: World, mirror: MirrorConfig) -> Setup {

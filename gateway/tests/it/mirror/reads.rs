@@ -103,7 +103,7 @@ async fn b34_reads_of_the_compacted_past_do_not_keep_others_from_the_mirror() {
 
 #[tokio::test(start_paused = true)]
 async fn a_revision_before_the_window_is_read_at_the_upstream() {
-    let setup = Setup::new().await;
+    let setup = Setup::with_past(0).await;
     let past = pb::RangeRequest { revision: 2, ..get("k") };
     assert_eq!(value(&setup.range(&past, None).await.unwrap()), "v1");
     assert_eq!((setup.served("hit"), setup.served("window")), (0.0, 1.0));

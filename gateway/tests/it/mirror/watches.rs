@@ -35,7 +35,7 @@ async fn b04_a_watch_begins_behind_what_was_acknowledged_before_it() {
 
 #[tokio::test(start_paused = true)]
 async fn b20_a_watch_from_before_the_window_sees_everything_once_and_in_order() {
-    let setup = Setup::new().await;
+    let setup = Setup::with_past(0).await;
     setup.world.put("k", "v3");
     let mut stream = setup.watch(None).await;
     assert!(stream.create(all_from(1)).await.created);
@@ -49,14 +49,18 @@ async fn b20_a_watch_from_before_the_window_sees_everything_once_and_in_order() 
     assert_eq!(setup.world.calls("Watch"), 2, "one to mirror, one to catch up");
 }
 
-#[tokio::test(start_paused = true)]
-async fn b21_the_first_window_after_a_start_begins_with_the_list_and_what_is_before_it_is_the_upstreams() {
+/// `k` = `v1`, `k` = `v2`, `other` = `v`, `k` = `v3` at the revisions 2 to 5, compacted at 3.
+fn compacted_world() -> World {
     let world = World::new();
     for (key, value) in [("k", "v1"), ("k", "v2"), ("other", "v"), ("k", "v3")] {
         world.put(key, value);
     }
     world.compact(3);
-    let setup = Setup::over(world, MirrorConfig::default()).await;
+    world
+}
+
+/// Watches and reads of the past after a start; returns how many of the three reads the mirror answered.
+async fn past_is_as_it_was(setup: &Setup) -> f64 {
     let mut compacted = setup.watch(None).await;
     assert!(compacted.create(all_from(2)).await.created);
     assert_eq!(compacted.next().await.compact_revision, 3);
@@ -69,11 +73,30 @@ async fn b21_the_first_window_after_a_start_begins_with_the_list_and_what_is_bef
     assert_eq!(past.events(3).await, ["4 other v", "5 k v3", "6 k"]);
     assert_eq!(edge.events(1).await, ["6 k"]);
     let at = |revision| pb::RangeRequest { revision, ..get("k") };
+    let served = setup.served("hit");
     for (revision, told) in [(3, "v2"), (4, "v2"), (5, "v3")] {
         assert_eq!(value(&setup.range(&at(revision), None).await.unwrap()), told, "at {revision}");
     }
-    assert_eq!((setup.served("window"), setup.range(&at(6), None).await.unwrap().count), (2.0, 0));
+    let served = setup.served("hit") - served;
+    assert_eq!(setup.range(&at(6), None).await.unwrap().count, 0);
     assert_eq!(setup.range(&at(2), None).await.unwrap_err().0, 11);
+    served
+}
+
+#[tokio::test(start_paused = true)]
+async fn b11_after_a_start_everything_that_is_not_compacted_is_resumed_in_the_window() {
+    let setup = Setup::over(compacted_world(), MirrorConfig::default()).await;
+    let watches = setup.world.calls("Watch");
+    assert_eq!(past_is_as_it_was(&setup).await, 3.0);
+    assert_eq!(setup.metric("forebay_mirror_catch_ups_total", ""), 1.0, "for the compacted start alone");
+    assert_eq!(setup.world.calls("Watch") - watches, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b21_what_is_before_the_window_is_the_upstreams_to_tell() {
+    let setup = Setup::over(compacted_world(), MirrorConfig { past_revisions: 0, ..MirrorConfig::default() }).await;
+    assert_eq!(past_is_as_it_was(&setup).await, 1.0);
+    assert_eq!(setup.metric("forebay_mirror_catch_ups_total", ""), 2.0);
 }
 
 #[tokio::test(start_paused = true)]
