@@ -21,5 +21,5 @@ pub use compact::CompactStep;
 pub use hash::{HashJob, RevisionHash};
 pub use reader::{Reader, Snapshot, View};
 pub use record::{Batch, Change, Form, Put, RecordError, Revision, Version};
-pub use restore::Restore;
+pub use restore::{Piece, Restore};
 pub use store::{Keyspace, WriteTxn};

@@ -19,24 +19,17 @@ const NEVER_COMPACTED: i64 = -1;
 /// How many changes a batch of restored history holds, give or take those of one revision.
 const BATCH_LEN: usize = 1024;
 
-/// Builds a keyspace from the entries of bucket `key`.
-#[derive(Debug)]
-pub struct Restore {
-    compacted: i64,
+/// Entries of bucket `key`. Several pieces may be read beside each other, and then put together in their order.
+#[derive(Debug, Default)]
+pub struct Piece {
+    first: Option<Revision>,
     last: Option<Revision>,
     /// In the order they came.
     versions: Vec<Version>,
     placeholders: Vec<Revision>,
 }
 
-impl Restore {
-    /// `compacted` is the revision of the last compaction that was *finished*. One that was only scheduled goes on with
-    /// [`Keyspace::resume_compaction`] afterwards.
-    pub fn new(compacted: Option<i64>) -> Restore {
-        let compacted = compacted.unwrap_or(NEVER_COMPACTED);
-        Restore { compacted, last: None, versions: Vec::new(), placeholders: Vec::new() }
-    }
-
+impl Piece {
     /// Takes the next entry; they come in ascending order of revision, as the file has them.
     pub fn record(&mut self, revision: Revision, tombstone: bool, record: &[u8]) -> Result<(), RecordError> {
         if let Some(last) = self.last.filter(|last| *last >= revision) {
@@ -45,6 +38,7 @@ impl Restore {
         if !(FIRST_REVISION..i64::MAX).contains(&revision.main) || revision.sub < 0 {
             return Err(RecordError::Impossible(revision));
         }
+        self.first.get_or_insert(revision);
         self.last = Some(revision);
         // What `etcdutl snapshot restore --bump-revision` leaves: a revision without a key.
         if record.is_empty() && !tombstone {
@@ -55,9 +49,48 @@ impl Restore {
         Ok(())
     }
 
+    /// Takes what comes behind its own entries.
+    fn append(&mut self, mut next: Piece) -> Result<(), RecordError> {
+        if let (Some(last), Some(first)) = (self.last, next.first)
+            && last >= first
+        {
+            return Err(RecordError::Unordered(first, last));
+        }
+        self.first = self.first.or(next.first);
+        self.last = next.last.or(self.last);
+        self.versions.append(&mut next.versions);
+        self.placeholders.append(&mut next.placeholders);
+        Ok(())
+    }
+}
+
+/// Builds a keyspace from the entries of bucket `key`.
+#[derive(Debug)]
+pub struct Restore {
+    compacted: i64,
+    entries: Piece,
+}
+
+impl Restore {
+    /// `compacted` is the revision of the last compaction that was *finished*. One that was only scheduled goes on with
+    /// [`Keyspace::resume_compaction`] afterwards.
+    pub fn new(compacted: Option<i64>) -> Restore {
+        Restore { compacted: compacted.unwrap_or(NEVER_COMPACTED), entries: Piece::default() }
+    }
+
+    /// Takes the next entry; they come in ascending order of revision, as the file has them.
+    pub fn record(&mut self, revision: Revision, tombstone: bool, record: &[u8]) -> Result<(), RecordError> {
+        self.entries.record(revision, tombstone, record)
+    }
+
+    /// Takes the next entries.
+    pub fn piece(&mut self, piece: Piece) -> Result<(), RecordError> {
+        self.entries.append(piece)
+    }
+
     /// The keyspace, published. `revision` is the lowest that it may be at; that of the last entry may be higher.
     pub fn finish(self, revision: i64) -> Keyspace {
-        let Restore { compacted, last, versions, placeholders } = self;
+        let Restore { compacted, entries: Piece { last, versions, placeholders, .. } } = self;
         let revision = revision.max(FIRST_REVISION).max(last.map_or(0, |last| last.main));
         let mut before = vec![None; versions.len()];
         let chains = chains(&versions, &mut before);
@@ -200,6 +233,25 @@ mod tests {
         for main in [i64::MIN, 0, i64::MAX] {
             assert_eq!(Restore::new(None).record(at(main), true, b"\x0a\x01k"), Err(RecordError::Impossible(at(main))));
         }
+    }
+
+    #[test]
+    fn pieces_are_put_together_in_their_order() {
+        let piece = |revisions: &[i64]| {
+            let mut piece = Piece::default();
+            for main in revisions {
+                piece.record(Revision { main: *main, sub: 0 }, true, b"\x0a\x01k").unwrap();
+            }
+            piece
+        };
+        let mut restore = Restore::new(None);
+        for revisions in [&[2, 3][..], &[], &[5], &[6, 9]] {
+            restore.piece(piece(revisions)).unwrap();
+        }
+        let at = |main| Revision { main, sub: 0 };
+        assert_eq!(restore.piece(piece(&[9, 10])), Err(RecordError::Unordered(at(9), at(9))));
+        assert_eq!(restore.record(at(8), true, b"\x0a\x01k"), Err(RecordError::Unordered(at(8), at(9))));
+        assert_eq!(restore.finish(0).revision(), 9);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use forebay_storage::{
 
 use crate::{
     config::Config,
-    peer,
+    load, peer,
     start::StartError,
     state::{State, Unreadable},
 };
@@ -19,14 +19,15 @@ use crate::{
 /// Opens the db file, made if there is none, and reads what it holds.
 pub(crate) fn open(config: &Config, options: db::Options) -> Result<(Db, State), StartError> {
     let path = config.snap_path().join("db");
-    let db = Db::open(&path, options)?;
+    let (db, keys) = load::while_opening(|show| Db::open_showing(&path, options, schema::KEY, show))
+        .map_err(|error| unreadable(&path, error))?;
     let mut txn = db.begin_write()?;
     schema::create(&mut txn)?;
     txn.commit()?;
     if let Some(threshold) = config.bootstrap_defrag_threshold_bytes {
         defragment_if_it_frees(&db, threshold)?;
     }
-    let state = State::read(&db.begin_read(), config.lease_rules()).map_err(|error| unreadable(&path, error))?;
+    let state = State::read(&db.begin_read(), keys, config.lease_rules()).map_err(|error| unreadable(&path, error))?;
     reach(Point::StartOpened);
     Ok((db, state))
 }
@@ -70,8 +71,9 @@ pub(crate) fn install_received(
         }
         drop(state);
         reach(Point::StartInstall);
-        let replacement = db.open_replacement(received)?;
-        let state = State::read(&replacement.begin_read(), config.lease_rules())
+        let (replacement, keys) = load::while_opening(|show| db.open_replacement(received, schema::KEY, show))
+            .map_err(|error| unreadable(db.path(), error))?;
+        let state = State::read(&replacement.begin_read(), keys, config.lease_rules())
             .map_err(|error| unreadable(db.path(), error))?;
         db.replace(replacement)?;
         state

@@ -19,6 +19,7 @@ mod downgrade;
 mod files;
 mod lease;
 mod leases;
+mod load;
 mod logins;
 mod member;
 mod members;

@@ -2,7 +2,7 @@
 
 use std::{ops::ControlFlow, time::Instant};
 
-use forebay_keyspace::{Keyspace, RecordError, Restore, Revision};
+use forebay_keyspace::{Keyspace, RecordError, Restore};
 use forebay_proto::{KeyRange, raftpb::ConfState};
 use forebay_storage::{
     db::{self, ReadTxn},
@@ -13,6 +13,7 @@ use forebay_storage::{
 use crate::{
     alarms::Alarms,
     lease::{Lessor, Rules},
+    load::Loaded,
     raft,
 };
 
@@ -49,25 +50,13 @@ impl From<db::Error> for Unreadable {
 }
 
 impl State {
-    /// Reads everything. Leases do not run: no member is a leader when it reads a file.
-    pub(crate) fn read(txn: &ReadTxn, leases: Rules) -> Result<State, Unreadable> {
+    /// Reads everything but the keys, which were loaded as the file was opened. Leases do not run: no member is a leader
+    /// when it reads a file.
+    pub(crate) fn read(txn: &ReadTxn, keys: Loaded, leases: Rules) -> Result<State, Unreadable> {
         let (scheduled, finished) = schema::read_compactions(txn)?;
         let mut restore = Restore::new(finished);
-        let mut wrong = None;
-        if let Some(bucket) = txn.bucket(schema::KEY)? {
-            bucket.for_each(|key, record| {
-                if wrong.is_none() {
-                    wrong = match Revision::from_bytes(key) {
-                        Some((revision, tombstone)) => {
-                            restore.record(revision, tombstone, record).err().map(Unreadable::Record)
-                        }
-                        None => Some(Unreadable::Key(key.escape_ascii().to_string())),
-                    };
-                }
-            })?;
-        }
-        if let Some(wrong) = wrong {
-            return Err(wrong);
+        for piece in keys {
+            restore.piece(piece)?;
         }
         let mut keyspace = restore.finish(scheduled.max(finished).unwrap_or(0));
         let unfinished = scheduled.filter(|revision| finished.is_none_or(|finished| finished < *revision));

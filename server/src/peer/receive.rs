@@ -15,6 +15,7 @@ use forebay_proto::raftpb::{Message, MessageType, SnapshotMetadata};
 use forebay_storage::{
     db::{Db, Replacement},
     disk::Disk,
+    schema,
 };
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -25,7 +26,7 @@ use super::{
     id_text,
     peers::Network,
 };
-use crate::{backend::Backend, lease::Rules, state::State};
+use crate::{backend::Backend, lease::Rules, load, state::State};
 
 /// The largest message before a db. It holds the membership, not the keys.
 const MESSAGE_BYTES_MAX: u64 = 64 << 20;
@@ -42,8 +43,8 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Reads and checks the db file at `path`, which is to be at entry `index`.
     pub(crate) fn open(db: &Db, path: PathBuf, index: u64, leases: Rules) -> Result<Prepared, SaveError> {
-        let replacement = db.open_replacement(path)?;
-        let state = State::read(&replacement.begin_read(), leases)?;
+        let (replacement, keys) = load::while_opening(|show| db.open_replacement(path, schema::KEY, show))?;
+        let state = State::read(&replacement.begin_read(), keys, leases)?;
         if state.applied.index != index {
             return Err(SaveError::Index { file: state.applied.index, message: index });
         }
@@ -135,8 +136,6 @@ pub(crate) enum SaveError {
     Io(#[from] io::Error),
     #[error("{0}")]
     Stream(#[from] StreamError),
-    #[error("{0}")]
-    Db(#[from] forebay_storage::db::Error),
     #[error("{0}")]
     State(#[from] crate::state::Unreadable),
     #[error("the db is at entry {file}, the message at {message}")]

@@ -58,7 +58,7 @@ pub(super) fn switch(from: &Path, old: &Store, writer: Writer, path: &Path, opti
 fn write_copy(from: &ReadTxn, path: &Path, temporary: &Path, options: &Options) -> Result<Writer> {
     // Nothing needs to be durable before the whole is.
     let lazily = Options { page_size: from.meta.page_size, sync: false, ..options.clone() };
-    let writer = Mutex::new(open_writer(temporary, path, &lazily)?);
+    let writer = Mutex::new(open_writer(temporary, path, &lazily, None)?);
     copy(from, &writer)?;
     let mut writer = writer.into_inner();
     writer.sync = options.sync;

@@ -65,6 +65,11 @@ pub struct Leaf {
 }
 
 impl Leaf {
+    pub(super) fn new(id: u64, page: Page) -> Self {
+        debug_assert!(page.count() > 0, "a leaf without entries is passed over");
+        Self { id, page }
+    }
+
     /// The number of the page.
     #[must_use]
     pub fn id(&self) -> u64 {
@@ -76,6 +81,12 @@ impl Leaf {
     #[expect(clippy::len_without_is_empty, reason = "a leaf without entries is passed over")]
     pub fn len(&self) -> usize {
         self.page.count()
+    }
+
+    /// The bytes of the page and its overflow pages.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.page.bytes().len()
     }
 
     /// Keys and values as they stand on the page.

@@ -37,6 +37,7 @@ use crate::failpoint::{Point, reach};
 use self::freelist::Freelist;
 use self::meta::{META_LENGTH, Meta};
 use self::store::Store;
+use self::survey::Show;
 use self::write::Writer;
 
 pub use self::bucket::{APPEND_FILL, BucketMut};
@@ -102,11 +103,25 @@ impl Db {
     ///
     /// Reads the whole file once: to find the free pages, and to check that every page is what its place requires.
     pub fn open(path: impl Into<PathBuf>, options: Options) -> Result<Self> {
-        let path = path.into();
+        Self::open_and_show(path.into(), options, None)
+    }
+
+    /// As [`Db::open`]; the leaves of a bucket are shown in order, as the file is read. What was shown is worth nothing if
+    /// this fails in the end.
+    pub fn open_showing(
+        path: impl Into<PathBuf>,
+        options: Options,
+        bucket: &[u8],
+        leaf: &mut dyn FnMut(Leaf),
+    ) -> Result<Self> {
+        Self::open_and_show(path.into(), options, Some(Show { bucket, leaf }))
+    }
+
+    fn open_and_show(path: PathBuf, options: Options, show: Option<Show<'_>>) -> Result<Self> {
         if !options.read_only {
             defragment::remove_temporaries(&*options.disk, &path)?;
         }
-        let writer = open_writer(&path, &path, &options)?;
+        let writer = open_writer(&path, &path, &options, show)?;
         let store = Mutex::new(writer.store.clone());
         Ok(Self { shared: Arc::new(Shared { path, options, store, writer: Mutex::new(writer) }) })
     }
@@ -157,9 +172,9 @@ impl Db {
 
     /// Opens the file at `from`, which is to take the place of this database. Errors name this database.
     ///
-    /// Reads all of it, as [`Db::open`] does. It must be on the same file system, and durable.
-    pub fn open_replacement(&self, from: PathBuf) -> Result<Replacement> {
-        let writer = open_writer(&from, &self.shared.path, &self.shared.options)?;
+    /// Reads all of it, as [`Db::open_showing`] does. It must be on the same file system, and durable.
+    pub fn open_replacement(&self, from: PathBuf, bucket: &[u8], leaf: &mut dyn FnMut(Leaf)) -> Result<Replacement> {
+        let writer = open_writer(&from, &self.shared.path, &self.shared.options, Some(Show { bucket, leaf }))?;
         Ok(Replacement { from, writer })
     }
 
@@ -206,7 +221,7 @@ impl Db {
 }
 
 /// Opens the file at `path`, creating it unless it is to be read only; errors will name it `name`.
-fn open_writer(path: &Path, name: &Path, options: &Options) -> Result<Writer> {
+fn open_writer(path: &Path, name: &Path, options: &Options, show: Option<Show<'_>>) -> Result<Writer> {
     let failed = |operation: &'static str| {
         let path = name.to_path_buf();
         move |source| Error::Io { path, operation, offset: 0, source }
@@ -240,7 +255,7 @@ fn open_writer(path: &Path, name: &Path, options: &Options) -> Result<Writer> {
         return Err(Error::Truncated { path: name.to_path_buf(), length, promised: meta.size() });
     }
     let store = Store::new(name.to_path_buf(), file, meta, options.read_only);
-    let used = survey::used_pages(&store, &meta)?;
+    let used = survey::used_pages(&store, &meta, show)?;
     let freelist = Freelist::new(&used, meta.high_water);
     store.state(|state| state.free_pages = freelist.free_count());
     Ok(Writer { store: Arc::new(store), freelist, length, growth: options.growth, sync: options.sync })

@@ -5,6 +5,7 @@
 
 use super::error::{Flaw, Result};
 use super::freelist::PageSet;
+use super::leaves::Leaf;
 use super::meta::{Meta, NO_FREELIST};
 use super::page::{self, BucketValue, Header, Kind, Page};
 use super::store::{DEPTH_LIMIT, Pages, Store};
@@ -14,8 +15,8 @@ use super::store::{DEPTH_LIMIT, Pages, Store};
 /// Verified on the way: page ids, flags, counts, offsets and overflow; no page used twice; keys ascending and between
 /// the separators above them; buckets that parse, and nothing beside them in the root; a freelist that names no page in
 /// use.
-pub(super) fn used_pages(store: &Store, meta: &Meta) -> Result<PageSet> {
-    let mut survey = Survey { pages: Pages::eager(store, meta.high_water), used: PageSet::default() };
+pub(super) fn used_pages(store: &Store, meta: &Meta, show: Option<Show<'_>>) -> Result<PageSet> {
+    let mut survey = Survey { pages: Pages::eager(store, meta.high_water), used: PageSet::default(), show };
     survey.tree(meta.root, Place::Root, 0)?;
     if meta.freelist != NO_FREELIST {
         survey.freelist(meta)?;
@@ -23,9 +24,16 @@ pub(super) fn used_pages(store: &Store, meta: &Meta) -> Result<PageSet> {
     Ok(survey.used)
 }
 
-struct Survey<'s> {
+/// Who is shown the leaves of a bucket, in order, as the walk comes by: what is read and checked need not be read again.
+pub(super) struct Show<'v> {
+    pub(super) bucket: &'v [u8],
+    pub(super) leaf: &'v mut dyn FnMut(Leaf),
+}
+
+struct Survey<'s, 'v> {
     pages: Pages<'s>,
     used: PageSet,
+    show: Option<Show<'v>>,
 }
 
 /// Which bucket a page belongs to.
@@ -33,10 +41,12 @@ struct Survey<'s> {
 enum Place {
     /// The one that holds all others, and nothing else.
     Root,
-    Bucket,
+    Bucket {
+        is_shown: bool,
+    },
 }
 
-impl Survey<'_> {
+impl Survey<'_, '_> {
     fn tree(&mut self, root: u64, place: Place, depth: usize) -> Result<()> {
         let page = self.pages.get(root)?;
         self.subtree(root, &page, (None, None), place, depth)
@@ -71,17 +81,32 @@ impl Survey<'_> {
                 if place == Place::Root && (0..page.count()).any(|index| !page.is_bucket(index)) {
                     return Err(store.corrupt(id, Flaw::new("nothing but buckets in the root", "a value")));
                 }
+                self.show(id, page, place);
                 for index in (0..page.count()).filter(|index| page.is_bucket(*index)) {
                     let bucket =
                         BucketValue::parse(&page.value_bytes(index)).map_err(|flaw| store.corrupt(id, flaw))?;
+                    let is_named = self.show.as_ref().is_some_and(|show| show.bucket == page.key(index));
+                    let within = Place::Bucket { is_shown: place == Place::Root && is_named };
                     match bucket.inline {
-                        Some(inline) => self.check_order(id, &inline, None, None)?,
-                        None => self.tree(bucket.root, Place::Bucket, depth + 1)?,
+                        Some(inline) => {
+                            self.check_order(id, &inline, None, None)?;
+                            self.show(id, &inline, within);
+                        }
+                        None => self.tree(bucket.root, within, depth + 1)?,
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    fn show(&mut self, id: u64, page: &Page, place: Place) {
+        if let Some(show) = &mut self.show
+            && place == (Place::Bucket { is_shown: true })
+            && page.count() > 0
+        {
+            (show.leaf)(Leaf::new(id, page.clone()));
+        }
     }
 
     fn mark(&mut self, id: u64, count: u64) -> Result<()> {

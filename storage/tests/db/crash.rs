@@ -287,7 +287,7 @@ fn after_a_power_cut_a_replaced_file_is_the_old_or_the_new_one_whole() {
         disk.sync_dir(Path::new("/member/snap")).unwrap();
 
         let db = open(&disk).unwrap();
-        let replacement = db.open_replacement(from.into()).unwrap();
+        let replacement = db.open_replacement(from.into(), b"key", &mut |_| {}).unwrap();
         disk.fail_after(rng.random_range(0..3), ErrorKind::Other);
         let result = db.replace(replacement);
         let chance = [0.0, 0.5, 1.0][rng.random_range(0..3)];
