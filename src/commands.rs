@@ -66,13 +66,14 @@ fn plain(names: &'static [&'static str]) -> Vec<Described> {
 
 /// The flags of all its commands, each once.
 fn utl_flags() -> Vec<Described> {
-    use crate::utl::{dump_db, dump_logs, offline, snapshot, space};
+    use crate::utl::{dump_db, dump_logs, heal, offline, snapshot, space};
     let mut flags = described(&snapshot::flags());
     let more = [
         described(&snapshot::verify_flags()),
         described(&dump_logs::flags()),
         described(&dump_db::flags()),
         described(&space::flags()),
+        described(&heal::flags()),
         described(&offline::flags()),
     ];
     for flag in more.into_iter().flatten() {
@@ -102,7 +103,7 @@ pub fn all() -> Vec<Command> {
         command(
             "utl",
             "etcd's files without a member: snapshots, hashes, checks, dumps, space",
-            &["snapshot", "hashkv", "check", "space", "dump-logs", "dump-db", "defrag", "migrate"],
+            &["snapshot", "hashkv", "check", "heal", "space", "dump-logs", "dump-db", "defrag", "migrate"],
             utl_flags(),
         ),
         command(

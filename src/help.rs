@@ -136,12 +136,13 @@ Exit status: 0; 1 if a file is wrong, or `diff` found a difference; 2 if the com
 }
 
 pub fn utl() -> String {
-    use utl_command::{dump_db, dump_logs, offline, snapshot, space};
+    use utl_command::{dump_db, dump_logs, heal, offline, snapshot, space};
     let usage = "Usage: forebay utl snapshot save FILE --endpoints HOST:PORT
        forebay utl snapshot status|verify FILE
        forebay utl snapshot restore FILE --data-dir DIR [flags]
        forebay utl hashkv FILE [--rev N]
        forebay utl check PATH
+       forebay utl heal --data-dir DIR --endpoints HOST:PORT,...
        forebay utl space PATH|--endpoints HOST:PORT [flags]
        forebay utl dump-logs DIR [flags]
        forebay utl dump-db list-bucket|iterate-bucket|scan-keys|hash PATH ...
@@ -149,12 +150,16 @@ pub fn utl() -> String {
        forebay utl migrate --data-dir DIR --target-version X.Y
 
 What is done to etcd's files, or to ours, which are the same, while no member uses them. PATH is a data
-directory or a db file, FILE also a saved snapshot. Nothing but save, restore, defrag and migrate writes
-anything. dump-logs reads the log of a running member too; space asks one for a snapshot.
+directory or a db file, FILE also a saved snapshot. Nothing but save, restore, heal, defrag and migrate
+writes anything. dump-logs reads the log of a running member too; space asks one for a snapshot.
 
 space prints objects, average size, uncompacted revisions and their product, which is the space they take;
 its share of the db; and CHURN, the share of the writes since the last compaction. `verify` restores a
 snapshot, checks every file and compares the history. `check` names what is wrong, where, and what repairs it.
+
+heal is for a damaged member of a cluster that works without it: the cluster removes it and adds another in its
+place, whose id has promised nothing; its files are set aside, and when it is started, as before, the leader
+sends it everything. Alone, there is nobody to heal from: restore a snapshot.
 
   -w, --write-out simple|table|json|fields
 
@@ -166,6 +171,7 @@ cannot be read.
         page("", &snapshot::verify_flags(), snapshot::VerifySettings::default()),
         page("", &dump_logs::flags(), dump_logs::Settings::default()),
         page("", &dump_db::flags(), dump_db::Settings::default()),
+        page("", &heal::flags(), heal::Settings::default()),
         page("", &space::flags(), space::Settings::default()),
         page("", &offline::flags(), offline::Settings::default()),
     ]

@@ -5,6 +5,7 @@
 mod arguments;
 pub mod dump_db;
 pub mod dump_logs;
+pub mod heal;
 pub mod live;
 pub mod offline;
 pub mod snapshot;
@@ -68,8 +69,8 @@ type Done = Result<(), Failure>;
 /// What a command writes to.
 type Out<'o> = &'o mut dyn io::Write;
 
-const COMMANDS: [&str; 9] =
-    ["snapshot", "hashkv", "check", "space", "dump-logs", "dump-db", "defrag", "migrate", "version"];
+const COMMANDS: [&str; 10] =
+    ["snapshot", "hashkv", "check", "heal", "space", "dump-logs", "dump-db", "defrag", "migrate", "version"];
 
 /// Does what the words after `forebay utl` ask for. Nothing is written to standard error but by `complain`.
 pub fn run(args: &[String], complain: impl Fn(&[Problem])) -> ExitCode {
@@ -98,6 +99,7 @@ fn dispatch(args: &[String], out: Out<'_>) -> Done {
         "snapshot" => snapshot::run(rest, shape, out),
         "hashkv" => offline::hashkv(rest, shape, out),
         "check" => offline::check(rest, shape, out),
+        "heal" => heal::run(rest, out),
         "space" => space::run(rest, shape, out),
         "defrag" => offline::defrag(rest, out),
         "migrate" => offline::migrate(rest, out),

@@ -126,10 +126,9 @@ pub enum StartError {
 fn remedy(is_damage: bool) -> &'static str {
     match is_damage {
         true => {
-            "; `forebay utl check` says what else is wrong. In a cluster, remove this member (etcdctl member remove), \
-             delete its data directory, add it anew (etcdctl member add) and start it with \
-             --initial-cluster-state=existing: it heals from the others. Alone, restore a backup: forebay utl snapshot \
-             restore FILE --data-dir DIR"
+            "; `forebay utl check` says what else is wrong. In a cluster it heals from the others: forebay utl heal \
+             --data-dir DIR --endpoints HOST:PORT of another member, then start it again. Alone, restore a backup: \
+             forebay utl snapshot restore FILE --data-dir DIR"
         }
         false => "",
     }

@@ -1,4 +1,4 @@
-//! What is asked of a running member: its snapshot.
+//! How a running member is reached, and its snapshot.
 
 use std::{
     fs,
@@ -18,14 +18,17 @@ use forebay_proto::etcdserverpb::{
 use forebay_utl::files::DIGEST;
 use hyper_util::rt::TokioIo;
 use sha2::{Digest as _, Sha256};
-use tonic::{metadata::MetadataValue, transport::Channel};
+use tonic::{
+    metadata::{Ascii, MetadataValue},
+    transport::Channel,
+};
 
 use crate::flags::table::{Flag, Slot};
 
 /// Which member, and how it is reached.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// One member: a snapshot is the state of one.
+    /// A snapshot is the state of one; elsewhere the first that answers is asked.
     pub endpoints: Vec<String>,
     user: String,
     cacert: String,
@@ -50,7 +53,7 @@ impl Asking for Settings {
 #[rustfmt::skip]
 pub fn flags<S: Asking>() -> Vec<Flag<S>> {
     use Slot::{Bool, List, Text};
-    const GROUP: &str = "A running member, for snapshot save and space";
+    const GROUP: &str = "A running member, for snapshot save, space and heal";
     let flag = Flag::new;
     vec![
         flag(GROUP, "endpoints", List(|s| &mut s.live().endpoints), "The member, as HOST:PORT or https://HOST:PORT."),
@@ -64,6 +67,25 @@ pub fn flags<S: Asking>() -> Vec<Flag<S>> {
 
 /// How long a member may take to answer a connection or a password, and to send each piece of a snapshot.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection to a member, in somebody's name.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// The connection.
+    pub channel: Channel,
+    token: Option<MetadataValue<Ascii>>,
+}
+
+impl Session {
+    /// A request in the name of the user.
+    pub fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("token", token.clone());
+        }
+        request
+    }
+}
 
 /// A saved snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,19 +120,10 @@ impl Settings {
     }
 
     async fn receive(&self, endpoint: &Address, part: &Path) -> anyhow::Result<Saved> {
-        let channel = self.connect(endpoint).await?;
-        let mut request = tonic::Request::new(SnapshotRequest {});
-        if let Some((name, password)) = self.user.split_once(':') {
-            let ask = AuthenticateRequest { name: name.to_owned(), password: password.to_owned() };
-            let answer = tokio::time::timeout(PATIENCE, AuthClient::new(channel.clone()).authenticate(ask)).await;
-            let token = answer.context("authenticate: no answer")??.into_inner().token;
-            request.metadata_mut().insert("token", MetadataValue::try_from(token)?);
-        } else {
-            ensure!(self.user.is_empty(), "--user: write NAME:PASSWORD");
-        }
-        let mut pieces = MaintenanceClient::new(channel)
+        let session = self.open(endpoint).await?;
+        let mut pieces = MaintenanceClient::new(session.channel.clone())
             .max_decoding_message_size(usize::MAX)
-            .snapshot(request)
+            .snapshot(session.request(SnapshotRequest {}))
             .await
             .with_context(|| format!("snapshot of {}", self.endpoints.join(",")))?
             .into_inner();
@@ -128,6 +141,38 @@ impl Settings {
         let size = received.finish()?;
         file.sync_all().with_context(|| format!("cannot sync {}", part.display()))?;
         Ok(Saved { size, version })
+    }
+
+    /// The first of the endpoints that answers, as the user.
+    pub async fn any(&self) -> anyhow::Result<Session> {
+        let mut failed = anyhow::anyhow!("--endpoints names no member");
+        for endpoint in Address::list(&self.endpoints.join(","))? {
+            match self.open(&endpoint).await {
+                Ok(session) => return Ok(session),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
+    /// Whoever answers at a URL, as the user.
+    pub async fn at(&self, url: &str) -> anyhow::Result<Session> {
+        let [endpoint] = &Address::list(url)?[..] else { anyhow::bail!("{url} is not one address") };
+        self.open(endpoint).await
+    }
+
+    async fn open(&self, endpoint: &Address) -> anyhow::Result<Session> {
+        let channel = self.connect(endpoint).await?;
+        let token = if let Some((name, password)) = self.user.split_once(':') {
+            let ask = AuthenticateRequest { name: name.to_owned(), password: password.to_owned() };
+            let answer = tokio::time::timeout(PATIENCE, AuthClient::new(channel.clone()).authenticate(ask)).await;
+            let token = answer.context("authenticate: no answer")??.into_inner().token;
+            Some(MetadataValue::try_from(token)?)
+        } else {
+            ensure!(self.user.is_empty(), "--user: write NAME:PASSWORD");
+            None
+        };
+        Ok(Session { channel, token })
     }
 
     async fn connect(&self, endpoint: &Address) -> anyhow::Result<Channel> {

@@ -20,6 +20,7 @@ use crate::flags::{
 #[derive(Clone, Debug)]
 pub struct Settings {
     data_dir: String,
+    wal_dir: String,
     rev: i64,
     target_version: String,
     force: bool,
@@ -30,6 +31,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             data_dir: String::new(),
+            wal_dir: String::new(),
             rev: 0,
             target_version: String::new(),
             force: false,
@@ -47,6 +49,7 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag("utl migrate", "force", Bool(|s| &mut s.force), "Even if the log holds what that release cannot apply."),
         flag("utl defrag, utl migrate", "data-dir", Text(|s| &mut s.data_dir), "The data directory of a stopped member."),
         flag("utl hashkv FILE", "rev", Int(|s| &mut s.rev), "The revision to hash up to; 0 for the last."),
+        flag("utl check PATH", "wal-dir", Text(|s| &mut s.wal_dir), "Where the log is, if not in the data directory."),
         flag("All", "timeout", Duration(|s| &mut s.timeout), "How long to wait for the lock of a file; 0 for ever."),
     ]
 }
@@ -81,7 +84,8 @@ pub(super) fn defrag(args: &[String], out: Out<'_>) -> Done {
 pub(super) fn check(args: &[String], shape: Shape, out: Out<'_>) -> Done {
     let mut settings = Settings::default();
     let path = only("check", read(&flags(), &mut settings, args)?)?;
-    let checks = check::check(&path, settings.wait());
+    let wal_dir = (!settings.wal_dir.is_empty()).then(|| PathBuf::from(&settings.wal_dir));
+    let checks = check::check(&path, wal_dir.as_deref(), settings.wait());
     let text = |check: &check::Check| match &check.found {
         Ok(found) => found.clone(),
         Err(error) => error.to_string(),

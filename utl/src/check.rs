@@ -32,9 +32,9 @@ pub struct Check {
 }
 
 /// Looks at everything: of a data directory the db file, the log, and whether the two agree; of a file its digest if it
-/// has one, and the db. What depends on something that is wrong is left out.
+/// has one, and the db. What depends on something that is wrong is left out. A data directory may have its log elsewhere.
 #[must_use]
-pub fn check(path: &Path, wait: Duration) -> Vec<Check> {
+pub fn check(path: &Path, wal_dir: Option<&Path>, wait: Duration) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut look = |what: &'static str, found: Result<String>| {
         let good = found.is_ok();
@@ -59,7 +59,7 @@ pub fn check(path: &Path, wait: Duration) -> Vec<Check> {
         }
     }
     if path.is_dir() {
-        let log = log(&files::wal_dir(path));
+        let log = log(&wal_dir.map_or_else(|| files::wal_dir(path), Path::to_owned));
         let range = log.as_ref().ok().map(|log| (log.first.unwrap_or(0), log.last));
         if look("log", log.map(|log| log.to_string()))
             && let (Some((index, _)), Some((first, last))) = (applied, range)
@@ -72,7 +72,7 @@ pub fn check(path: &Path, wait: Duration) -> Vec<Check> {
 
 /// All in one: the first thing that is wrong.
 pub fn must_be_whole(path: &Path, wait: Duration) -> Result<()> {
-    check(path, wait).into_iter().try_for_each(|check| check.found.map(drop))
+    check(path, None, wait).into_iter().try_for_each(|check| check.found.map(drop))
 }
 
 fn digest(path: &Path) -> Result<String> {

@@ -72,8 +72,9 @@ impl Error {
     /// What repairs it, as a command where there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
-        const RESTORE: &str = "in a cluster, remove the member, delete its data directory and add it anew: it heals from \
-                               the others. Alone, restore a snapshot: forebay utl snapshot restore FILE --data-dir DIR";
+        const RESTORE: &str = "in a cluster it heals from the others: forebay utl heal --data-dir DIR --endpoints \
+                               HOST:PORT of another member. Alone, restore a snapshot: forebay utl snapshot restore FILE \
+                               --data-dir DIR";
         match self {
             Self::Refused { hint, .. } => hint.clone(),
             Self::Db(db::Error::Locked { .. }) | Self::Wal(WalError::Locked { .. }) => Some(

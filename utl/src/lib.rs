@@ -2,7 +2,7 @@
 //! checked, hashed, defragmented and migrated, buckets and logs are printed, and space is put down to prefixes.
 //!
 //! The modules in reading order: [`files`] finds and opens what a path means, [`status`], [`restore`], [`verify`],
-//! [`hashkv`], [`check`] and [`migrate`] are etcdutl's commands, [`buckets`] and [`logs`] the dump tools', [`space`] is
+//! [`hashkv`], [`check`] and [`migrate`] are etcdutl's commands, [`heal`] replaces a damaged member, [`buckets`] and [`logs`] the dump tools', [`space`] is
 //! the answer to what fills a database. [`table`], [`gotext`] and [`prototext`] print as etcd's tools do.
 //!
 //! Nothing holds a file in memory. What grows with a database is named where it does: some facts for each key.
@@ -14,6 +14,7 @@ mod prefixes;
 pub mod buckets;
 pub mod check;
 pub mod hashkv;
+pub mod heal;
 pub mod logs;
 pub mod migrate;
 pub mod restore;

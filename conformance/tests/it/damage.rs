@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use forebay_conformance::{cluster::Cluster, peers, target::Kind};
+use forebay_conformance::{cluster::Cluster, peers, target::Kind, tools::Tool};
 
 use crate::within;
 
@@ -32,12 +32,13 @@ fn flip(path: &Path, is_log: bool) {
     fs::write(path, bytes).expect("the file is written");
 }
 
-async fn heals(test: &str, is_log: bool) -> anyhow::Result<()> {
-    if let Some(missing) = Kind::Server.missing() {
-        peers::skip(test, missing);
+/// A member is damaged, refused, healed by one command, and started as before; the others may be etcd's.
+async fn heals(test: &str, others: Kind, is_log: bool) -> anyhow::Result<()> {
+    let (Some(heal), None) = (Tool::ours(&["heal"]), others.missing()) else {
+        peers::skip(test, Kind::Server.missing().or(others.missing()).unwrap_or(peers::INSTALL));
         return Ok(());
-    }
-    let mut cluster = Cluster::start(&[Kind::Server; 3], &[]).await?;
+    };
+    let mut cluster = Cluster::start(&[others, others, Kind::Server], &[]).await?;
     for n in 0..50 {
         cluster.members[0].put(&format!("key {n}"), &"v".repeat(1000)).await?;
     }
@@ -45,20 +46,31 @@ async fn heals(test: &str, is_log: bool) -> anyhow::Result<()> {
     let id = cluster.members[2].id().await?;
     cluster.stop(2).await?;
     let path = file(&cluster.data_dir(2), is_log);
+    let data_dir = cluster.data_dir(2).to_str().expect("UTF-8").to_owned();
+    let endpoints = format!("{},{}", cluster.members[0].url(), cluster.members[1].url());
+    let words = ["--data-dir", &data_dir, "--endpoints", &endpoints];
+    let whole = heal.run(&words).expect_err("nothing is wrong").to_string();
+    assert!(whole.contains("nothing is wrong with"), "{whole}");
     flip(&path, is_log);
     cluster.spawn(2)?;
     // It says what is wrong, where, and what to do; and changes nothing.
     let damaged = fs::read(&path)?;
     let log = cluster.refused(2).await?;
-    for part in [path.to_str().expect("UTF-8"), "expected", "found", "forebay utl check", "etcdctl member add"] {
+    for part in [path.to_str().expect("UTF-8"), "expected", "found", "forebay utl check", "forebay utl heal"] {
         assert!(log.contains(part), "{part:?} is missing in {log}");
     }
     assert_eq!(fs::read(&path)?, damaged, "a refused file is left as it is");
     cluster.members[0].put("meanwhile", "the others go on").await?;
     cluster.members[0].get("meanwhile", false).await?;
-    cluster.replace(0, 2, id).await?;
-    let healed = cluster.join(0, Kind::Server, false).await?;
-    cluster.members[healed].put("again", "there are three").await?;
+    let done = heal.run(&words)?;
+    assert!(done.contains(&format!("takes the place of {id:x}")), "{done}");
+    cluster.restart_as(2, Kind::Server).await?;
+    assert_ne!(cluster.members[2].id().await?, id, "what was promised under the old id is not known any more");
+    cluster.members[2].put("again", "there are three").await?;
+    cluster.agree().await?;
+    // It counts again: one of the others may end.
+    cluster.stop(0).await?;
+    cluster.members[2].put("once more", "two of three").await?;
     cluster.agree().await?;
     Ok(())
 }
@@ -66,11 +78,17 @@ async fn heals(test: &str, is_log: bool) -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k11_a_member_with_a_flipped_bit_in_its_log_is_refused_and_heals_from_the_others() {
     let test = "damage::k11_a_member_with_a_flipped_bit_in_its_log_is_refused_and_heals_from_the_others";
-    within(heals(test, true)).await;
+    within(heals(test, Kind::Server, true)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k12_a_member_with_a_flipped_bit_in_its_db_is_refused_and_heals_from_the_others() {
     let test = "damage::k12_a_member_with_a_flipped_bit_in_its_db_is_refused_and_heals_from_the_others";
-    within(heals(test, false)).await;
+    within(heals(test, Kind::Server, false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k11_a_member_of_a_cluster_of_etcds_heals_from_them() {
+    let test = "damage::k11_a_member_of_a_cluster_of_etcds_heals_from_them";
+    within(heals(test, Kind::Etcd(peers::Release::V3_7), true)).await;
 }

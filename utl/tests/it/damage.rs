@@ -24,7 +24,7 @@ const WAIT: Duration = Duration::from_secs(5);
 
 /// What is wrong with it, each with the name of its check.
 fn wrong(path: &Path) -> Vec<(&'static str, String)> {
-    let checks = check::check(path, WAIT);
+    let checks = check::check(path, None, WAIT);
     checks.into_iter().filter_map(|check| Some((check.what, check.found.err()?.to_string()))).collect()
 }
 
