@@ -6,6 +6,7 @@ mod auth;
 mod cluster;
 mod concurrency;
 mod errors;
+mod faults;
 mod headers;
 mod hostile;
 mod leases;

@@ -11,7 +11,7 @@ use std::{
 use bytes::{Buf as _, Bytes, BytesMut};
 use forebay_edge::{Api, Body, Request, grpc, tls::Tls};
 use forebay_proto::{etcdserverpb::*, mvccpb::KeyValue};
-use forebay_server::{Config, Member, PeerPorts, start, start_on};
+use forebay_server::{Config, Member, PeerPorts, StartError, start, start_on};
 use forebay_storage::disk::Disk;
 use futures::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
@@ -73,12 +73,20 @@ impl Node {
 
     /// A new member with its files on this disk.
     pub async fn on_disk(disk: Arc<dyn Disk>) -> Node {
-        let dir = Arc::new(new_dir());
-        let config = configuration(&dir, |_| {});
+        let node = Node::try_on_disk(Arc::new(new_dir()), disk, |_| {}).await;
+        node.unwrap_or_else(|error| panic!("the member does not start: {error}"))
+    }
+
+    /// A member with its files under this name on this disk.
+    pub async fn try_on_disk(
+        dir: Arc<TempDir>,
+        disk: Arc<dyn Disk>,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Node, StartError> {
+        let config = configuration(&dir, change);
         let registry = Registry::new();
-        let member = start_on(disk, config, PeerPorts::default(), &registry).await;
-        let member = member.unwrap_or_else(|error| panic!("the member does not start: {error}"));
-        Node { api: member.api(), member, registry, dir }
+        let member = start_on(disk, config, PeerPorts::default(), &registry).await?;
+        Ok(Node { api: member.api(), member, registry, dir })
     }
 
     /// A new member that others reach.
@@ -518,7 +526,7 @@ fn configuration(dir: &TempDir, change: impl FnOnce(&mut Config)) -> Config {
     config
 }
 
-fn new_dir() -> TempDir {
+pub fn new_dir() -> TempDir {
     use std::os::unix::fs::PermissionsExt as _;
     let private = std::fs::Permissions::from_mode(0o700);
     tempfile::Builder::new().permissions(private).tempdir().expect("a temporary directory")
