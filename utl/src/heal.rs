@@ -56,22 +56,9 @@ impl Files {
         if !self.data_dir.is_dir() {
             return Err(Error::refused(format!("{} is no directory", self.data_dir.display())));
         }
-        for error in check::check(&self.data_dir, Some(&self.wal_dir()), wait).into_iter().filter_map(|c| c.found.err())
-        {
-            let denied = |source: &io::Error| source.kind() == io::ErrorKind::PermissionDenied;
-            match &error {
-                Error::Db(db::Error::Locked { .. }) | Error::Wal(WalError::Locked { .. }) => return Err(error),
-                Error::Io { source, .. }
-                | Error::Db(db::Error::Io { source, .. })
-                | Error::Wal(WalError::Io { source, .. })
-                    if denied(source) =>
-                {
-                    return Err(error);
-                }
-                _ => return Ok(Some(error)),
-            }
-        }
-        Ok(None)
+        let wrong = check::check(&self.data_dir, Some(&self.wal_dir()), wait).into_iter().filter_map(|c| c.found.err());
+        let (unseen, damage): (Vec<_>, Vec<_>) = wrong.partition(is_no_damage);
+        unseen.into_iter().next().map_or_else(|| Ok(damage.into_iter().next()), Err)
     }
 
     /// Whose log it is, if the head of any segment can be read.
@@ -110,6 +97,17 @@ impl Files {
         let metadata = metadata.encode_to_vec().into();
         Wal::create(Arc::new(OsDisk), &self.wal_dir(), wal::Options::default(), metadata)?;
         Ok(set_aside)
+    }
+}
+
+/// Whether the files could not be looked at: somebody uses them, or they are another user's.
+fn is_no_damage(error: &Error) -> bool {
+    match error {
+        Error::Db(db::Error::Locked { .. }) | Error::Wal(WalError::Locked { .. }) => true,
+        Error::Io { source, .. }
+        | Error::Db(db::Error::Io { source, .. })
+        | Error::Wal(WalError::Io { source, .. }) => source.kind() == io::ErrorKind::PermissionDenied,
+        _ => false,
     }
 }
 

@@ -10,6 +10,8 @@ use forebay_utl::{
 
 use crate::files::{restore, snapshot};
 
+/// The first two of a db file are its head.
+const PAGE: usize = 4096;
 const WAIT: Duration = Duration::from_millis(1);
 
 #[test]
@@ -21,7 +23,7 @@ fn a_damaged_member_makes_way_for_one_that_knows_nothing() {
     assert!(files.damage(WAIT).unwrap().is_none());
     let path = db_path(&old.data_dir);
     let mut bytes = fs::read(&path).unwrap();
-    bytes[10_000..12_000].fill(0xff);
+    bytes[2 * PAGE..].fill(0xff);
     fs::write(&path, &bytes).unwrap();
     assert!(files.damage(WAIT).unwrap().is_some());
     let own = Identity { member_id: restored.member_id, cluster_id: restored.cluster_id };
