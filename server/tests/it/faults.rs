@@ -1,17 +1,32 @@
 //! A whole member on a disk that fails: wherever that happens, it ends with a reason, or goes on; what it acknowledged is
 //! there afterwards, and nothing else.
 
-use std::{io::ErrorKind, path::Path, sync::Arc, time::Duration};
+use std::{io::ErrorKind, sync::Arc, time::Duration};
 
 use forebay_server::{Config, StartError};
 use forebay_storage::disk::{Disk as _, sim::SimDisk};
+use futures::FutureExt as _;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tempfile::TempDir;
 
-use crate::support::{LIMIT, Node, get, new_dir, put};
+use crate::support::{Node, get, new_dir, put};
 
 /// As much as a WAL record of several sectors.
 const VALUE_BYTES: usize = 1500;
+/// More puts than any place needs to be written several times.
+const PUTS_MAX: u64 = 500;
+/// What of a member's files is struck.
+const PLACES: [&str; 3] = ["/member/wal", "/member/snap/db", ".snap"];
+
+/// How many calls are made to fail in turn; `$FAULTS` says more.
+fn faults() -> u64 {
+    std::env::var("FAULTS").map_or(3, |n| n.parse().expect("FAULTS is a number"))
+}
+
+/// A full disk and a broken one in turn.
+fn kind(call: u64) -> ErrorKind {
+    if call.is_multiple_of(2) { ErrorKind::Other } else { ErrorKind::StorageFull }
+}
 
 fn value(n: u64) -> String {
     format!("{n:05}").repeat(VALUE_BYTES / 5)
@@ -27,24 +42,26 @@ fn busy(config: &mut Config) {
     config.max_wals = 1;
 }
 
-async fn start(dir: &Arc<TempDir>, disk: &SimDisk) -> Result<Node, StartError> {
+fn new_disk(dir: &TempDir) -> SimDisk {
+    let disk = SimDisk::new();
     disk.create_dir_all(&dir.path().join("member/snap")).unwrap();
+    disk
+}
+
+async fn start(dir: &Arc<TempDir>, disk: &SimDisk) -> Result<Node, StartError> {
     Node::try_on_disk(dir.clone(), Arc::new(disk.clone()), busy).await
 }
 
-/// Puts until the fault has struck and then some; returns how many were acknowledged, and why the member ended.
-async fn put_until_struck(node: &Node, disk: &SimDisk) -> (u64, Option<String>) {
+/// Puts until the fault has struck and then some, and stops. Returns how many were acknowledged, and why the member ended
+/// if it did before.
+async fn put_until_struck(node: Node, disk: &SimDisk) -> (u64, Option<String>) {
     let (mut n, mut after) = (0, 0);
-    while after < 10 {
-        if let Err(status) = node.put(put(&format!("key {n}"), &value(n))).await {
-            let ended = tokio::time::timeout(LIMIT, node.member.ended()).await;
-            let ended = ended.unwrap_or_else(|_| panic!("{status}, but the member has not ended"));
-            return (n, Some(ended.to_string()));
-        }
+    while after < 10 && n < PUTS_MAX && node.put(put(&format!("key {n}"), &value(n))).await.is_ok() {
         n += 1;
         after += u64::from(disk.has_failed());
     }
-    (n, None)
+    node.member.stop().await;
+    (n, node.member.ended().now_or_never().map(|reason| reason.to_string()))
 }
 
 /// A member on what is left holds every acknowledged put, at most the one after them, and can be written to.
@@ -64,42 +81,41 @@ async fn holds(dir: &Arc<TempDir>, disk: &SimDisk, acknowledged: u64, what: &str
 
 #[tokio::test(flavor = "multi_thread")]
 async fn k15_wherever_the_disk_fails_a_member_ends_with_a_reason_or_goes_on_and_loses_nothing() {
-    let mut ended = std::collections::BTreeSet::new();
-    for call in 0..60 {
-        let kind = [ErrorKind::StorageFull, ErrorKind::Other][call as usize % 2];
-        let what = format!("{kind} at call {call}");
-        let (dir, disk) = (Arc::new(new_dir()), SimDisk::new());
-        let node = start(&dir, &disk).await.unwrap_or_else(|error| panic!("{what}: {error}"));
-        disk.fail_after(call, kind);
-        let (acknowledged, reason) = put_until_struck(&node, &disk).await;
-        node.member.stop().await;
-        if let Some(reason) = reason {
-            assert!(reason.contains("injected fault") && reason.contains(dir.path().to_str().unwrap()), "{reason}");
-            ended.insert(reason.replace(dir.path().to_str().unwrap(), ""));
+    for place in PLACES {
+        let mut ended = Vec::new();
+        for call in 0..faults() {
+            let what = format!("{} at call {call} to {place}", kind(call));
+            let dir = Arc::new(new_dir());
+            let disk = new_disk(&dir);
+            let node = start(&dir, &disk).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+            disk.fail_at(place, call, kind(call));
+            let (acknowledged, reason) = put_until_struck(node, &disk).await;
+            assert!(disk.has_failed(), "{what}: {PUTS_MAX} puts do not get there");
+            if let Some(reason) = reason {
+                assert!(reason.contains("injected fault") && reason.contains(place), "{what}: {reason}");
+                ended.push(reason);
+            }
+            let mut rng = StdRng::seed_from_u64(call);
+            holds(&dir, &disk.crash(|| rng.random_bool(0.5)), acknowledged, &format!("{what}, then power loss")).await;
+            holds(&dir, &disk.killed(), acknowledged, &format!("{what}, then a restart")).await;
         }
-        let mut rng = StdRng::seed_from_u64(call);
-        holds(&dir, &disk.crash(|| rng.random_bool(0.5)), acknowledged, &format!("{what}, then power loss")).await;
-        holds(&dir, &disk.killed(), acknowledged, &format!("{what}, then a restart")).await;
+        assert!(!ended.is_empty(), "no call to {place} is needed");
     }
-    println!("{ended:#?}");
-    assert!(ended.iter().any(|reason| reason.contains(".wal")), "the log was hit: {ended:#?}");
-    assert!(ended.iter().any(|reason| reason.contains("snap/db")), "the db file was hit: {ended:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn k15_a_start_that_the_disk_cuts_short_says_where_and_the_next_one_finds_everything() {
-    let (dir, disk) = (Arc::new(new_dir()), SimDisk::new());
+    let dir = Arc::new(new_dir());
+    let disk = new_disk(&dir);
     let node = start(&dir, &disk).await.unwrap();
     for n in 0..12 {
         node.put(put(&format!("key {n}"), &value(n))).await.unwrap();
     }
     node.member.stop().await;
     let mut refused = 0;
-    for call in 0..12 {
-        let kind = [ErrorKind::Other, ErrorKind::StorageFull][call as usize % 2];
+    for call in 0..2 * faults() {
         let disk = disk.killed();
-        disk.create_dir_all(Path::new("/")).unwrap();
-        disk.fail_after(call + 1, kind);
+        disk.fail_after(call, kind(call));
         match start(&dir, &disk).await {
             Ok(node) => node.member.stop().await,
             Err(error) => {
@@ -108,7 +124,7 @@ async fn k15_a_start_that_the_disk_cuts_short_says_where_and_the_next_one_finds_
             }
         }
         disk.fail_never();
-        holds(&dir, &disk.killed(), 12, &format!("{kind} at call {call} of a start")).await;
+        holds(&dir, &disk.killed(), 12, &format!("{} at call {call} of a start", kind(call))).await;
     }
     assert!(refused > 0, "no call of a start is needed");
 }

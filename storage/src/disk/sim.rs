@@ -42,7 +42,10 @@ struct State {
 
 #[derive(Debug)]
 struct Fault {
-    after: u64,
+    /// Part of the path of what it strikes.
+    place: &'static str,
+    /// How many calls there are spared yet.
+    spared: u64,
     kind: io::ErrorKind,
 }
 
@@ -70,9 +73,12 @@ impl SimDisk {
 
     /// Makes the call that changes the disk after `after` more of them fail, once.
     pub fn fail_after(&self, after: u64, kind: io::ErrorKind) {
-        let mut state = self.state.lock();
-        let after = state.mutations + after;
-        state.fault = Some(Fault { after, kind });
+        self.fail_at("", after, kind);
+    }
+
+    /// The same, but only calls count whose path, as it was when the file was opened, contains `place`.
+    pub fn fail_at(&self, place: &'static str, after: u64, kind: io::ErrorKind) {
+        self.state.lock().fault = Some(Fault { place, spared: after, kind });
     }
 
     /// Takes back what [`SimDisk::fail_after`] asked for.
@@ -144,17 +150,21 @@ impl SimDisk {
         state.durable_names.insert(path.to_owned(), inode);
     }
 
-    fn mutate(&self) -> io::Result<MutexGuard<'_, State>> {
+    fn mutate(&self, path: &Path) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.state.lock();
         state.mutations += 1;
-        match &state.fault {
-            Some(fault) if state.mutations > fault.after => {
-                let kind = fault.kind;
-                state.fault = None;
-                Err(io::Error::new(kind, "injected fault"))
-            }
-            _ => Ok(state),
+        match &mut state.fault {
+            Some(fault) if path.to_string_lossy().contains(fault.place) => match fault.spared.checked_sub(1) {
+                Some(spared) => fault.spared = spared,
+                None => {
+                    let kind = fault.kind;
+                    state.fault = None;
+                    return Err(io::Error::new(kind, "injected fault"));
+                }
+            },
+            _ => {}
         }
+        Ok(state)
     }
 }
 
@@ -198,28 +208,28 @@ fn not_found(path: &Path) -> io::Error {
 impl Disk for SimDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let inode = self.state.lock().names.get(path).cloned().ok_or_else(|| not_found(path))?;
-        Ok(Box::new(SimFile { disk: self.clone(), inode, holds: AtomicBool::new(false) }))
+        Ok(Box::new(SimFile { disk: self.clone(), path: path.to_owned(), inode, holds: AtomicBool::new(false) }))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let mut state = self.mutate()?;
+        let mut state = self.mutate(path)?;
         if !path.parent().is_some_and(|dir| state.dirs.contains(dir)) {
             return Err(not_found(path));
         }
         let inode = Inode::default();
         state.names.insert(path.to_owned(), inode.clone());
         drop(state);
-        Ok(Box::new(SimFile { disk: self.clone(), inode, holds: AtomicBool::new(false) }))
+        Ok(Box::new(SimFile { disk: self.clone(), path: path.to_owned(), inode, holds: AtomicBool::new(false) }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.mutate()?;
+        let mut state = self.mutate(path)?;
         state.dirs.extend(path.ancestors().map(Path::to_owned));
         Ok(())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.mutate()?;
+        let mut state = self.mutate(from)?;
         if let Some(inode) = state.names.remove(from) {
             state.names.insert(to.to_owned(), inode);
             return Ok(());
@@ -238,11 +248,11 @@ impl Disk for SimDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.mutate()?.names.remove(path).map(|_| ()).ok_or_else(|| not_found(path))
+        self.mutate(path)?.names.remove(path).map(|_| ()).ok_or_else(|| not_found(path))
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.mutate()?;
+        let mut state = self.mutate(path)?;
         state.names.retain(|name, _| !name.starts_with(path));
         state.dirs.retain(|dir| !dir.starts_with(path));
         Ok(())
@@ -263,7 +273,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut state = self.mutate()?;
+        let mut state = self.mutate(dir)?;
         if state.lies {
             return Ok(());
         }
@@ -287,6 +297,7 @@ impl Disk for SimDisk {
 #[derive(Debug)]
 struct SimFile {
     disk: SimDisk,
+    path: PathBuf,
     inode: Inode,
     holds: AtomicBool,
 }
@@ -305,7 +316,7 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        let failed = self.disk.mutate().err();
+        let failed = self.disk.mutate(&self.path).err();
         let offset = usize::try_from(offset).expect("simulated files are small");
         // A failing write may still have put its first sectors there.
         let sectors_end = (offset + data.len() / 2) / SECTOR * SECTOR;
@@ -317,7 +328,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let failed = match self.disk.mutate() {
+        let failed = match self.disk.mutate(&self.path) {
             Ok(state) if state.lies => return Ok(()),
             state => state.err(),
         };
@@ -337,7 +348,7 @@ impl DiskFile for SimFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        drop(self.disk.mutate()?);
+        drop(self.disk.mutate(&self.path)?);
         let mut content = self.inode.lock();
         let len = usize::try_from(len).expect("simulated files are small");
         content.live.resize(len, 0);

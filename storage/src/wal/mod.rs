@@ -474,7 +474,8 @@ fn lock(file: &dyn DiskFile, path: &Path) -> Result<(), WalError> {
 }
 
 fn suffixed(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
+    // Of the name alone: a directory may be given with a slash behind it.
+    let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(suffix);
-    PathBuf::from(name)
+    path.with_file_name(name)
 }
