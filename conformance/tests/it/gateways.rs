@@ -1,7 +1,12 @@
 //! Gateways that are killed, paused, cut off and restarted, over real members, and what their clients see. `WATCHERS=10000`
 //! lets so many watch, `CLIENTS=10000` so many read and write.
 
-use std::{collections::BTreeMap, future::pending, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::{pending, ready},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, ensure};
 use forebay_conformance::{
@@ -22,7 +27,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::watch,
+    sync::{oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
@@ -65,18 +70,28 @@ fn value(response: &pb::RangeResponse) -> String {
     response.kvs.first().map(|kv| String::from_utf8_lossy(&kv.value).into_owned()).unwrap_or_default()
 }
 
-/// Opens a stream with one watcher.
-async fn watch(
-    channel: Channel,
-    create: pb::WatchCreateRequest,
-    token: Option<&str>,
-) -> Result<Streaming<pb::WatchResponse>, Status> {
+/// A stream with one watcher.
+struct Watch {
+    messages: Streaming<pb::WatchResponse>,
+    /// Ends the requests: a client whose requests go on keeps its stream, though nobody listens any more.
+    _open: oneshot::Sender<()>,
+}
+
+impl Watch {
+    async fn message(&mut self) -> Result<Option<pb::WatchResponse>, Status> {
+        self.messages.message().await
+    }
+}
+
+async fn watch(channel: Channel, create: pb::WatchCreateRequest, token: Option<&str>) -> Result<Watch, Status> {
     let request = pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
-    let mut request = Request::new(stream::iter([request]).chain(stream::pending()));
+    let (open, dropped) = oneshot::channel();
+    let end = stream::once(dropped).filter_map(|_| ready(None));
+    let mut request = Request::new(stream::iter([request]).chain(end));
     if let Some(token) = token {
         request.metadata_mut().insert("token", token.parse().expect("a token is text"));
     }
-    Ok(WatchClient::new(channel).watch(request).await?.into_inner())
+    Ok(Watch { messages: WatchClient::new(channel).watch(request).await?.into_inner(), _open: open })
 }
 
 /// What a watcher saw that resumes as etcd's client does.
@@ -93,7 +108,7 @@ async fn follow(channel: Channel, mut next: i64, mut last: watch::Receiver<Optio
     let is_done = |next: i64, last: &watch::Receiver<Option<i64>>| last.borrow().is_some_and(|last| next > last);
     while !is_done(next, &last) {
         let create = pb::WatchCreateRequest { key: "w".into(), start_revision: next, ..Default::default() };
-        let Ok(Ok(mut messages)) = timeout(Duration::from_secs(5), watch(channel.clone(), create, None)).await else {
+        let Ok(Ok(mut messages)) = timeout(Duration::from_secs(20), watch(channel.clone(), create, None)).await else {
             sleep(Duration::from_millis(50)).await;
             continue;
         };
@@ -132,7 +147,8 @@ async fn outlive(kind: Kind) -> anyhow::Result<()> {
     let first = written(&direct, "w", "first").await?;
     all.insert(first, "first".to_owned());
     let (last, told) = watch::channel(None);
-    let channels: Vec<Channel> = (0..10).map(|_| channel(&gateway)).collect();
+    // A connection has room for a thousand streams.
+    let channels: Vec<Channel> = (0..watchers.div_ceil(500)).map(|_| channel(&gateway)).collect();
     let mut following = JoinSet::new();
     for watcher in 0..watchers {
         following.spawn(follow(channels[watcher as usize % channels.len()].clone(), first, told.clone()));
@@ -426,7 +442,7 @@ async fn g7_a_lease_ends_with_the_client_that_kept_it_through_a_gateway() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g13_gateways_are_restarted_one_by_one_and_etcds_own_client_sees_no_call_fail() {
     let test = "gateways::g13_gateways_are_restarted_one_by_one_and_etcds_own_client_sees_no_call_fail";
-    let Some(benchmark) = peers::tool("benchmark") else { return peers::skip(test, peers::INSTALL) };
+    let Some(benchmark) = peers::tool("tools/benchmark") else { return peers::skip(test, peers::INSTALL) };
     if !can_run(test, &[ETCD]) {
         return;
     }
@@ -438,10 +454,11 @@ async fn g13_gateways_are_restarted_one_by_one_and_etcds_own_client_sees_no_call
         let mut gateways = [one?, other?];
         let endpoints = gateways.each_ref().map(|gateway| gateway.client.to_string()).join(",");
         let mut load = JoinSet::new();
-        for work in [&["put", "--key-space-size=1000", "--total=20000"][..], &["range", "k", "--total=20000"]] {
+        for work in [&["put", "--key-space-size=1000"][..], &["range", "k"]] {
             let mut command = Command::new(&benchmark);
             command.args([format!("--endpoints={endpoints}"), format!("--clients={}", clients / 2)]);
-            command.arg("--conns=50").args(work);
+            // For so long at least that both are restarted meanwhile.
+            command.arg("--conns=50").args(work).args(["--rate=1000", "--total=12000"]);
             load.spawn_blocking(move || command.output());
         }
         for gateway in &mut gateways {
