@@ -2,7 +2,7 @@
 //!
 //! Two measures. *Load* is the formula of the talk this project answers: requests × objects × object size, in bytes.
 //! *Units* weigh different kinds of work against each other with the weights of TiDB's request units: 8 reads, 64 KiB
-//! read, 1 write, 1 KiB written, or 1,000 keys walked are one unit.
+//! read, 1 write, 1 KiB written, 1,000 keys walked, or 500 watches that hear of a write are one unit.
 
 use forebay_proto::KeyRange;
 
@@ -43,6 +43,13 @@ pub const SEATS_MAX: u32 = 10;
 
 /// Bytes of objects that take one seat.
 const SEAT_BYTES: u64 = 100_000;
+
+/// Watches to tell of a write that take one seat. Kubernetes counts ten, and encodes each event for itself; here all are
+/// told with the same bytes.
+const SEAT_WATCHERS: u64 = 100;
+
+/// Thousandths of a unit for each of them: some microseconds of CPU time.
+const WATCHER_UNITS: u64 = 2;
 
 /// What is assumed of a range that nothing is known of: as much as a request can be. The first answer corrects it.
 const UNKNOWN: Expected = Expected { objects: 1_000_000_000, object_bytes: 1_500_000 };
@@ -98,11 +105,12 @@ impl Cost {
             (_, Kind::Write) => 1,
             _ => 0,
         };
-        let written = if writes > 0 { request.bytes } else { 0 };
+        let (written, told) = if writes > 0 { (request.bytes, u64::from(request.watchers)) } else { (0, 0) };
         let reading = 125 + (u128::from(actual.bytes) * 1_000 / (64 << 10)) as u64;
-        let writing = writes * 1_000 + (u128::from(written) * 1_000 / (1 << 10)) as u64;
+        let writing = writes * 1_000 + (u128::from(written) * 1_000 / (1 << 10)) as u64 + told * WATCHER_UNITS;
         let load = actual.bytes.saturating_add(written);
-        let seats = load.div_ceil(SEAT_BYTES).clamp(1, u64::from(SEATS_MAX)) as u32;
+        let wide = load.div_ceil(SEAT_BYTES).max(1).saturating_add(told / SEAT_WATCHERS);
+        let seats = wide.min(u64::from(SEATS_MAX)) as u32;
         Cost { objects: actual.objects, load, units: reading.saturating_add(writing).saturating_add(walked), seats }
     }
 }
@@ -157,9 +165,22 @@ mod tests {
     }
 
     #[test]
+    fn a_write_that_many_watch_is_wider_and_a_read_is_not() {
+        let (client, keys) = (Client::default(), [KeyRange::Key(Bytes::from_static(b"/a/b"))]);
+        let put = |watchers| Request { keys: &keys, bytes: 1 << 10, watchers, ..Request::new(&client, Rpc::Put) };
+        let seats = |watchers| Cost::predict(&put(watchers), None).seats;
+        assert_eq!((seats(0), seats(99), seats(100), seats(850), seats(u32::MAX)), (1, 1, 2, 9, SEATS_MAX));
+        let (alone, watched) = (Cost::predict(&put(0), None), Cost::predict(&put(500), None));
+        assert_eq!((watched.units - alone.units, watched.load), (1_000, alone.load));
+        let read = Request { rpc: Rpc::Range, ..put(u32::MAX) };
+        assert_eq!(Cost::predict(&read, Some(Expected { objects: 1, object_bytes: 1 })).seats, 1);
+    }
+
+    #[test]
     fn no_size_overflows() {
         let (client, keys) = (Client::default(), [prefix::range(b"/a/")]);
-        let request = Request { bytes: u64::MAX, ops: u32::MAX, writes: u32::MAX, ..list(&client, &keys, 0) };
+        let request =
+            Request { bytes: u64::MAX, ops: u32::MAX, writes: u32::MAX, watchers: u32::MAX, ..list(&client, &keys, 0) };
         for &rpc in Rpc::ALL {
             let request = Request { rpc, ..request.clone() };
             let most = Expected { objects: u64::MAX, object_bytes: u64::MAX };

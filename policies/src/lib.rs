@@ -26,9 +26,9 @@ mod cost;
 mod fair;
 mod limits;
 mod sizes;
+mod watched;
 
 pub mod adaptive;
-pub mod brownout;
 pub mod memory;
 pub mod shed;
 pub mod throttle;
@@ -52,4 +52,5 @@ pub use crate::{
     request::{Answer, KubernetesWrite, Request},
     rpc::{Kind, Rpc},
     sizes::Sizes,
+    watched::Watched,
 };

@@ -32,6 +32,8 @@ pub struct Request<'a> {
     /// Whether it writes nothing but the key of a lock or an election: a key under a lease that has the lease's id for
     /// its last segment, as the concurrency packages of etcd's clients name it.
     pub elects: bool,
+    /// How many open watches hear of what it writes; see [`Watched`](crate::Watched).
+    pub watchers: u32,
 }
 
 impl<'a> Request<'a> {
@@ -47,6 +49,7 @@ impl<'a> Request<'a> {
             limit: 0,
             answer: Answer::Objects,
             elects: false,
+            watchers: 0,
         }
     }
 

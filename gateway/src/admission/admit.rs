@@ -130,6 +130,8 @@ impl<S> Admit<S> {
         };
         let asked = message.as_ref().and_then(|message| scan(method, message));
         let request = attributes(&client, rpc, asked.as_ref());
+        let watchers = asked.as_ref().map_or(0, |asked| asked.heard_by(&shared.watched));
+        let request = Request { watchers, ..request };
         let expected = shared.sizes.lock().expected(&request);
         let cost = Cost::predict(&request, expected);
         let class = loaded.policy.classify(&request, &cost);

@@ -27,7 +27,9 @@ impl Shared {
         };
         let rpc = asked.rpc.unwrap_or(Rpc::Range);
         let writes = u32::from(rpc.kind() == forebay_policies::Kind::Write);
-        let request = Request { keys: &keys, bytes: REQUEST_BYTES, writes, ..Request::new(&asked.client, rpc) };
+        let watchers = if writes > 0 { self.watched.lock().hear(keys.iter()) } else { 0 };
+        let request =
+            Request { keys: &keys, bytes: REQUEST_BYTES, writes, watchers, ..Request::new(&asked.client, rpc) };
         let expected = asked.objects.map(|objects| Expected { objects, object_bytes: asked.object_bytes });
         let loaded = self.loaded.load();
         Ok(explain::explain(&loaded.policy, &request, Cost::predict(&request, expected)).to_string())

@@ -6,7 +6,9 @@
 //! request could be shaped to pass unseen.
 
 use bytes::Bytes;
+use forebay_policies::Watched;
 use forebay_proto::KeyRange;
+use parking_lot::Mutex;
 use prost::encoding::{self, DecodeContext, WireType};
 use smallvec::{SmallVec, smallvec};
 
@@ -77,6 +79,16 @@ impl Asked {
         }
         let suffix = format!("/{:x}", self.lease);
         self.puts.iter().all(|put| self.keys[put.key].start().ends_with(suffix.as_bytes()))
+    }
+
+    /// How many watches hear of what is written.
+    pub(crate) fn heard_by(&self, watched: &Mutex<Watched>) -> u32 {
+        match &self.puts[..] {
+            _ if self.writes_max() == 0 => 0,
+            // One that only deletes names what it deletes first.
+            [] => watched.lock().hear(self.keys.iter().take(1)),
+            puts => watched.lock().hear(puts.iter().map(|put| &self.keys[put.key])),
+        }
     }
 
     fn read(&mut self, keys: KeyRange) {

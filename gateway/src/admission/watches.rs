@@ -73,8 +73,16 @@ enum Create {
 /// A watch that is counted as open until it is dropped.
 struct Open {
     admission: Admission,
+    keys: KeyRange,
     policy: Arc<Loaded>,
     receipt: Option<Receipt>,
+}
+
+impl Open {
+    fn new(admission: Admission, keys: KeyRange, policy: Arc<Loaded>, receipt: Receipt) -> Open {
+        admission.0.watched.lock().open(&keys);
+        Open { admission, keys, policy, receipt: Some(receipt) }
+    }
 }
 
 impl Drop for Open {
@@ -82,6 +90,7 @@ impl Drop for Open {
         if let Some(receipt) = self.receipt.take() {
             self.admission.0.accounts.lock().settle(now(), &self.policy.policy, receipt, 0);
         }
+        self.admission.0.watched.lock().close(&self.keys);
     }
 }
 
@@ -136,8 +145,11 @@ impl Session {
         let shared = &self.admission.0;
         loop {
             let policy = shared.loaded.load_full();
-            let keys = std::slice::from_ref(&keys);
-            let request = Request { keys, bytes: bytes as u64, ..Request::new(&self.client, Rpc::Watch) };
+            let request = Request {
+                keys: std::slice::from_ref(&keys),
+                bytes: bytes as u64,
+                ..Request::new(&self.client, Rpc::Watch)
+            };
             let cost = Cost::predict(&request, None);
             let class = policy.policy.classify(&request, &cost);
             let charge = shared.accounts.lock().charge(now(), &policy.policy, &class, &request, &cost, PATIENCE);
@@ -149,7 +161,7 @@ impl Session {
                         shared.metrics.rate_wait.observe(wait.as_secs_f64());
                         time::sleep(wait).await;
                     }
-                    Some(receipt)
+                    receipt
                 }
                 Verdict::Refuse(refusal) => {
                     shared.metrics.refused.with_label_values(&[&rule, refusal.limit.name()]).inc();
@@ -162,7 +174,7 @@ impl Session {
                     }
                 }
             };
-            let open = Open { admission: self.admission.clone(), policy: Arc::clone(&policy), receipt };
+            let open = Open::new(self.admission.clone(), keys.clone(), Arc::clone(&policy), receipt);
             let entry = Entry { level: class.level, flow: class.flow, seats: 1, patience: super::WAIT_MAX };
             match policy.reads.take(entry).await {
                 Ok(seat) => {
