@@ -38,7 +38,10 @@ use self::{
     opening::Opening,
     places::{Place, Places},
 };
-pub(crate) use self::{answers::HeldAnswer, places::OpenRequest};
+pub(crate) use self::{
+    answers::{Collected, HeldAnswer, Intake, TooMany},
+    places::OpenRequest,
+};
 use crate::{
     Body, Request, Response,
     tls::{Acceptor, Tls},
@@ -117,9 +120,11 @@ pub struct Limits {
     pub max_connections_per_source: Option<usize>,
     /// How long a connection may be without requests. Clients of gRPC connect again by themselves.
     pub idle_timeout: Duration,
-    /// Bytes of long answers that are on their way. When it is used up, ranges are refused.
+    /// Bytes of long answers that are on their way, and of long JSON requests that are coming. When it is used up, ranges
+    /// and such requests are refused.
     pub max_answer_bytes: usize,
-    /// How long a client may take nothing of a long answer while others are refused for want of its memory.
+    /// How long a client may take nothing of a long answer, or send nothing of a long request, while others are refused
+    /// for want of its memory.
     pub answer_timeout: Duration,
 }
 
@@ -308,6 +313,9 @@ where
             let open = seat.open();
             let is_range = is_range(request.uri().path());
             let is_grpc = content_type_is_grpc(request.headers());
+            if !is_grpc {
+                request.extensions_mut().insert(Intake::new(answers.clone(), seat.clone()));
+            }
             let answer = if is_range && answers.are_too_many() {
                 Either::Left(future::ready(too_many_requests(is_grpc)))
             } else {
@@ -334,7 +342,7 @@ where
                 serving.await
             }
             _ = place.was_cut() => {
-                tracing::warn!(peer = %address, "cut a connection that does not take its answers");
+                tracing::warn!(peer = %address, "cut a connection on which nothing moves");
                 return;
             }
             _ = place.dismissed() => {

@@ -8,7 +8,10 @@ use std::{
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use bytes::Bytes;
-use forebay_proto::json::{Route, Values};
+use forebay_proto::{
+    Error,
+    json::{Route, Values},
+};
 use futures::{StreamExt as _, TryStreamExt as _};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -19,6 +22,7 @@ use super::{ErrorShape, Shared, answer::with_type, metadata::Metadata};
 use crate::{
     Body, BoxError, Request, Response,
     grpc::{PREFIX, Replies},
+    listener::{Collected, Intake, TooMany},
     tls::Tls,
 };
 
@@ -130,6 +134,7 @@ impl Shared {
         let mut values = Values::default();
         let mut value = None;
         let mut received = 0_usize;
+        let mut collected = Collected::new(parts.extensions.get().cloned());
         let too_large = |bytes: u64| {
             let max = self.options.max_message_bytes;
             Status::resource_exhausted(format!("grpc: received message larger than max ({bytes} vs. {max})"))
@@ -145,6 +150,7 @@ impl Shared {
             if received > bytes_max {
                 return Err(too_large(received as u64));
             }
+            collected.set(received).map_err(too_many)?;
             if value.is_none() {
                 values.push(&data);
                 value = values.take_next().map_err(invalid)?;
@@ -160,10 +166,16 @@ impl Shared {
     /// A call with one message for each value in the body, as they come.
     fn message_stream(&self, route: &'static Route, headers: HeaderMap, request: Request) -> Request {
         let (parts, body) = request.into_parts();
-        let messages =
-            Messages { route, body: Some(body), values: Values::default(), bytes_max: self.json_bytes_max() };
+        let collected = Collected::new(parts.extensions.get().cloned());
+        let (values, bytes_max) = (Values::default(), self.json_bytes_max());
+        let messages = Messages { route, body: Some(body), values, collected, bytes_max };
         call(route, headers, parts.extensions, Body::new(messages))
     }
+}
+
+/// There is no memory for more of this request.
+fn too_many(_: TooMany) -> Status {
+    Error::TooManyRequests.into()
 }
 
 fn invalid(error: forebay_proto::json::Error) -> Status {
@@ -174,6 +186,7 @@ fn invalid(error: forebay_proto::json::Error) -> Status {
 /// requests have a token or no user.
 fn call(route: &Route, headers: HeaderMap, mut extensions: ::http::Extensions, body: Body) -> Request {
     extensions.remove::<Tls>();
+    extensions.remove::<Intake>();
     let mut request = Request::new(body);
     *request.method_mut() = Method::POST;
     *request.uri_mut() = route.grpc_path.parse().expect("the paths of the table are paths");
@@ -256,6 +269,7 @@ struct Messages {
     /// Taken when the stream ended.
     body: Option<Body>,
     values: Values,
+    collected: Collected,
     bytes_max: usize,
 }
 
@@ -288,6 +302,10 @@ impl http_body::Body for Messages {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.values.push(&data);
+                        let buffered = self.values.buffered();
+                        if let Err(full) = self.collected.set(buffered) {
+                            return Poll::Ready(Some(Err(too_many(full).into())));
+                        }
                     }
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),

@@ -1,8 +1,10 @@
-//! The memory of answers that are on their way.
+//! The memory of what is on its way: answers, and the requests of the JSON API, which are collected before they are
+//! requests.
 //!
-//! A client that asks for much and reads slowly makes us hold it. Long answers share a budget: when it is used up, a
-//! read is refused with what etcd says when it has too much to do, and a connection that has not taken anything of its
-//! answer for long is cut, since it may never. Short answers are not counted.
+//! A client that asks for much and reads slowly makes us hold it, and so does one that sends much and slowly. What is
+//! long shares a budget: when it is used up, a read or a long request is refused with what etcd says when it has too
+//! much to do, and a connection on which nothing has moved for long is cut, since it may never. What is short is not
+//! counted.
 
 use std::{
     collections::HashMap,
@@ -18,8 +20,10 @@ use tokio::time::Instant;
 
 use super::places::Place;
 
-/// Answers up to this length are not counted.
+/// Answers and requests up to this length are not counted.
 const SHORT: usize = 64 << 10;
+/// A request is counted in pieces of this size, as it comes.
+const STEP: usize = 256 << 10;
 
 /// The long answers of a listener.
 pub(super) struct Answers {
@@ -103,7 +107,7 @@ impl Answers {
 
 /// There is no memory for one more answer.
 #[derive(Debug)]
-pub(super) struct TooMany;
+pub(crate) struct TooMany;
 
 /// An answer that is counted.
 pub(crate) struct HeldAnswer {
@@ -116,6 +120,48 @@ impl HeldAnswer {
     /// The connection took some of it.
     pub(crate) fn moved(&self) {
         self.answer.moved_ms.store(self.answers.now_ms(), Ordering::Relaxed);
+    }
+}
+
+/// Where a request is counted while it is collected; an extension of requests that are not gRPC.
+#[derive(Clone)]
+pub(crate) struct Intake {
+    answers: Arc<Answers>,
+    place: Place,
+}
+
+impl Intake {
+    pub(super) fn new(answers: Arc<Answers>, place: Place) -> Intake {
+        Intake { answers, place }
+    }
+}
+
+/// What is held of a request that is being collected; given back when it is dropped.
+#[derive(Default)]
+pub(crate) struct Collected {
+    intake: Option<Intake>,
+    held: Vec<HeldAnswer>,
+}
+
+impl Collected {
+    /// Nothing yet. Without an intake nothing is counted: the request was made in this process.
+    pub(crate) fn new(intake: Option<Intake>) -> Collected {
+        Collected { intake, held: Vec::new() }
+    }
+
+    /// So many bytes are held now, and some of them have just come.
+    pub(crate) fn set(&mut self, bytes: usize) -> Result<(), TooMany> {
+        let Some(intake) = &self.intake else { return Ok(()) };
+        let steps = bytes.saturating_sub(SHORT).div_ceil(STEP);
+        self.held.truncate(steps);
+        self.held.iter().for_each(HeldAnswer::moved);
+        while self.held.len() < steps {
+            if intake.answers.are_too_many() {
+                return Err(TooMany);
+            }
+            self.held.extend(intake.answers.hold(STEP, &intake.place)?);
+        }
+        Ok(())
     }
 }
 

@@ -2,25 +2,34 @@
 
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use forebay_edge::{
-    Body, Request, Response, grpc,
+    Api, Body, Request, Response, Service, grpc,
+    http::{Front, Options},
     listener::{Drain, Limits, Port, serve},
     tls::{Acceptor, ClientOptions, Connector, Protocol, ServerOptions, Verify, self_signed},
 };
+use forebay_proto::etcdserverpb::PutResponse;
+use futures::{FutureExt as _, future::BoxFuture};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prometheus::Registry;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
 use tonic::{Code, Status};
+
+use crate::json::Healthy;
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const PUT: &str = "/etcdserverpb.KV/Put";
@@ -294,6 +303,77 @@ async fn answers_that_nobody_reads_take_no_more_than_their_budget() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(ends_within(Duration::from_secs(5), &mut greedy).await, "it is cut when others want its memory");
+}
+
+/// Puts that come as JSON, each answered when it is there.
+#[derive(Clone)]
+struct Puts;
+
+impl Service for Puts {
+    fn call(&self, request: Request) -> BoxFuture<'static, Response> {
+        async move {
+            let whole = request.into_body().collect().await;
+            whole.map_or_else(
+                |_| grpc::refuse(Status::unavailable("cut off")),
+                |_| grpc::reply_message(&PutResponse::default()),
+            )
+        }
+        .boxed()
+    }
+}
+
+/// An HTTP/1.1 request that announces a long value, and sends a part of it.
+async fn put_a_part(address: SocketAddr, part: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = "POST /v3/kv/put HTTP/1.1\r\nHost: edge\r\nContent-Length: 4000000\r\n\r\n{\"value\":\"";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b'A'; part]).await.unwrap();
+    stream
+}
+
+/// What the answer to a request begins with, if one comes.
+async fn answer_within(time: Duration, stream: &mut TcpStream) -> Option<String> {
+    let mut answer = [0; 12];
+    let read = tokio::time::timeout(time, stream.read_exact(&mut answer)).await;
+    read.ok()?.ok()?;
+    Some(String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_as_json_that_never_end_take_no_more_than_their_budget() {
+    let limits = Limits { max_answer_bytes: 1 << 20, answer_timeout: Duration::from_secs(2), ..Limits::default() };
+    let front = Front::new(Api::new(Puts), Arc::new(Healthy), Options::default(), &Registry::new()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = move |request| {
+        let front = front.clone();
+        async move { front.client(request).await }
+    };
+    let port = Port { listener: listener.into(), tls: None };
+    tokio::spawn(serve(port, serving, limits, Drain::default(), Duration::from_secs(1)));
+    let mut slow = put_a_part(address, 700 << 10).await;
+    assert_eq!(answer_within(Duration::from_millis(300), &mut slow).await, None, "it is waited for");
+    let short =
+        b"POST /v3/kv/put HTTP/1.1\r\nHost: edge\r\nConnection: close\r\nContent-Length: 12\r\n\r\n{\"key\":\"YQ\"}";
+    let started = Instant::now();
+    let mut refused = 0;
+    loop {
+        // Whoever sends little is served all the while.
+        let mut normal = TcpStream::connect(address).await.unwrap();
+        normal.write_all(short).await.unwrap();
+        assert_eq!(answer_within(BEARABLE, &mut normal).await.as_deref(), Some("HTTP/1.1 200"));
+        let mut another = put_a_part(address, 700 << 10).await;
+        match answer_within(Duration::from_millis(300), &mut another).await {
+            None if refused > 0 => break,
+            None => {}
+            Some(answer) => {
+                assert_eq!(answer, "HTTP/1.1 429");
+                refused += 1;
+            }
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "after {refused} refusals");
+    }
+    assert!(ends_within(Duration::from_secs(5), &mut slow).await, "it is cut when others want its memory");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

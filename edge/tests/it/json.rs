@@ -24,7 +24,7 @@ use tonic::Status;
 use crate::etcd::{Etcd, Forward};
 
 /// A member in good health.
-struct Healthy;
+pub(crate) struct Healthy;
 
 impl Probes for Healthy {
     fn alarms(&self) -> Vec<AlarmType> {
