@@ -8,6 +8,16 @@
 //! Nobody joins a list that has begun. It may show a revision from before the caller asked, and a
 //! linearizable read must not.
 //!
+//! So a read goes down a ladder, each step of which costs the upstream less than it would alone:
+//!
+//! | Step | Where |
+//! |---|---|
+//! | the mirror answers it | the layer above, `crate::mirror` |
+//! | it joins a twin that waits | [`turns`] |
+//! | it is read in pages | [`page`], [`assembly`] |
+//! | it waits for the others of its keys, and then, page by page, for a seat | [`turns`], `admission::queue` |
+//! | it is shed: its turn, a seat or memory for it did not come in time | here, `admission::queue`, `admission::memory` |
+//!
 //! Reading `limit` keys of fewer costs what reading all of them does, so a list that turns out to be
 //! small has lost nothing.
 
@@ -22,13 +32,19 @@ use forebay_edge::{Body, Response};
 use forebay_proto::{Error, KeyRange};
 use futures::FutureExt as _;
 use http::request;
-use prometheus::IntCounter;
+use tokio::time::Instant;
 
 use self::{
     assembly::{Assembly, List},
-    turns::{Turns, Twin},
+    turns::{Crowded, Turns, Twin},
 };
-use super::{Admitted, memory::Memory, scan::RangeAsked};
+use super::{
+    Admitted,
+    answers::{Refusal, What},
+    memory::Memory,
+    metrics::Metrics,
+    scan::RangeAsked,
+};
 use crate::{
     call::{Call, Failure, Handler},
     methods::Method,
@@ -47,6 +63,8 @@ const PAGE_OBJECTS_MAX: u64 = 10_000;
 const KEY_BYTES: u64 = 128;
 /// How long a list waits for memory before it is given up.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long one waits for its turn whose client has not said how long it waits; of those who have, a quarter.
+const TURN_MAX: Duration = Duration::from_secs(60);
 /// A compaction may overtake a list; it is read again, in larger pages, so many times.
 const ATTEMPTS: u32 = 4;
 
@@ -55,16 +73,15 @@ pub(crate) struct Lists<S> {
     inner: Arc<S>,
     turns: Arc<Turns<Outcome>>,
     memory: Memory,
-    /// How many lists were answered with another's answer.
-    joined: IntCounter,
+    metrics: Metrics,
 }
 
 /// What a list came to; shared by all who asked for it.
 type Outcome = Result<Arc<List>, Arc<Failure>>;
 
 impl<S: Handler> Lists<S> {
-    pub(crate) fn new(inner: S, memory: Memory, joined: IntCounter) -> Lists<S> {
-        Lists { inner: Arc::new(inner), turns: Arc::default(), memory, joined }
+    pub(crate) fn new(inner: S, memory: Memory, metrics: Metrics) -> Lists<S> {
+        Lists { inner: Arc::new(inner), turns: Arc::default(), memory, metrics }
     }
 
     /// The objects of the first page, if the call is to be read in pages.
@@ -112,10 +129,17 @@ impl<S: Handler> Handler for Lists<S> {
             page,
             memory: self.memory.clone(),
         };
-        let list = self.turns.take(keys, twin, reading.read().boxed(), || self.joined.inc());
+        let patience = call.deadline.map_or(TURN_MAX, |at| at.saturating_duration_since(Instant::now()) / 4);
+        let list = self.turns.take(keys, twin, reading.read().boxed(), patience, || self.metrics.twins.inc());
         match list.await {
-            Ok(list) => Ok(list.response()),
-            Err(failure) => Err(failure.again()),
+            Ok(Ok(list)) => Ok(list.response()),
+            Ok(Err(failure)) => Err(failure.again()),
+            Err(Crowded) => {
+                let rule = admitted.policy.policy.rule(admitted.class.rule).name.as_str();
+                let refusal = Refusal { rule: rule.into(), reason: "crowded", what: What::Later(PATIENCE) };
+                self.metrics.refused.with_label_values(&[rule, refusal.reason]).inc();
+                Ok(refusal.response())
+            }
         }
     }
 }
