@@ -141,6 +141,7 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
     let told = Config {
         advertise_client_urls: config.advertise_client_urls.iter().map(|url| url.as_str().to_owned()).collect(),
         max_message_bytes: config.max_request_bytes + forebay_server::GRPC_OVERHEAD_BYTES,
+        user: settings::user(&config),
         mirror: settings::mirror(&config),
         admission: AdmissionConfig {
             policy: policy(file.as_ref())?,

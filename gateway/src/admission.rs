@@ -23,6 +23,7 @@ mod loaded;
 mod memory;
 mod metrics;
 mod namespace;
+mod oneself;
 mod pressure;
 mod queue;
 mod quotas;
@@ -49,7 +50,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use forebay_policies::{
-    Accounts, Charge, Class, Client, Cost, Expected, Limit, OnLimit, Policy, Request, Rpc, Sizes, Verdict,
+    Accounts, Charge, Class, Client, Cost, Expected, Limit, OnLimit, Policy, Request, Rpc, Sizes, Verdict, Watched,
     bucket::{Bucket, Pace},
     heavy::{Accounting, Sums},
     prefix,
@@ -65,6 +66,7 @@ use tokio::{
 use tonic::Code;
 
 pub use self::admin::ADMIN;
+pub(crate) use self::oneself::Oneself;
 pub use self::reload::{PolicyError, PolicyFile};
 pub use self::token::AdminToken;
 pub(crate) use self::{admit::Admit, identity::OwnCall, lists::Lists, metrics::Metrics, queue::Queue, quotas::Quotas};
@@ -110,6 +112,8 @@ struct Shared {
     accounts: Mutex<Accounts>,
     identities: Identities,
     sizes: Mutex<Sizes>,
+    /// The watches that clients have open, wherever their events come from.
+    watched: Mutex<Watched>,
     memory: Memory,
     budgets: Budgets,
     /// Quotas that the upstream holds.
@@ -217,6 +221,7 @@ impl Admission {
             accounts: Mutex::new(Accounts::new()),
             identities: Identities::new(),
             sizes: Mutex::new(Sizes::new(SIZES)),
+            watched: Mutex::default(),
             memory,
             budgets: Budgets::default(),
             held: Held::default(),
@@ -242,7 +247,7 @@ impl Admission {
 
     /// The layer that reads large lists in pages.
     pub(crate) fn lists<S: Handler>(&self, inner: S) -> Lists<S> {
-        Lists::new(inner, self.0.memory.clone(), self.0.metrics.twins.clone())
+        Lists::new(inner, self.0.memory.clone(), self.0.metrics.clone())
     }
 
     /// The layer that keeps quotas.

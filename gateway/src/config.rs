@@ -5,7 +5,10 @@ use std::{fmt, time::Duration};
 use forebay_policies::Policy;
 use rand::Rng as _;
 
-use crate::{admission::AdminToken, mirror::MirrorConfig};
+use crate::{
+    admission::AdminToken,
+    mirror::{Credentials, MirrorConfig},
+};
 
 /// The configuration of a gateway.
 #[derive(Clone, Debug)]
@@ -21,6 +24,9 @@ pub struct Config {
     pub max_hops: usize,
     /// Who this gateway is, among gateways that forward to each other.
     pub id: GatewayId,
+    /// The upstream's user as which the gateway writes keys of its own, and says which quotas are to be held. No request
+    /// of a client goes out as this user.
+    pub user: Option<Credentials>,
     /// What of the upstream is mirrored; nothing without it.
     pub mirror: Option<MirrorConfig>,
     /// Who may do how much, and how much is held for all.
@@ -59,6 +65,7 @@ impl Default for Config {
             max_message_bytes: MAX_MESSAGE_BYTES,
             max_hops: 4,
             id: GatewayId::random(),
+            user: None,
             mirror: None,
             admission: AdmissionConfig::default(),
         }

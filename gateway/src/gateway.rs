@@ -1,11 +1,11 @@
 //! The gateway as a value.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use forebay_edge::Api;
 
 use crate::{
-    admission::{Admission, PolicyFile},
+    admission::{Admission, Oneself, PolicyFile},
     config::{Config, GatewayId},
     layers::Draining,
     metrics::Metrics,
@@ -20,6 +20,7 @@ pub struct Gateway {
     upstream: Upstream,
     draining: Draining,
     admission: Admission,
+    oneself: Arc<Oneself>,
     id: GatewayId,
 }
 
@@ -30,7 +31,8 @@ impl Gateway {
         let draining = Draining::default();
         let admission = Admission::new(config.admission.clone(), metrics.admission.clone());
         let api = stack::build(config, upstream.clone(), &admission, metrics, draining.clone());
-        Gateway { api, upstream, draining, admission, id: config.id }
+        let oneself = Arc::new(Oneself::new(upstream.clone(), config.user.clone()));
+        Gateway { api, upstream, draining, admission, oneself, id: config.id }
     }
 
     /// What a listener serves.
@@ -51,8 +53,8 @@ impl Gateway {
     /// Keeps admission up to date for as long as it is polled: the policy as its file has it, and what the upstream is
     /// to hold of it, and its share of what it holds together with others.
     pub async fn run(&self, file: Option<PolicyFile>) {
-        let (admission, upstream) = (&self.admission, &self.upstream);
-        tokio::join!(admission.run(file), admission.announce(upstream), admission.divide(upstream, self.id));
+        let (admission, oneself) = (&self.admission, &*self.oneself);
+        tokio::join!(admission.run(file), admission.announce(oneself), admission.divide(oneself, self.id));
     }
 
     /// Takes no new calls, ends streams, and lets unary calls finish for at most `bound`; returns

@@ -43,9 +43,8 @@ use tokio::task::JoinSet;
 use tonic::Status;
 
 pub use self::config::{Credentials, MAX_BYTES, MirrorConfig};
-pub(crate) use self::metrics::Metrics as MirrorMetrics;
+pub(crate) use self::{caller::Caller, credentials::Own, metrics::Metrics as MirrorMetrics};
 use self::{
-    caller::Caller,
     feed::Feed,
     identity::Identity,
     metrics::Served,

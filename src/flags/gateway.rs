@@ -57,6 +57,8 @@ pub struct GatewayConfig {
     pub tls: GatewayTls,
     /// Absent if every call is passed on.
     pub mirror: Option<MirrorFlags>,
+    /// The upstream's user that the gateway is to the upstream, and its password.
+    pub user: Option<(String, String)>,
     /// The policy file; without one, the built-in policy holds.
     pub policy: Option<PathBuf>,
     /// Whether the rules and quotas of the file only count.
@@ -215,7 +217,7 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag(MIRROR, "mirror-max-bytes", Text(|s| &mut s.mirror_max_bytes), "What the mirror may take in memory, its history included, as 512MiB or 2GiB; what does not fit is the upstream's to answer."),
         flag(MIRROR, "mirror-prefix", List(|s| &mut s.mirror_prefix), "What is mirrored if all keys do not fit: those with these prefixes, with commas."),
         flag(MIRROR, "watch-progress-notify-interval", Slot::Duration(|s| &mut s.watch_progress_notify_interval), "How often watches that ask for it are told the revision; as the upstream has it."),
-        flag(MIRROR, "upstream-user", Text(|s| &mut s.upstream_user), "The upstream's user that fills the mirror; it needs to read what is mirrored. Without one there is no mirror while the upstream has auth enabled."),
+        flag(MIRROR, "upstream-user", Text(|s| &mut s.upstream_user), "The upstream's user for the gateway's own calls: it fills the mirror, writes under forebay/gateways/ and tells a cluster of Forebay members which quotas to hold. Without one none of that is done while the upstream has auth enabled."),
         flag(MIRROR, "upstream-password-file", Text(|s| &mut s.upstream_password_file), "The file that user's password stands in."),
         flag(ADMISSION, "policy", Text(|s| &mut s.policy), "Policy file: who may do how much. It is read again when it changes; `forebay policy` checks one."),
         flag(ADMISSION, "shadow", Bool(|s| &mut s.shadow), "Only count what the rules and quotas of the policy file would refuse."),
@@ -289,10 +291,9 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
         }
     }
     let listening: Vec<Url> = s.listen_client_urls.iter().chain(&s.listen_metrics_urls).cloned().collect();
-    let mirror = mirror::validate(&s);
-    if let Err(problem) = &mirror {
-        problems.push(problem.clone());
-    }
+    let (mirror, user) = (mirror::validate(&s), mirror::user(&s));
+    problems.extend(mirror.as_ref().err().cloned());
+    problems.extend(user.as_ref().err().cloned());
     let uses_tls = discovery.is_some() || endpoints.iter().any(|endpoint| endpoint.starts_with("https:"));
     let tls = s.tls.validate(&listening, uses_tls, &mut problems);
     for url in &listening {
@@ -362,8 +363,8 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
     if let Err(problem) = &tracing {
         problems.push(problem.clone());
     }
-    let (true, Some(level), Some(format), Some(max_request_bytes), Ok(mirror), Ok(memory_limit), Ok(tracing)) =
-        (problems.is_empty(), level, format, max_request_bytes, mirror, memory_limit, tracing)
+    let (true, Some(level), Some(format), Some(max_request_bytes), Ok(mirror), Ok(user), Ok(memory_limit), Ok(tracing)) =
+        (problems.is_empty(), level, format, max_request_bytes, mirror, user, memory_limit, tracing)
     else {
         return Err(problems);
     };
@@ -387,6 +388,7 @@ fn validate(s: Settings) -> Result<GatewayConfig, Vec<Problem>> {
         host_whitelist: s.host_whitelist,
         tls,
         mirror,
+        user,
         policy: (!s.policy.is_empty()).then(|| PathBuf::from(&s.policy)),
         shadow: s.shadow,
         admin_token_file: (!s.admin_token_file.is_empty()).then(|| PathBuf::from(&s.admin_token_file)),

@@ -134,6 +134,11 @@ pub(super) fn gateway_limits(config: &GatewayConfig) -> Limits {
     }
 }
 
+/// Who a gateway is to its upstream.
+pub(super) fn user(config: &GatewayConfig) -> Option<Credentials> {
+    config.user.clone().map(|(name, password)| Credentials { name, password })
+}
+
 /// What a gateway mirrors.
 pub(super) fn mirror(config: &GatewayConfig) -> Option<MirrorConfig> {
     let flags = config.mirror.as_ref()?;
@@ -141,7 +146,7 @@ pub(super) fn mirror(config: &GatewayConfig) -> Option<MirrorConfig> {
         prefixes: flags.prefixes.iter().map(|prefix| prefix.clone().into()).collect(),
         max_bytes: flags.max_bytes,
         progress_interval: flags.progress_interval,
-        user: flags.user.clone().map(|(name, password)| Credentials { name, password }),
+        user: user(config),
         has_common_name: config.tls.upstream.allow_common_name,
         max_request_bytes: config.max_request_bytes,
         ..MirrorConfig::default()

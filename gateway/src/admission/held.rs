@@ -7,23 +7,15 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use forebay_edge::{Body, grpc};
 use forebay_policies::{
     Mode, Policy, Quota,
     file::{quotas_from_json, quotas_to_json},
 };
 use forebay_proto::quotas::{HOLD, HoldRequest, HoldResponse};
-use http::{HeaderValue, header::CONTENT_TYPE};
-use prost::Message as _;
-use tokio::time::{self, Instant};
-use tonic::Code;
+use tokio::time;
+use tonic::{Code, Status};
 
-use super::{Admission, quotas::Usage};
-use crate::{
-    call::{Call, Failure, Handler},
-    methods::Method,
-    replies,
-};
+use super::{Admission, oneself::Oneself, quotas::Usage};
 
 /// How often the upstream is asked.
 const ASK: Duration = Duration::from_secs(5);
@@ -91,7 +83,7 @@ fn enforced(policy: &Policy) -> Vec<Quota> {
 
 impl Admission {
     /// Tells the upstream which quotas to hold, for as long as it is polled.
-    pub(crate) async fn announce(&self, upstream: &impl Handler) {
+    pub(crate) async fn announce(&self, oneself: &Oneself) {
         let mut told: Option<String> = None;
         loop {
             let loaded = self.0.loaded.load_full();
@@ -99,16 +91,16 @@ impl Admission {
             let has_any = loaded.policy.quotas.iter().any(|quota| quota.mode == Mode::Enforce);
             if has_any || told.is_some() {
                 let is_new = told.as_ref() != Some(&json);
-                match ask(upstream, &loaded.policy, if is_new { json.clone().into() } else { Bytes::new() }).await {
-                    Ok(Ok(answer)) => {
+                match ask(oneself, &loaded.policy, if is_new { json.clone().into() } else { Bytes::new() }).await {
+                    Ok(answer) => {
                         self.0.held.answer(&loaded.policy, &answer);
                         if answer.held {
                             told = Some(json);
                         }
                     }
                     // An etcd does not know the method; a cluster of ours may not let us say so.
-                    Ok(Err(code)) if code != Code::Unavailable => self.0.held.none(),
-                    Ok(Err(_)) | Err(_) => {}
+                    Err(status) if status.code() != Code::Unavailable => self.0.held.none(),
+                    Err(_) => {}
                 }
             }
             tokio::select! {
@@ -119,18 +111,7 @@ impl Admission {
     }
 }
 
-async fn ask(upstream: &impl Handler, policy: &Policy, quotas: Bytes) -> Result<Result<HoldResponse, Code>, Failure> {
+async fn ask(oneself: &Oneself, policy: &Policy, quotas: Bytes) -> Result<HoldResponse, Status> {
     let name = if policy.name.is_empty() { NAMELESS } else { &policy.name };
-    let asked = HoldRequest { policy: name.to_owned(), quotas };
-    let mut request = http::Request::new(Body::full(grpc::encode(&asked)));
-    *request.method_mut() = http::Method::POST;
-    *request.uri_mut() = HOLD.parse().expect("a method's path is a URI");
-    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    let call = Call { method: Method::find(HOLD), deadline: Some(Instant::now() + PATIENCE), request };
-    let answering = async { replies::unary(upstream.handle(call).await?).await };
-    let answered = time::timeout(PATIENCE, answering).await.map_err(|_elapsed| Failure::DeadlineExceeded)??;
-    Ok(match answered {
-        Ok((message, _)) => HoldResponse::decode(message).map_err(|_| Code::Internal),
-        Err(trailers) => Err(replies::status(&trailers).code()),
-    })
+    oneself.unary(HOLD, &HoldRequest { policy: name.to_owned(), quotas }, PATIENCE).await
 }

@@ -9,8 +9,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use forebay_edge::{Body, grpc};
 use forebay_policies::{Policy, Rule, Scope, Share, prefix, shares};
 use forebay_proto::{
     KeyRange,
@@ -19,17 +17,11 @@ use forebay_proto::{
         request_op::Request, response_op::Response,
     },
 };
-use http::{HeaderValue, header::CONTENT_TYPE};
-use prost::Message;
 use tokio::time::{self, Instant, MissedTickBehavior};
+use tonic::{Code, Status};
 
-use super::Admission;
-use crate::{
-    call::{Call, Failure, Handler},
-    config::GatewayId,
-    methods::Method,
-    replies,
-};
+use super::{Admission, oneself::Oneself};
+use crate::config::GatewayId;
 
 /// How often shares are computed anew.
 const ROUND: Duration = Duration::from_secs(3);
@@ -44,8 +36,9 @@ type Demands = BTreeMap<String, u64>;
 
 impl Admission {
     /// Divides the limits of rules of the cluster with other gateways, for as long as it is polled.
-    pub(crate) async fn divide(&self, upstream: &impl Handler, id: GatewayId) {
+    pub(crate) async fn divide(&self, oneself: &Oneself, id: GatewayId) {
         let (mut rounds, mut gateways, mut reached) = (time::interval(ROUND), 1, Instant::now());
+        let mut is_denied = false;
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             rounds.tick().await;
@@ -55,7 +48,14 @@ impl Admission {
                 continue;
             }
             let demands = demands(policy, &self.0.accounts.lock().take_asked());
-            match time::timeout(ROUND, exchange(upstream, policy, id, &demands)).await {
+            let exchanged = time::timeout(ROUND, exchange(oneself, policy, id, &demands)).await;
+            let denied = exchanged.as_ref().ok().and_then(|exchanged| exchanged.as_ref().err());
+            let denied = denied.filter(|status| status.code() != Code::Unavailable);
+            if let Some(status) = denied.filter(|_| !is_denied) {
+                tracing::warn!(%status, "the upstream does not let the gateway write its share of limits under {GATEWAYS}");
+            }
+            is_denied = denied.is_some();
+            match exchanged {
                 Ok(Ok(all)) => {
                     (gateways, reached) = (all.len() as u64, Instant::now());
                     self.take_shares(policy, |rule| share(&all, &id.to_string(), &rule.name));
@@ -99,14 +99,14 @@ fn share(all: &BTreeMap<String, Demands>, own: &str, rule: &str) -> Share {
 
 /// Says what this gateway was asked for, and hears it of all.
 async fn exchange(
-    upstream: &impl Handler,
+    oneself: &Oneself,
     policy: &Policy,
     id: GatewayId,
     demands: &Demands,
-) -> Result<BTreeMap<String, Demands>, Failure> {
+) -> Result<BTreeMap<String, Demands>, Status> {
     // A lease for each round: a key that is not written again goes with the last.
     let grant = LeaseGrantRequest { ttl: TTL.as_secs().cast_signed(), id: 0 };
-    let lease = call::<LeaseGrantResponse>(upstream, "/etcdserverpb.Lease/LeaseGrant", &grant).await?.id;
+    let lease = oneself.unary::<LeaseGrantResponse>("/etcdserverpb.Lease/LeaseGrant", &grant, ROUND).await?.id;
     let folder = format!("{GATEWAYS}{}/", policy.name);
     let value = serde_json::to_vec(demands).expect("numbers can be written as JSON").into();
     let put = PutRequest { key: format!("{folder}{id}").into(), value, lease, ..PutRequest::default() };
@@ -117,7 +117,7 @@ async fn exchange(
     let success = [Request::RequestPut(put), Request::RequestRange(range)];
     let success = success.map(|request| RequestOp { request: Some(request) }).into();
     let txn = TxnRequest { success, ..TxnRequest::default() };
-    let answer = call::<TxnResponse>(upstream, "/etcdserverpb.KV/Txn", &txn).await?;
+    let answer = oneself.unary::<TxnResponse>("/etcdserverpb.KV/Txn", &txn, ROUND).await?;
     let listed = answer.responses.into_iter().find_map(|response| match response.response? {
         Response::ResponseRange(range) => Some(range.kvs),
         _ => None,
@@ -128,23 +128,6 @@ async fn exchange(
         (name, serde_json::from_slice(&kv.value).unwrap_or_default())
     });
     Ok(gateways.collect())
-}
-
-async fn call<M: Message + Default>(
-    upstream: &impl Handler,
-    path: &'static str,
-    message: &impl Message,
-) -> Result<M, Failure> {
-    let frame: Bytes = grpc::encode(message);
-    let mut request = http::Request::new(Body::full(frame));
-    *request.method_mut() = http::Method::POST;
-    *request.uri_mut() = path.parse().expect("a method's path is a URI");
-    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    let call = Call { method: Method::find(path), deadline: Some(Instant::now() + ROUND), request };
-    match replies::unary(upstream.handle(call).await?).await? {
-        Ok((message, _)) => M::decode(message).map_err(|error| Failure::Broken(error.into())),
-        Err(trailers) => Err(replies::status(&trailers).into()),
-    }
 }
 
 #[cfg(test)]

@@ -27,12 +27,12 @@ const STREAMS_SINCE: (u32, u32, u32) = (3, 7, 0);
 
 /// Calls the upstream as whoever it is told to be.
 #[derive(Clone)]
-pub(super) struct Caller {
+pub(crate) struct Caller {
     upstream: Upstream,
 }
 
 impl Caller {
-    pub(super) fn new(upstream: Upstream) -> Caller {
+    pub(crate) fn new(upstream: Upstream) -> Caller {
         Caller { upstream }
     }
 
@@ -54,7 +54,7 @@ impl Caller {
     }
 
     /// One request, one response, in bounded time.
-    pub(super) async fn unary<M: Message + Default>(
+    pub(crate) async fn unary<M: Message + Default>(
         &self,
         path: &'static str,
         request: &impl Message,
@@ -123,7 +123,7 @@ fn request(path: &'static str, body: Body, identity: &Identity) -> Request {
 }
 
 /// How the gateway's own calls show in an upstream's logs.
-const USER_AGENT: &str = concat!("forebay-mirror/", env!("CARGO_PKG_VERSION"));
+const USER_AGENT: &str = concat!("forebay-gateway/", env!("CARGO_PKG_VERSION"));
 
 fn unavailable(failure: Failure) -> Status {
     match failure {

@@ -1,4 +1,4 @@
-//! The gateway's own user, with which it lists and watches what it mirrors.
+//! The gateway's own user, as which it lists and watches what it mirrors, and writes its own keys.
 
 use std::time::Duration;
 
@@ -31,23 +31,23 @@ const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Who the gateway is: the user, or nobody in particular.
-pub(super) struct Own {
+pub(crate) struct Own {
     credentials: Option<Credentials>,
     identity: Identity,
 }
 
 impl Own {
-    pub(super) fn new(credentials: Option<Credentials>) -> Own {
+    pub(crate) fn new(credentials: Option<Credentials>) -> Own {
         Own { credentials, identity: Identity::default() }
     }
 
     /// As whom the gateway calls now.
-    pub(super) fn identity(&self) -> &Identity {
+    pub(crate) fn identity(&self) -> &Identity {
         &self.identity
     }
 
     /// Gets a token, if there is a user to get one for. An upstream with auth disabled needs none.
-    pub(super) async fn authenticate(&mut self, caller: &Caller) -> Result<(), Status> {
+    pub(crate) async fn authenticate(&mut self, caller: &Caller) -> Result<(), Status> {
         self.identity = Identity::default();
         let Some(Credentials { name, password }) = &self.credentials else { return Ok(()) };
         let request = AuthenticateRequest { name: name.clone(), password: password.clone() };

@@ -10,7 +10,7 @@ const TOKEN: HeaderName = HeaderName::from_static("token");
 /// The gateway never judges a token. It asks the upstream with it, so what the upstream thinks of it (signature, age,
 /// user, rights) is decided there and at that moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Identity(Option<(HeaderName, HeaderValue)>);
+pub(crate) struct Identity(Option<(HeaderName, HeaderValue)>);
 
 impl Identity {
     /// The identity that etcd reads from metadata: the first `token`, else the first `authorization`.

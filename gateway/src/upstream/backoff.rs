@@ -5,8 +5,8 @@ use std::time::Duration;
 use rand::Rng;
 
 const FIRST: Duration = Duration::from_millis(50);
-/// Short enough that a member that restarts is found again within a lease's grace.
-const LONGEST: Duration = Duration::from_secs(2);
+/// Short enough that clients are served again within a second of when a member is back.
+const LONGEST: Duration = Duration::from_millis(500);
 const FACTOR: f64 = 1.6;
 
 /// Growing pauses with jitter.

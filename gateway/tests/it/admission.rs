@@ -29,6 +29,7 @@ use prometheus::Registry;
 use prost::Message as _;
 use tokio::time::{self, Instant};
 
+mod oneself;
 mod quotas;
 
 use crate::client::{Answer, Reader, Writer, call, request, with_body, within};
@@ -395,6 +396,19 @@ async fn a_crowd_that_lists_the_same_gets_one_answer_in_pages() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_whose_turn_does_not_come_in_time_is_shed() {
+    let setup = Setup::new(Store::new(12_345, 300, Duration::from_secs(1)), Policy::builtin());
+    let keys = RangeRequest { keys_only: true, ..list() };
+    let first = setup.call(request(RANGE, list().encode_to_vec()));
+    let second = setup.call(within(request(RANGE, keys.encode_to_vec()), Duration::from_secs(2)));
+    let third = setup.call(within(request(RANGE, keys.encode_to_vec()), Duration::from_secs(60)));
+    let (first, second, third) = tokio::join!(first, second, third);
+    assert_eq!((first.status().0, third.status().0), (0, 0), "the one that goes, and the one that can wait");
+    assert_eq!(second.status(), (EXHAUSTED, TOO_MANY.into()));
+    assert_eq!(second.headers["forebay-reason"], "crowded");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_that_is_known_to_be_small_passes_as_it_came() {
     let setup = Setup::new(Store::new(10, 100, Duration::ZERO), Policy::builtin());
     for _ in 0..2 {
@@ -507,6 +521,30 @@ async fn creates_over_a_rate_wait_and_do_not_fail() {
     }
     let took = began.elapsed();
     assert!((Duration::from_millis(4900)..Duration::from_millis(5600)).contains(&took), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_is_dearer_the_more_watches_hear_of_it() {
+    let setup = Setup::new(Store::default(), Policy::builtin());
+    let seats = async || {
+        let asked = http::Request::get("/forebay/v1/explain?rpc=Put&key=%2Fw%2Fa").header("host", "127.0.0.1:2379");
+        let asked = from("127.0.0.1", asked.body(Body::empty()).unwrap());
+        let page = setup.gateway.admission().admin(asked).await.into_body().collect().await.unwrap().to_bytes();
+        let page = String::from_utf8(page.to_vec()).unwrap();
+        let cost = page.lines().find_map(|line| line.strip_suffix(" seats")).expect("a cost");
+        cost.rsplit(' ').next().unwrap().parse::<u32>().unwrap()
+    };
+    assert_eq!(seats().await, 1);
+    let mut stream = Watching::open(&setup).await;
+    stream.next().await;
+    for _ in 1..300 {
+        stream.create().await;
+    }
+    assert_eq!(seats().await, 4);
+    assert!(stream.cancel(7).await.canceled);
+    assert_eq!(seats().await, 3, "a watch that ended hears nothing");
+    drop(stream);
+    assert_eq!(seats().await, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! What is said about the mirror.
+//! What is said about the mirror, and about who the gateway is to its upstream.
 
 use std::{fs, time::Duration};
 
@@ -12,8 +12,6 @@ pub struct MirrorFlags {
     pub prefixes: Vec<String>,
     pub max_bytes: u64,
     pub progress_interval: Duration,
-    /// The upstream's user, and its password.
-    pub user: Option<(String, String)>,
 }
 
 /// Less could not hold the history of a few large values.
@@ -21,22 +19,6 @@ const MAX_BYTES_LEAST: u64 = 16 << 20;
 
 /// What is said, or that there is to be no mirror.
 pub(super) fn validate(s: &Settings) -> Result<Option<MirrorFlags>, Problem> {
-    let user = match (s.upstream_user.as_str(), s.upstream_password_file.as_str()) {
-        ("", "") => None,
-        ("", _) => {
-            return Err(Problem::new("--upstream-password-file is given without a user")
-                .hint("name the user with --upstream-user"));
-        }
-        (user, "") => {
-            return Err(Problem::new(format!("--upstream-user={user} is given without a password"))
-                .hint("put it into a file and name that with --upstream-password-file"));
-        }
-        (user, path) => {
-            let password = fs::read_to_string(path)
-                .map_err(|error| Problem::new(format!("--upstream-password-file {path}: {error}")))?;
-            Some((user.to_owned(), password.trim_end_matches(['\r', '\n']).to_owned()))
-        }
-    };
     let max_bytes = bytes(&s.mirror_max_bytes).filter(|bytes| *bytes >= MAX_BYTES_LEAST).ok_or_else(|| {
         Problem::new(format!("--mirror-max-bytes of {} is no size of 16MiB or more", go::quote(&s.mirror_max_bytes)))
             .hint("write bytes, or a number with KiB, MiB or GiB: --mirror-max-bytes=1GiB")
@@ -49,7 +31,25 @@ pub(super) fn validate(s: &Settings) -> Result<Option<MirrorFlags>, Problem> {
     }
     let progress_interval = s.watch_progress_notify_interval.to_std();
     let prefixes = s.mirror_prefix.iter().filter(|prefix| !prefix.is_empty()).cloned().collect();
-    Ok((s.mirror == "on").then_some(MirrorFlags { prefixes, max_bytes, progress_interval, user }))
+    Ok((s.mirror == "on").then_some(MirrorFlags { prefixes, max_bytes, progress_interval }))
+}
+
+/// The upstream's user as whom the gateway fills its mirror and writes its own keys, and that user's password.
+pub(super) fn user(s: &Settings) -> Result<Option<(String, String)>, Problem> {
+    match (s.upstream_user.as_str(), s.upstream_password_file.as_str()) {
+        ("", "") => Ok(None),
+        ("", _) => {
+            Err(Problem::new("--upstream-password-file is given without a user")
+                .hint("name the user with --upstream-user"))
+        }
+        (user, "") => Err(Problem::new(format!("--upstream-user={user} is given without a password"))
+            .hint("put it into a file and name that with --upstream-password-file")),
+        (user, path) => {
+            let password = fs::read_to_string(path)
+                .map_err(|error| Problem::new(format!("--upstream-password-file {path}: {error}")))?;
+            Ok(Some((user.to_owned(), password.trim_end_matches(['\r', '\n']).to_owned())))
+        }
+    }
 }
 
 /// A number of bytes, with a unit or without.
@@ -86,15 +86,14 @@ mod tests {
         let path = dir.path().join("password");
         fs::write(&path, "secret\n").expect("a writable file");
         let path = path.to_str().expect("a UTF-8 path").to_owned();
-        let said = |user: &str, path: &str| Settings {
-            upstream_user: user.into(),
+        let said = |name: &str, path: &str| Settings {
+            upstream_user: name.into(),
             upstream_password_file: path.into(),
             ..Settings::default()
         };
-        let mirror = validate(&said("root", &path)).expect("accepted").expect("on");
-        assert_eq!(mirror.user, Some(("root".into(), "secret".into())));
-        for (user, path) in [("root", ""), ("", &path[..]), ("root", "/nonexistent")] {
-            assert!(validate(&said(user, path)).is_err(), "{user:?} {path:?}");
+        assert_eq!(user(&said("root", &path)).expect("accepted"), Some(("root".into(), "secret".into())));
+        for (name, path) in [("root", ""), ("", &path[..]), ("root", "/nonexistent")] {
+            assert!(user(&said(name, path)).is_err(), "{name:?} {path:?}");
         }
         let off = Settings { mirror: "off".into(), ..Settings::default() };
         assert_eq!(validate(&off).expect("accepted"), None);
