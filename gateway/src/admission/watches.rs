@@ -58,14 +58,14 @@ struct State {
     /// Creates that were not answered yet, in order.
     creates: VecDeque<Create>,
     /// Watches that are open, by id.
-    open: HashMap<i64, Open>,
+    open: HashMap<i64, Box<Open>>,
     /// The last header that the upstream sent.
     header: Bytes,
 }
 
 enum Create {
     /// The upstream answers it.
-    Forwarded(Open, Option<Seat>),
+    Forwarded(Box<Open>, Option<Seat>),
     /// We do.
     Refused,
 }
@@ -179,7 +179,7 @@ impl Session {
             match policy.reads.take(entry).await {
                 Ok(seat) => {
                     shared.metrics.waited_for_seat(seat.waited);
-                    return Create::Forwarded(open, Some(seat));
+                    return Create::Forwarded(Box::new(open), Some(seat));
                 }
                 Err(_) => time::sleep(AGAIN).await,
             }
