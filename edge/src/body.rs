@@ -72,10 +72,24 @@ impl Body {
         }
     }
 
-    /// Lets `meter` see what passes from now on.
-    pub fn metered(self, meter: impl Meter + 'static) -> Body {
+    /// Lets `meter` see what passes from now on; what is [whole](Body::whole) it sees at once.
+    pub fn metered(self, mut meter: impl Meter + 'static) -> Body {
+        if let Some((data, trailers)) = self.whole() {
+            meter.data(data);
+            meter.trailers(trailers);
+            return self;
+        }
         assert!(self.meter.is_none(), "a body is metered once in each direction");
         Body { meter: Some(Box::new(meter)), ..self }
+    }
+
+    /// The message and the status of an answer that has nothing to wait for and goes out in one piece: whoever wants
+    /// to see it need not follow it to its end.
+    pub fn whole(&self) -> Option<(&Bytes, &HeaderMap)> {
+        match &self.kind {
+            Kind::Ready { data: Some(data), trailers: Some(trailers) } if data.len() <= PIECE => Some((data, trailers)),
+            _ => None,
+        }
     }
 
     /// No data, no trailers.

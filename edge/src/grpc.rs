@@ -18,13 +18,29 @@ use std::{
 
 use base64::Engine as _;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use http_body::Body as _;
 use prost::Message;
 use tonic::Status;
 
 pub use self::replies::Replies;
 use crate::{Body, Request, Response};
+
+/// The trailer that holds a status' code.
+pub const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// The trailer that holds its text.
+pub const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// The trailer that holds more of it.
+pub const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
+/// The header that says how long the caller waits.
+pub const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// The header that says how messages are compressed.
+pub const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+
+/// etcd's metadata: the release of the client's library.
+pub const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
+/// etcd's metadata: whether the call is to fail when the member has no leader.
+pub const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
 
 /// The bytes before a message: a compression flag and the length, big-endian.
 pub const PREFIX: usize = 5;
@@ -52,7 +68,7 @@ pub fn encode(message: &impl Message) -> Bytes {
 /// A response that carries exactly these frames and the status OK.
 pub fn reply(frames: Bytes) -> Response {
     let mut trailers = HeaderMap::with_capacity(1);
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    trailers.insert(STATUS, HeaderValue::from_static("0"));
     respond(Body::with_trailers(frames, trailers))
 }
 
@@ -78,14 +94,14 @@ pub fn refuse(status: Status) -> Response {
 /// The trailers that carry a status.
 pub fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(2);
-    trailers.insert("grpc-status", HeaderValue::from(status.code() as i32));
+    trailers.insert(STATUS, HeaderValue::from(status.code() as i32));
     if !status.message().is_empty() {
-        trailers.insert("grpc-message", percent_encoded(status.message()));
+        trailers.insert(MESSAGE, percent_encoded(status.message()));
     }
     if !status.details().is_empty() {
         let details = base64::engine::general_purpose::STANDARD_NO_PAD.encode(status.details());
         let details = HeaderValue::try_from(details).expect("base64 is ASCII");
-        trailers.insert("grpc-status-details-bin", details);
+        trailers.insert(DETAILS, details);
     }
     trailers
 }
@@ -130,7 +146,7 @@ const KNOWN_SERVICES: [&str; 9] = [
 ///
 /// A malformed timeout is refused as grpc-go does.
 pub fn deadline(headers: &HeaderMap, now: Instant) -> Result<Option<Instant>, Status> {
-    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let Some(value) = headers.get(TIMEOUT) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
     let timeout = parse_timeout(text).ok_or_else(|| {
         Status::internal(format!("malformed grpc-timeout: transport: timeout unit is not recognized: {text:?}"))
@@ -191,7 +207,7 @@ pub struct Messages<M> {
 impl<M: Message + Default> Messages<M> {
     /// Reads from a request's body; `max` bounds each message in bytes.
     pub fn new(headers: &HeaderMap, body: Body, max: usize) -> Messages<M> {
-        let encoding = headers.get("grpc-encoding").filter(|value| *value != "identity").cloned();
+        let encoding = headers.get(ENCODING).filter(|value| *value != "identity").cloned();
         Messages { body, buffer: Pieces::default(), encoding, max, message: PhantomData }
     }
 

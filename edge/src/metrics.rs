@@ -157,7 +157,7 @@ impl Service for Measured {
 
 /// How a call ended, if its headers or trailers tell.
 pub(crate) fn status_code(headers: &HeaderMap) -> Option<Code> {
-    headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
+    headers.get(crate::grpc::STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
 /// The messages from a client.

@@ -14,8 +14,8 @@ pub(crate) struct Call {
     pub(crate) method: &'static Method,
     /// When the caller stops waiting.
     pub(crate) deadline: Option<Instant>,
-    /// The request, undecoded.
-    pub(crate) request: Request,
+    /// The request, undecoded. In a box, because every layer moves the call a few times.
+    pub(crate) request: Box<Request>,
 }
 
 /// One layer of the stack with everything below it.

@@ -115,7 +115,7 @@ impl<S: Handler> Handler for Mirror<S> {
         let Some(active) = &self.active else { return self.inner.handle(call).boxed().await };
         let call = match call.method.path {
             RANGE | RANGE_STREAM => match active.range(call).await? {
-                Outcome::Answered(response) => return Ok(response),
+                Outcome::Answered(response) => return Ok(*response),
                 Outcome::Pass(call, _) => call,
             },
             WATCH => match active.watch(call).await? {
@@ -138,7 +138,7 @@ impl Active {
             Some(_) if is_odd(call.request.headers()) || self.is_unknown(&call) => {
                 Outcome::Pass(call, Served::Uncovered)
             }
-            Some(serving) => match reads::read(call, self.max_message).await? {
+            Some(serving) => match reads::read(call) {
                 Err(call) => Outcome::Pass(call, Served::Uncovered),
                 Ok(asked) => {
                     let form = match asked.call.method.path {
@@ -172,7 +172,7 @@ impl Active {
             self.state.metrics.served(Served::Absent);
             return Ok(Err(call));
         };
-        let requires_leader = call.request.headers().get("hasleader").is_some_and(|value| value == "true");
+        let requires_leader = call.request.headers().get(grpc::HAS_LEADER).is_some_and(|value| value == "true");
         let leaderless = self.state.leaderless();
         if requires_leader && *leaderless.borrow() {
             return Err(Failure::Refused(Error::NoLeader.into()));
@@ -195,7 +195,7 @@ impl Active {
             progress_interval: self.progress_interval,
         };
         let rider = Rider { state: Arc::clone(&self.state), serving, ward: Arc::new(ward) };
-        Ok(Ok(watches.serve(call.request, Arc::new(rider), ended.boxed())))
+        Ok(Ok(watches.serve(*call.request, Arc::new(rider), ended.boxed())))
     }
 
     /// A response to a write: reads that follow must not be answered from before it.
@@ -211,8 +211,8 @@ impl Active {
 
 /// Whether a call has metadata that etcd refuses, or might: that is the upstream's to do.
 fn is_odd(metadata: &HeaderMap) -> bool {
-    let version = metadata.get("client-api-version");
-    metadata.contains_key("grpc-encoding")
+    let version = metadata.get(grpc::CLIENT_API_VERSION);
+    metadata.contains_key(grpc::ENCODING)
         || version.is_some_and(|version| std::str::from_utf8(version.as_bytes()).is_err())
 }
 

@@ -113,7 +113,7 @@ const OVERSIZED: &str = "grpc: received message larger than max";
 
 /// The code that trailers or a trailers-only response carry; `None` in an ordinary response head.
 pub(crate) fn code(headers: &HeaderMap) -> Option<Code> {
-    headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
+    headers.get(grpc::STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
 fn never_left() -> Status {
@@ -131,8 +131,8 @@ fn text(headers: &HeaderMap) -> String {
 
 /// Writes the remedy over the status in trailers, leaving other metadata alone.
 fn overwrite(headers: &mut HeaderMap, status: &Status) {
-    headers.remove("grpc-message");
-    headers.remove("grpc-status-details-bin");
+    headers.remove(grpc::MESSAGE);
+    headers.remove(grpc::DETAILS);
     for (name, value) in &grpc::trailers(status) {
         headers.insert(name, value.clone());
     }
@@ -178,6 +178,9 @@ impl<S: Handler> Handler for Rescue<S> {
                 self.wait(&remedy).await;
                 overwrite(response.headers_mut(), &remedy.status);
             }
+            return Ok(response);
+        }
+        if response.body().whole().is_some_and(|(_, trailers)| of_status(method, trailers).is_none()) {
             return Ok(response);
         }
         let metrics = self.metrics.clone();

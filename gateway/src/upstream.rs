@@ -47,7 +47,7 @@ impl Handler for Upstream {
         let span = trace::outbound("upstream", call.request.headers_mut());
         let response = match self {
             Upstream::Remote(pool) => pool.forward(call).await?,
-            Upstream::Local(api) => api.call(call.request).await,
+            Upstream::Local(api) => api.call(*call.request).await,
         };
         Ok(match span {
             Some(span) => span.until_end(response),

@@ -10,7 +10,7 @@ use base64::{
 use tonic::Status;
 
 use super::access::host;
-use crate::{Request, listener::Peer};
+use crate::{Request, grpc, listener::Peer};
 
 /// Fields that are passed on under a prefix. Their presence tells a JSON request from a gRPC one: a
 /// user by certificate is never taken from a request that has `grpcgateway-accept`.
@@ -98,7 +98,7 @@ impl Metadata {
         headers.extend(forwarded_host(request).map(|host| (FORWARDED_HOST, host)));
         headers.extend(forwarded_for(request).map(|addresses| (FORWARDED_FOR, addresses)));
         if let Some(timeout) = timeout {
-            headers.insert("grpc-timeout", grpc_timeout(timeout));
+            headers.insert(grpc::TIMEOUT, grpc_timeout(timeout));
         }
         Ok(Metadata { headers, timeout })
     }
@@ -153,7 +153,7 @@ fn forwarded_for(request: &Request) -> Option<HeaderValue> {
 
 /// Reads `Grpc-Timeout`, which allows more here than in gRPC: a sign and any number of digits.
 fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
-    let Some(value) = headers.get("grpc-timeout").filter(|value| !value.is_empty()) else { return Ok(None) };
+    let Some(value) = headers.get(grpc::TIMEOUT).filter(|value| !value.is_empty()) else { return Ok(None) };
     let text = String::from_utf8_lossy(value.as_bytes());
     let nanoseconds =
         nanoseconds(&text).ok_or_else(|| Status::invalid_argument(format!("invalid grpc-timeout: {text}")))?;

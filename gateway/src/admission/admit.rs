@@ -1,6 +1,6 @@
 //! The layer that lets requests in.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use forebay_edge::{Body, Response, grpc};
@@ -76,7 +76,8 @@ impl<S: Handler> Handler for Admit<S> {
 impl<S: Handler> Admit<S> {
     async fn watch(&self, call: Call, mut held: Held) -> Result<Response, Failure> {
         let session = Session::new(self.admission.clone(), held.client().clone());
-        let call = Call { request: session.requests(call.request, self.message_bytes_max), ..call };
+        let request = session.requests(*call.request, self.message_bytes_max);
+        let call = Call { request: Box::new(request), ..call };
         let inner = Arc::clone(&self.inner);
         let mut opening = async move { inner.handle(call).await }.boxed();
         tokio::select! {
@@ -101,12 +102,13 @@ impl<S: Handler> Admit<S> {
 
 impl<S> Admit<S> {
     /// Reads the call, and lets it in when its rule allows it.
-    async fn admit(&self, call: Call) -> Result<(Call, Held), Stop> {
+    async fn admit(&self, mut call: Call) -> Result<(Call, Held), Stop> {
         let shared = &self.admission.0;
         let loaded = shared.loaded.load_full();
-        let Call { method, deadline, request } = call;
-        let (mut head, body) = request.into_parts();
-        let (client, token) = shared.identities.identify(&mut head, &loaded.naming, shared.admin_token.as_ref());
+        let Call { method, deadline, .. } = call;
+        let body = mem::take(call.request.body_mut());
+        let (client, token) =
+            shared.identities.identify(&mut call.request, &loaded.naming, shared.admin_token.as_ref());
         let patience = super::patience(deadline);
 
         let mut reserved = shared.memory.none();
@@ -163,8 +165,9 @@ impl<S> Admit<S> {
             time::sleep(wait).await;
         }
         admitted.policy.admit(class.rule);
-        head.extensions.insert(admitted);
-        Ok((Call { method, deadline, request: http::Request::from_parts(head, body) }, held))
+        call.request.extensions_mut().insert(admitted);
+        *call.request.body_mut() = body;
+        Ok((call, held))
     }
 }
 

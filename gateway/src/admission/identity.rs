@@ -13,7 +13,7 @@ use std::{
 
 use forebay_edge::{listener::Peer, tls::Tls};
 use forebay_policies::{Client, IdentitySource, Network, Policy, Subject};
-use http::{HeaderName, header::USER_AGENT, request};
+use http::{HeaderMap, HeaderName, Request, header::USER_AGENT};
 use parking_lot::Mutex;
 
 use super::{recent::Recent, token::AdminToken};
@@ -78,30 +78,30 @@ impl Identities {
     }
 
     /// Who sends a request, and by which token. Takes names away that the sender has no right to give.
-    pub(crate) fn identify(
+    pub(crate) fn identify<B>(
         &self,
-        head: &mut request::Parts,
+        request: &mut Request<B>,
         naming: &Naming,
         admin: Option<&AdminToken>,
     ) -> (Client, Option<TokenId>) {
-        let peer = head.extensions.get::<Peer>().map(|peer| peer.address.ip());
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.address.ip());
         let key = naming.metadata.clone().unwrap_or(CLIENT);
         let metadata = if naming.trusts(peer) {
-            head.headers.get(&key).and_then(|value| value.to_str().ok()).map(Arc::from)
+            request.headers().get(&key).and_then(|value| value.to_str().ok()).map(Arc::from)
         } else {
-            while head.headers.remove(&key).is_some() {}
-            while head.headers.remove(CLIENT).is_some() {}
+            while request.headers_mut().remove(&key).is_some() {}
+            while request.headers_mut().remove(CLIENT).is_some() {}
             None
         };
-        let said = head.headers.remove(ADMIN_TOKEN);
+        let said = request.headers_mut().remove(ADMIN_TOKEN);
         let brings_token = admin.zip(said).is_some_and(|(token, said)| token.is(said.as_bytes()));
-        let is_admin = brings_token || head.extensions.get::<OwnCall>().is_some();
-        let token = head.headers.get(TOKEN).map(|token| self.users.id(token.as_bytes()));
+        let is_admin = brings_token || request.extensions().get::<OwnCall>().is_some();
+        let token = request.headers().get(TOKEN).map(|token| self.users.id(token.as_bytes()));
         let client = Client {
-            common_name: head.extensions.get::<Tls>().and_then(|tls| tls.common_name.as_deref()).map(Arc::from),
+            common_name: request.extensions().get::<Tls>().and_then(|tls| tls.common_name.as_deref()).map(Arc::from),
             user: token.and_then(|token| self.users.known.lock().get(&token)),
             metadata,
-            agent: naming.agents.then(|| agent(head)).flatten(),
+            agent: naming.agents.then(|| agent(request.headers())).flatten(),
             listener: is_admin.then(|| Arc::from(ADMIN_LISTENER)),
             peer,
         };
@@ -120,8 +120,8 @@ impl Identities {
     }
 }
 
-fn agent(head: &request::Parts) -> Option<Arc<str>> {
-    let text = head.headers.get(USER_AGENT)?.to_str().ok()?;
+fn agent(headers: &HeaderMap) -> Option<Arc<str>> {
+    let text = headers.get(USER_AGENT)?.to_str().ok()?;
     Some(Arc::from(&text[..text.len().min(AGENT_BYTES_MAX)]))
 }
 
@@ -158,13 +158,13 @@ impl Users {
 mod tests {
     use super::*;
 
-    fn head(address: &str, headers: &[(&str, &str)]) -> request::Parts {
-        let mut request = http::Request::new(());
+    fn head(address: &str, headers: &[(&str, &str)]) -> Request<()> {
+        let mut request = Request::new(());
         request.extensions_mut().insert(Peer { address: address.parse().unwrap() });
         for (name, value) in headers {
             request.headers_mut().append(HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
         }
-        request.into_parts().0
+        request
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(identities.identify(&mut trusted, &naming, None).0.metadata.as_deref(), Some("alice"));
         let mut stranger = head("192.0.2.1:1", &said);
         assert_eq!(identities.identify(&mut stranger, &naming, None).0.metadata, None);
-        let left: Vec<_> = stranger.headers.keys().map(HeaderName::as_str).collect();
+        let left: Vec<_> = stranger.headers().keys().map(HeaderName::as_str).collect();
         assert_eq!(left, ["token"], "what a stranger says about himself goes no further");
     }
 
@@ -191,7 +191,7 @@ mod tests {
         let listener = |said: &str, token: Option<&AdminToken>| {
             let mut head = head("192.0.2.1:1", &[("forebay-admin-token", said)]);
             let listener = identities.identify(&mut head, &naming, token).0.listener;
-            assert!(head.headers.is_empty());
+            assert!(head.headers().is_empty());
             listener
         };
         assert_eq!(listener("s3cret", Some(&token)).as_deref(), Some("admin"));

@@ -146,7 +146,7 @@ impl<S: Handler> Handler for Lists<S> {
 
 /// The head of the pages' requests: the client's, without its time, since others may wait as well.
 fn page_head(mut head: request::Parts) -> request::Parts {
-    head.headers.remove("grpc-timeout");
+    head.headers.remove(forebay_edge::grpc::TIMEOUT);
     head
 }
 
@@ -201,7 +201,7 @@ impl<S: Handler> Reading<S> {
 
     fn call(&self, frame: Bytes) -> Call {
         let request = http::Request::from_parts(self.head.clone(), Body::full(frame));
-        Call { method: self.method, deadline: None, request }
+        Call { method: self.method, deadline: None, request: Box::new(request) }
     }
 }
 

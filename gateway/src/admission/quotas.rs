@@ -294,7 +294,7 @@ impl<S: Handler> Helper<'_, S> {
         *request.uri_mut() = method.path.parse().expect("a method's path is a URI");
         *request.headers_mut() = self.headers.clone();
         request.extensions_mut().insert(Arc::clone(&self.admitted));
-        self.inner.handle(Call { method, deadline: self.deadline, request }).boxed().await
+        self.inner.handle(Call { method, deadline: self.deadline, request: Box::new(request) }).boxed().await
     }
 
     /// Counts the objects of a budget. A refusal is told to the client: it would be told the same if

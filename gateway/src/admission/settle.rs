@@ -98,6 +98,11 @@ impl Held {
             return Ok(response);
         }
         let (rpc, confinement) = (self.admitted.rpc, self.confinement());
+        if let (None, Some((data, trailers))) = (&confinement, response.body().whole()) {
+            self.passed(data);
+            self.trailers(trailers);
+            return Ok(response);
+        }
         Ok(response.map(|inner| outward(confinement, rpc, Body::new(Settling { inner, held: Some(self) }))))
     }
 

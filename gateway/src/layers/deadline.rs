@@ -36,7 +36,7 @@ impl<S: Handler> Handler for Deadline<S> {
             Ok(answered) => answered?,
             Err(_elapsed) => return Err(Failure::DeadlineExceeded),
         };
-        if http_body::Body::is_end_stream(response.body()) {
+        if http_body::Body::is_end_stream(response.body()) || response.body().whole().is_some() {
             return Ok(response);
         }
         Ok(response.map(|inner| Body::new(TimedBody { inner, deadline, sleep: None })))

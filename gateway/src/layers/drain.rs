@@ -84,6 +84,9 @@ impl<S: Handler> Handler for Drain<S> {
         let unary = call.method.shape == Shape::Unary;
         if unary {
             let response = self.inner.handle(call).await?;
+            if response.body().whole().is_some() {
+                return Ok(response);
+            }
             return Ok(response.map(|inner| Body::new(RunningBody { inner, stop: None, _running: running })));
         }
         let mut stop = self.draining.started();

@@ -205,7 +205,7 @@ impl<S: Handler> Session<S> {
             Ok::<_, std::convert::Infallible>(Frame::data(frame.freeze()))
         });
         let request = Request::from_parts(self.head.clone(), Body::new(StreamBody::new(frames)));
-        let call = Call { method: self.method, deadline: self.deadline, request };
+        let call = Call { method: self.method, deadline: self.deadline, request: Box::new(request) };
         let opening = Arc::clone(&self.inner);
         // The shared head of an upstream comes with its first response, so waiting for it here
         // holds up nothing but further renewals, which the client's own window bounds.

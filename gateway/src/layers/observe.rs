@@ -40,6 +40,10 @@ impl<S: Handler> Handler for Observe<S> {
             ending.code = code;
             return Ok(response);
         }
+        if let Some((_, trailers)) = response.body().whole() {
+            ending.code = rescue::code(trailers).unwrap_or(Code::Unknown);
+            return Ok(response);
+        }
         Ok(response.map(|inner| Body::new(ObservedBody { inner, ending: Some(ending) })))
     }
 }

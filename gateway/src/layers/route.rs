@@ -18,7 +18,7 @@ pub(crate) fn route(request: Request) -> Result<Call, Status> {
     }
     let method = Method::find(path);
     let deadline = grpc::deadline(request.headers(), Instant::now().into_std())?;
-    Ok(Call { method, deadline: deadline.map(Instant::from_std), request })
+    Ok(Call { method, deadline: deadline.map(Instant::from_std), request: Box::new(request) })
 }
 
 fn is_canonical(path: &str) -> bool {

@@ -92,7 +92,7 @@ impl Caller {
     ) -> Result<Replies, Status> {
         let mut request = request(path, body, identity);
         if requires_leader {
-            request.headers_mut().insert("hasleader", HeaderValue::from_static("true"));
+            request.headers_mut().insert(grpc::HAS_LEADER, HeaderValue::from_static("true"));
         }
         self.send(path, request, None).await
     }
@@ -108,7 +108,7 @@ impl Caller {
     }
 
     async fn send(&self, path: &'static str, request: Request, deadline: Option<Instant>) -> Result<Replies, Status> {
-        let call = Call { method: Method::find(path), deadline, request };
+        let call = Call { method: Method::find(path), deadline, request: Box::new(request) };
         let response: Response = self.upstream.handle(call).await.map_err(unavailable)?;
         Ok(Replies::with_limit(response, MESSAGE_BYTES_MAX))
     }

@@ -8,7 +8,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use forebay_edge::{Body, Response, grpc, grpc::Messages, range, trace};
+use forebay_edge::{Response, grpc, range, trace};
 use forebay_keyspace::{
     check,
     eval::{RangeResult, ResultChunks},
@@ -28,7 +28,10 @@ use super::{
     probe::Want,
     state::{Serving, State},
 };
-use crate::call::{Call, Failure};
+use crate::{
+    admission::Admitted,
+    call::{Call, Failure},
+};
 
 /// How long a read waits for a mirror that is behind, before it goes to the upstream.
 const LAG_MAX: Duration = Duration::from_millis(500);
@@ -72,27 +75,25 @@ pub(super) struct Asked {
 
 /// What became of a range.
 pub(super) enum Outcome {
-    Answered(Response),
+    Answered(Box<Response>),
     /// The upstream is to answer, and why.
     Pass(Call, Served),
 }
 
-/// Reads the request of a unary call; the call can be passed on as it came.
-pub(super) async fn read(call: Call, max_message: usize) -> Result<Result<Asked, Call>, Failure> {
-    let Call { method, deadline, request } = call;
-    let (parts, body) = request.into_parts();
-    let mut messages = Messages::<RangeRequest>::new(&parts.headers, body, max_message);
-    let message = messages.next_bytes().await?;
-    let again = |body| Call { method, deadline, request: http::Request::from_parts(parts, body) };
-    let Some(message) = message else { return Ok(Err(again(Body::empty()))) };
-    let mut frame = grpc::frame(message.len());
-    frame.extend_from_slice(&message);
-    let call = again(Body::full(frame.freeze()));
-    // What cannot be read is the upstream's to complain about.
-    Ok(match RangeRequest::decode(message) {
-        Ok(request) => Ok(Asked { call, request }),
-        Err(_) => Err(call),
-    })
+impl Outcome {
+    fn answered(response: Response) -> Outcome {
+        Outcome::Answered(Box::new(response))
+    }
+}
+
+/// Reads the request of a unary call. What cannot be read is the upstream's to complain about.
+pub(super) fn read(call: Call) -> Result<Asked, Call> {
+    // The message was read when the call was let in.
+    let admitted = call.request.extensions().get::<Arc<Admitted>>();
+    match admitted.map(|admitted| RangeRequest::decode(&*admitted.message)) {
+        Some(Ok(request)) => Ok(Asked { call, request }),
+        _ => Err(call),
+    }
 }
 
 /// Answers a range from the mirror, if that can be done.
@@ -125,16 +126,16 @@ pub(super) async fn range(
         return Ok(Outcome::Pass(call, Served::Absent));
     }
     Ok(match result {
-        Ok(Evaluated::Whole(result)) => Outcome::Answered(range::respond(result, &header(state))),
+        Ok(Evaluated::Whole(result)) => Outcome::answered(range::respond(result, &header(state))),
         Ok(Evaluated::Chunks(chunks)) => {
             let state = Arc::clone(state);
-            Outcome::Answered(range::respond_stream(chunks.map(Ok), move || header(&state)))
+            Outcome::answered(range::respond_stream(chunks.map(Ok), move || header(&state)))
         }
         Err(Unanswered::Outside { .. }) => Outcome::Pass(call, Served::Window),
         Err(Unanswered::Unmirrored) => Outcome::Pass(call, Served::Uncovered),
         // A member may have a revision that a serializable read asks for and the mirror has not yet.
         Err(Unanswered::Refused(Error::FutureRev)) if request.serializable => Outcome::Pass(call, Served::Lagging),
-        Err(Unanswered::Refused(error)) => Outcome::Answered(grpc::refuse(error.into())),
+        Err(Unanswered::Refused(error)) => Outcome::answered(grpc::refuse(error.into())),
     })
 }
 

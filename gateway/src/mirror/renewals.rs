@@ -82,7 +82,7 @@ impl Renewals {
     /// Answers one client's stream.
     pub(super) fn serve(&self, call: Call) -> Response {
         let (head, body) = call.request.into_parts();
-        let requires_leader = head.headers.get("hasleader").is_some_and(|value| value == "true");
+        let requires_leader = head.headers.get(grpc::HAS_LEADER).is_some_and(|value| value == "true");
         let client = Client {
             renewals: self.clone(),
             kind: Kind { identity: Identity::of(&head.headers), requires_leader },

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay_edge::Response;
+use forebay_edge::{Response, grpc};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri,
     header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE},
@@ -111,7 +111,7 @@ pub(super) fn outbound(head: &request::Parts, address: &Address, deadline: Optio
     headers.insert(TE, HeaderValue::from_static("trailers"));
     if let Some(deadline) = deadline {
         let left = deadline.saturating_duration_since(Instant::now());
-        headers.insert("grpc-timeout", timeout(left));
+        headers.insert(grpc::TIMEOUT, timeout(left));
     }
     outbound
 }

@@ -169,12 +169,12 @@ impl Rpc {
 
 /// What etcd looks at in front of every call; returns the version that the client says it has.
 fn check_metadata<'h>(member: &Member, headers: &'h HeaderMap) -> Result<Option<&'h str>, Error> {
-    let version = match headers.get("client-api-version").map(|version| std::str::from_utf8(version.as_bytes())) {
+    let version = match headers.get(grpc::CLIENT_API_VERSION).map(|version| std::str::from_utf8(version.as_bytes())) {
         Some(Err(_)) => return Err(Error::InvalidClientApiVersion),
         Some(Ok(version)) => Some(version),
         None => None,
     };
-    if headers.get("hasleader").is_some_and(|value| value == "true") {
+    if headers.get(grpc::HAS_LEADER).is_some_and(|value| value == "true") {
         member.check_leader()?;
     }
     Ok(version)
