@@ -28,6 +28,7 @@ mod rounds;
 mod sight;
 mod state;
 mod tail;
+mod turns;
 mod warden;
 mod watches;
 

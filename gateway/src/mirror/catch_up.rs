@@ -2,8 +2,11 @@
 //!
 //! Such a watch is opened as the client, so the upstream judges its right. It asks for progress until it has some: a
 //! range in which nothing happens would otherwise never be known to have come as far as the mirror.
+//!
+//! Receiving the past goes by [`Turns`](super::turns::Turns). A catch-up that loses its turn closes its watch, and opens
+//! it again where it was, so that nothing lies in windows and buffers for clients that do not read.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use forebay_edge::{Body, BoxError, grpc};
@@ -14,12 +17,13 @@ use forebay_proto::{
     },
     mvccpb::Event,
 };
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::{BoxStream, StreamExt as _};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use prost::Message as _;
 use tokio::{
     sync::mpsc,
+    task::JoinSet,
     time::{self, Instant},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -37,6 +41,10 @@ const PROGRESS_LATER: Duration = Duration::from_secs(5);
 const ATTEMPTS_MAX: u32 = 10;
 /// Rest before that.
 const REOPEN_PAUSE: Duration = Duration::from_millis(200);
+/// How long a turn lasts in which nothing comes.
+const QUIET_MAX: Duration = Duration::from_secs(1);
+/// How long it lasts while the client does not take what came.
+const UNTAKEN_MAX: Duration = Duration::from_millis(250);
 /// How long opening may take.
 const OPEN_MAX: Duration = Duration::from_secs(5);
 
@@ -73,14 +81,21 @@ pub(super) fn catch_up(state: Arc<State>, identity: Identity, wanted: CatchUp) -
     state.metrics.caught_up();
     let private = Private {
         asks_progress: state.caller.version().is_some_and(tells_progress),
-        state,
+        state: Arc::clone(&state),
         identity,
         request: WatchCreateRequest { fragment: true, watch_id: 0, ..wanted.request },
         open: None,
-        ready: VecDeque::new(),
         attempts: 0,
     };
-    stream::unfold(private, |mut private| async move { private.next().await.map(|fed| (fed, private)) }).boxed()
+    let (feeding, fed) = mpsc::channel(1);
+    let mut task = JoinSet::new();
+    task.spawn(async move { private.run(&state, feeding).await });
+    let of_task = move |fed| {
+        // Ends with the stream.
+        let _ = &task;
+        fed
+    };
+    ReceiverStream::new(fed).map(of_task).boxed()
 }
 
 struct Private {
@@ -89,7 +104,6 @@ struct Private {
     /// Its start is what was not delivered yet.
     request: WatchCreateRequest,
     open: Option<Open>,
-    ready: VecDeque<Fed>,
     /// Since something was delivered.
     attempts: u32,
     asks_progress: bool,
@@ -98,8 +112,9 @@ struct Private {
 struct Open {
     requests: Requests,
     replies: Replies,
-    /// The fragments of a response so far.
+    /// The fragments of a response so far, and their size.
     fragments: Vec<Event>,
+    bytes: usize,
     /// When to ask for progress.
     ask_at: Instant,
     _counted: OpenWatches,
@@ -110,27 +125,79 @@ impl Open {
         let opening = open(&state.caller, identity, vec![request.clone()]);
         let (requests, replies) = time::timeout(OPEN_MAX, opening).await.ok()?.ok()?;
         let _counted = state.metrics.upstream_watches(1);
-        Some(Open { requests, replies, fragments: Vec::new(), ask_at: Instant::now(), _counted })
+        Some(Open { requests, replies, fragments: Vec::new(), bytes: 0, ask_at: Instant::now(), _counted })
     }
 }
 
+/// What came of waiting for the upstream.
+enum Received {
+    /// Something to deliver, and the size of the events in it.
+    Fed(Fed, usize),
+    /// The stream broke.
+    Broken,
+    /// The upstream cannot tell.
+    Refused,
+}
+
 impl Private {
-    async fn next(&mut self) -> Option<Fed> {
-        loop {
-            if let Some(fed) = self.ready.pop_front() {
-                return Some(fed);
+    /// Delivers until it cannot, or nobody wants it any more.
+    async fn run(mut self, state: &State, feeding: mpsc::Sender<Fed>) {
+        let mut is_long = false;
+        while self.attempts < ATTEMPTS_MAX {
+            if self.attempts > 0 {
+                time::sleep(REOPEN_PAUSE).await;
             }
-            let Some(open) = &mut self.open else {
-                if self.attempts == ATTEMPTS_MAX {
-                    return None;
+            self.attempts += 1;
+            let mut turn = Some(state.turns.next(is_long).await);
+            self.open = Open::new(state, &self.identity, &self.request).await;
+            while self.open.is_some() {
+                let received = match &turn {
+                    None => self.receive().await,
+                    Some(_) => match time::timeout(QUIET_MAX, self.receive()).await {
+                        Ok(received) => received,
+                        Err(_) => {
+                            turn = None;
+                            continue;
+                        }
+                    },
+                };
+                let (fed, bytes) = match received {
+                    Received::Fed(fed, bytes) => (fed, bytes),
+                    Received::Broken => break,
+                    Received::Refused => return,
+                };
+                if matches!(fed, Fed::Progress(_)) {
+                    // It has come to the present, and what happens from now on is no more than the client's due.
+                    turn = None;
                 }
-                if self.attempts > 0 {
-                    time::sleep(REOPEN_PAUSE).await;
+                if turn.as_mut().is_some_and(|turn| turn.is_spent_by(bytes)) {
+                    is_long = true;
+                    // Given back first, so that those who wait have it.
+                    drop(turn.take());
+                    turn = state.turns.at_once();
+                    if turn.is_none() {
+                        self.open = None;
+                    }
                 }
-                self.attempts += 1;
-                self.open = Open::new(&self.state, &self.identity, &self.request).await;
-                continue;
-            };
+                if let Ok(place) = time::timeout(UNTAKEN_MAX, feeding.reserve()).await {
+                    let Ok(place) = place else { return };
+                    place.send(fed);
+                    continue;
+                }
+                if turn.take().is_some() {
+                    self.open = None;
+                }
+                if feeding.send(fed).await.is_err() {
+                    return;
+                }
+            }
+            self.open = None;
+        }
+    }
+
+    /// The next thing to deliver. What was received is not lost if this is dropped.
+    async fn receive(&mut self) -> Received {
+        while let Some(open) = &mut self.open {
             let reply = tokio::select! {
                 reply = open.replies.next() => reply,
                 () = time::sleep_until(open.ask_at), if self.asks_progress => {
@@ -139,51 +206,51 @@ impl Private {
                     continue;
                 }
             };
-            let response = match reply {
-                Ok(Reply::Message(message)) => WatchResponse::decode(message).ok()?,
-                Ok(Reply::End(_)) | Err(_) => {
-                    self.open = None;
-                    continue;
-                }
-            };
-            self.receive(response)?;
+            let Ok(Reply::Message(message)) = reply else { break };
+            let bytes = message.len();
+            let Ok(response) = WatchResponse::decode(message) else { return Received::Refused };
+            if let Some(received) = self.take(response, bytes) {
+                return received;
+            }
         }
+        Received::Broken
     }
 
-    /// Takes a message; `None` gives up.
-    fn receive(&mut self, response: WatchResponse) -> Option<()> {
+    /// Takes a message; `None` if nothing is to be delivered yet.
+    fn take(&mut self, response: WatchResponse, bytes: usize) -> Option<Received> {
         let header = response.header.unwrap_or_default();
         if response.canceled {
             // Anything but a compaction is the client's to hear about when it comes back.
-            (response.compact_revision > 0).then(|| self.ready.push_back(Fed::Compacted(response.compact_revision)))?;
-            return Some(());
+            let is_compacted = response.compact_revision > 0;
+            let fed = is_compacted.then_some(Received::Fed(Fed::Compacted(response.compact_revision), 0));
+            return Some(fed.unwrap_or(Received::Refused));
         }
-        let cluster_id = self.state.sight.now().cluster_id;
-        if header.cluster_id != cluster_id {
-            return None;
+        if header.cluster_id != self.state.sight.now().cluster_id {
+            return Some(Received::Refused);
         }
         let open = self.open.as_mut()?;
         if response.created {
-            return Some(());
+            return None;
         }
         let is_progress = response.events.is_empty() && !response.fragment && open.fragments.is_empty();
         if is_progress {
             open.ask_at = Instant::now() + PROGRESS_LATER;
-            if header.revision >= self.request.start_revision {
-                self.request.start_revision = header.revision + 1;
-                self.ready.push_back(Fed::Progress(header.revision));
-                self.attempts = 0;
+            if header.revision < self.request.start_revision {
+                return None;
             }
-            return Some(());
+            self.request.start_revision = header.revision + 1;
+            self.attempts = 0;
+            return Some(Received::Fed(Fed::Progress(header.revision), 0));
         }
         open.fragments.extend(response.events);
+        open.bytes += bytes;
         if response.fragment {
-            return Some(());
+            return None;
         }
-        let events = Events::new(&std::mem::take(&mut open.fragments)).ok()?;
+        let bytes = std::mem::take(&mut open.bytes);
+        let Ok(events) = Events::new(&std::mem::take(&mut open.fragments)) else { return Some(Received::Refused) };
         self.request.start_revision = self.request.start_revision.max(events.last() + 1);
-        self.ready.push_back(Fed::Events(events));
         self.attempts = 0;
-        Some(())
+        Some(Received::Fed(Fed::Events(events), bytes))
     }
 }

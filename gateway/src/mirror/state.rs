@@ -26,6 +26,7 @@ use super::{
     reached::Reached,
     rounds::Rounds,
     sight::{Setback, Sight},
+    turns::Turns,
 };
 
 /// How old the state may be that a serializable read is answered from: it has everything that the upstream had
@@ -41,6 +42,7 @@ pub(super) struct State {
     pub(super) caller: Caller,
     pub(super) sight: Arc<Sight>,
     pub(super) rounds: Rounds,
+    pub(super) turns: Turns,
     pub(super) metrics: Metrics,
     /// See [`MirrorConfig::has_common_name`](super::MirrorConfig::has_common_name).
     has_common_name: bool,
@@ -94,6 +96,7 @@ impl State {
                 rounds: Rounds::new(caller.clone(), key, Arc::clone(&sight), alarm, metrics.clone()),
                 caller,
                 sight,
+                turns: Turns::default(),
                 metrics,
                 has_common_name,
                 serving: ArcSwapOption::empty(),

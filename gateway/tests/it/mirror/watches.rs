@@ -100,6 +100,44 @@ async fn b21_what_is_before_the_window_is_the_upstreams_to_tell() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_flood_of_watches_from_long_ago_receives_in_turns_and_those_that_are_not_read_hold_no_turn() {
+    const STREAMS: usize = 100;
+    const WRITES: usize = 40;
+    let world = World::new();
+    let value = "v".repeat(64 << 10);
+    for _ in 0..WRITES {
+        world.put("k", &value);
+    }
+    let setup = Setup::over(world, MirrorConfig::default()).await;
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        let mut stream = setup.watch(None).await;
+        assert!(stream.create(all_from(1)).await.created);
+        streams.push(stream);
+    }
+    let seen = streams.iter_mut().enumerate().map(|(number, stream)| {
+        let setup = &setup;
+        async move {
+            let (mut seen, mut open_max) = (0, 0.0_f64);
+            while seen < WRITES {
+                let events = stream.next().await.events;
+                let revisions = events.iter().map(|event| event.kv.as_ref().expect("an event has a key").mod_revision);
+                let due = (seen + 2..).map(|revision| revision as i64).take(events.len());
+                assert!(revisions.eq(due), "each once, in order");
+                seen += events.len();
+                open_max = open_max.max(setup.metric("forebay_mirror_upstream_watches", ""));
+                if number % 2 == 0 {
+                    sleep(Duration::from_secs(10)).await;
+                }
+            }
+            open_max
+        }
+    });
+    let open_max = futures::future::join_all(seen).await.into_iter().fold(0.0, f64::max);
+    assert!((2.0..=21.0).contains(&open_max), "16 that begin, 4 that go on, and the mirror's own; not {open_max}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn b16_a_start_that_somebody_else_compacted_is_told_with_the_stores_own_revision() {
     let setup = Setup::new().await;
     for value in ["v3", "v4", "v5"] {
