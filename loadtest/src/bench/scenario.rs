@@ -87,7 +87,7 @@ pub struct Shape {
     pub key_space: u64,
     /// One key after the other, and not some key.
     pub sequential: bool,
-    /// What ranges read, from where to where; some key if nothing is said.
+    /// What ranges read, from where to where; if nothing is said some key, and with a limit what follows it.
     pub range: Option<(Bytes, Bytes)>,
     /// How many keys a range answers at most.
     pub limit: i64,
@@ -119,6 +119,35 @@ pub struct Shape {
     pub bystander_rate: f64,
     /// What is replayed.
     pub recording: Option<Arc<Recording>>,
+}
+
+impl Default for Shape {
+    /// As `forebay bench` has it where nothing is said.
+    fn default() -> Shape {
+        Shape {
+            prefix: "bench/".to_owned(),
+            key_size: 16,
+            value_size: 256,
+            key_space: 10_000,
+            sequential: false,
+            range: None,
+            limit: 0,
+            serializable: false,
+            keys_only: false,
+            count_only: false,
+            txn_ops: 10,
+            read_write_ratio: 1.0,
+            streams: 10,
+            watchers_per_stream: 0,
+            watched_keys: 1,
+            prev_kv: false,
+            keys_per_txn: 1,
+            write_percent: 50,
+            objects: 10_000,
+            bystander_rate: 200.0,
+            recording: None,
+        }
+    }
 }
 
 impl Shape {

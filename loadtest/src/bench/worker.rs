@@ -19,7 +19,7 @@ use tonic::{Status, Streaming};
 use super::{
     k8s::Node,
     raw,
-    scenario::{Action, Shape, put_op, value},
+    scenario::{Action, Shape, prefix_end, put_op, value},
     watchers::watchers_of,
 };
 use crate::client::{Connection, MAX_ANSWER};
@@ -163,6 +163,8 @@ impl Worker {
     fn range(&mut self) -> RangeRequest {
         let (key, range_end) = match &self.shape.range {
             Some(range) => range.clone(),
+            // With a limit, also what follows.
+            None if self.shape.limit > 0 => (self.key(self.shape.key_space), prefix_end(&self.shape.prefix)),
             None => (self.key(self.shape.key_space), Bytes::new()),
         };
         RangeRequest {

@@ -1,19 +1,12 @@
-//! Two figures of admission that are promised as numbers: how exactly a quota and a rate are held.
-//!
-//! ```text
-//! cargo run --release -p forebay-loadtest --bin figures -- --forebay target/release/forebay --etcd PATH
-//! ```
-//!
-//! `quota`: `--objects 10000` by `--writers 64` through four gateways, in front of our server, which decides, and in front
-//! of etcd, where gateways guard. `rate`: a rule of 200 requests a second for `--seconds 10`.
+//! How exactly a quota and a rate are held.
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::ensure;
 use forebay_loadtest::{
     client::{Connection, Target},
     tiers,
@@ -22,49 +15,13 @@ use forebay_proto::etcdserverpb::{PutRequest, RangeRequest, kv_client::KvClient}
 use tokio::task::JoinSet;
 use tonic::Code;
 
+use crate::Options;
+
 const GATEWAYS: usize = 4;
 /// In which the burst of the rule is used up.
 const WARM_UP: Duration = Duration::from_secs(3);
 /// Requests a second of the rule.
 const RATE: u32 = 200;
-
-struct Options {
-    forebay: PathBuf,
-    etcd: Option<PathBuf>,
-    objects: u64,
-    writers: usize,
-    seconds: Duration,
-}
-
-fn main() -> anyhow::Result<()> {
-    let options = options(std::env::args().skip(1))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
-        quota(&options, &options.forebay, &["server"], "forebay").await?;
-        if let Some(etcd) = &options.etcd {
-            quota(&options, etcd, &[], "etcd").await?;
-        }
-        rate(&options).await
-    })
-}
-
-fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
-    let (mut forebay, mut etcd) = (None, None);
-    let (mut objects, mut writers, mut seconds) = (10_000, 64, Duration::from_secs(10));
-    while let Some(flag) = args.next() {
-        let value = args.next().with_context(|| format!("{flag} needs a value"))?;
-        match &flag[..] {
-            "--forebay" => forebay = Some(value.into()),
-            "--etcd" => etcd = Some(value.into()),
-            "--objects" => objects = value.parse()?,
-            "--writers" => writers = value.parse()?,
-            "--seconds" => seconds = Duration::from_secs(value.parse()?),
-            _ => bail!("unknown flag {flag}"),
-        }
-    }
-    let forebay = forebay.context("--forebay PATH says what is measured")?;
-    Ok(Options { forebay, etcd, objects, writers, seconds })
-}
 
 /// The flag that names a policy.
 fn policy(scratch: &Path, spec: &str) -> anyhow::Result<[String; 1]> {
@@ -75,7 +32,7 @@ fn policy(scratch: &Path, spec: &str) -> anyhow::Result<[String; 1]> {
 }
 
 /// New keys until the quota refuses, by many at once.
-async fn quota(options: &Options, program: &Path, command: &[&str], name: &str) -> anyhow::Result<()> {
+pub(crate) async fn quota(options: &Options, program: &Path, command: &[&str], name: &str) -> anyhow::Result<()> {
     let scratch = tempfile::tempdir()?;
     let spec = format!("  quotas:\n    - {{name: few, prefix: /q/, hard: {{objects: {}}}}}\n", options.objects);
     let policy = policy(scratch.path(), &spec)?;
@@ -133,7 +90,7 @@ async fn fill(channels: Vec<Connection>, writer: usize) -> anyhow::Result<u64> {
 }
 
 /// Many who ask for more than a rule allows, and what passes.
-async fn rate(options: &Options) -> anyhow::Result<()> {
+pub(crate) async fn rate(options: &Options) -> anyhow::Result<()> {
     let scratch = tempfile::tempdir()?;
     let spec = format!(
         "  flowRules:\n    - {{name: rule, matchingPrecedence: 1, mode: Enforce, match: {{rpcs: [Put]}}, priorityLevel: \
