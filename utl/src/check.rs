@@ -12,14 +12,17 @@ use forebay_storage::{
     db::{Db, ReadTxn},
     disk::OsDisk,
     schema::{self, BUCKETS, KEY, RevisionKey},
-    wal::scan::{From, Scan, Scanned},
+    wal::{
+        WalError,
+        scan::{From, Scan, Scanned},
+    },
 };
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     error::{Context as _, Error, Result},
-    files,
+    files, migrate,
 };
 
 /// One thing that was looked at.
@@ -112,6 +115,7 @@ fn buckets(txn: &ReadTxn, path: &Path) -> Result<String> {
     schema::read_conf_state(txn).map_err(wrong())?;
     schema::read_compactions(txn).map_err(wrong())?;
     let version = schema::read_storage_version(txn).map_err(wrong())?;
+    version.as_deref().map_or(Ok(()), |version| migrate::must_be_known(path, version))?;
     Ok(format!(
         "index {index} in term {term}, {} members, {leases} leases, {alarms} alarms, {} users, {} roles, storage version \
          {}",
@@ -263,13 +267,11 @@ fn log(dir: &Path) -> Result<Log> {
         }
         Ok(())
     })?;
-    log.torn = end.is_torn.then_some((end.path, end.offset));
-    if log.state.commit() > log.last {
-        let commit = log.state.commit();
-        return Err(
-            forebay_storage::wal::WalError::CommitBeyondLog { path: dir.to_owned(), commit, last: log.last }.into()
-        );
+    let (commit, last) = (log.state.commit(), log.last);
+    if commit > last {
+        return Err(WalError::CommitBeyondLog { path: end.path, offset: end.offset, commit, last }.into());
     }
+    log.torn = end.is_torn.then_some((end.path, end.offset));
     Ok(log)
 }
 

@@ -19,10 +19,10 @@ pub enum Error {
     #[error("{}: locked by another process", path.display())]
     Locked { path: PathBuf },
     /// Neither meta page is usable, so this is no database or its head is lost.
-    #[error("{}: no valid meta page (page 0: {first}; page 1: {second})", path.display())]
+    #[error("{}: no valid meta page (page 0 at byte 0: {first}; page 1: {second})", path.display())]
     NoMeta { path: PathBuf, first: String, second: String },
     /// The file ends before the pages that its meta page promises.
-    #[error("{}: file has {length} bytes, its meta page promises {promised}", path.display())]
+    #[error("{}: cut off at byte {length}: expected {promised} bytes, as the meta page says, found {length}", path.display())]
     Truncated { path: PathBuf, length: u64, promised: u64 },
     /// A page does not hold what its place in the tree requires.
     #[error("{}: page {page} at byte {offset}: expected {expected}, found {found}", path.display())]

@@ -220,6 +220,9 @@ impl Db {
     }
 }
 
+/// Both meta pages are within, whatever the size of a page.
+const HEAD_BYTES_MAX: u64 = 2 << 16;
+
 /// Opens the file at `path`, creating it unless it is to be read only; errors will name it `name`.
 fn open_writer(path: &Path, name: &Path, options: &Options, show: Option<Show<'_>>) -> Result<Writer> {
     let failed = |operation: &'static str| {
@@ -238,6 +241,12 @@ fn open_writer(path: &Path, name: &Path, options: &Options, show: Option<Show<'_
     };
     if !locked.map_err(failed("lock"))? {
         return Err(Error::Locked { path: name.to_path_buf() });
+    }
+    if !options.read_only && options.sync {
+        // What the last process wrote is durable now or never. The only pages that a failed fsync of its may have left in
+        // memory, and that are believed, are meta pages: others count once a meta page that was written after them does.
+        file.sync_data().map_err(failed("fsync"))?;
+        file.forget(HEAD_BYTES_MAX).map_err(failed("fadvise"))?;
     }
     let mut length = file.len().map_err(failed("stat"))?;
     if !options.read_only && is_uncreated(&*file, length, options.page_size).map_err(failed("read"))? {

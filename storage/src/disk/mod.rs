@@ -8,6 +8,7 @@ use std::{
     fmt,
     fs::{self, File, OpenOptions},
     io,
+    num::NonZeroU64,
     os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::Path,
 };
@@ -73,6 +74,10 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     ///
     /// After an error nothing is known about any byte written since the last success: the caller must not retry.
     fn sync_data(&self) -> io::Result<()>;
+    /// Has the first `len` bytes read from the disk again, not from what the system keeps of them in memory. That differs
+    /// after a failed sync, which the system does not repeat; a process that comes after it cannot know. To be called after
+    /// [`DiskFile::sync_data`]: what waits to be written is not forgotten.
+    fn forget(&self, len: u64) -> io::Result<()>;
     /// Cuts or extends (with zeros) the file.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Reserves space so that the file reads as zeros up to `len`.
@@ -208,6 +213,12 @@ impl DiskFile for OsFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn forget(&self, len: u64) -> io::Result<()> {
+        // Zero would mean all.
+        let Some(len) = NonZeroU64::new(len) else { return Ok(()) };
+        Ok(rustix::fs::fadvise(&self.0, 0, Some(len), rustix::fs::Advice::DontNeed)?)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -347,6 +347,19 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
+    fn forget(&self, len: u64) -> io::Result<()> {
+        let mut content = self.inode.lock();
+        let Content { live, durable, pending, .. } = &mut *content;
+        if !pending.is_empty() {
+            return Ok(());
+        }
+        let end = live.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+        let known = end.min(durable.len());
+        live[..known].copy_from_slice(&durable[..known]);
+        live[known..end].fill(0);
+        Ok(())
+    }
+
     fn set_len(&self, len: u64) -> io::Result<()> {
         drop(self.disk.mutate(&self.path)?);
         let mut content = self.inode.lock();

@@ -27,8 +27,11 @@ pub enum WalError {
     #[error("wal: {path}: expected a snapshot record for index {index} in term {term}, found {found}")]
     Snapshot { path: PathBuf, index: u64, term: u64, found: String },
     /// The log promises more than it holds: its end was lost.
-    #[error("wal: {path}: committed up to index {commit}, but the last entry is {last}")]
-    CommitBeyondLog { path: PathBuf, commit: u64, last: u64 },
+    #[error(
+        "wal: {path} ends at offset {offset}: expected entries up to index {commit}, which are committed, found them up \
+         to {last}"
+    )]
+    CommitBeyondLog { path: PathBuf, offset: u64, commit: u64, last: u64 },
     /// An earlier write or sync failed, so nothing is known about what is on the disk.
     #[error("wal: closed after an earlier failure: {cause}")]
     Poisoned { cause: String },

@@ -199,6 +199,13 @@ impl Wal {
             held.push_back(Segment { name, file });
         }
 
+        // What the last process wrote is durable now or never. A failed sync may have left in memory what is not on the disk:
+        // no member may vouch for that. Only in the last segment, as the others were synced before it got its name.
+        let tail = held.back().expect("a log has at least one segment");
+        let path = tail.name.path(dir);
+        tail.file.sync_data().context("sync", &path)?;
+        tail.file.len().and_then(|len| tail.file.forget(len)).context("reread", &path)?;
+
         let mut collector = Collector::new(held[0].name.index, start);
         let (mut crc, mut offset, mut repair) = (None, 0, None);
         for (position, segment) in held.iter().enumerate() {
@@ -218,7 +225,7 @@ impl Wal {
         recovered.repair = repair;
         let last = recovered.snapshot.index() + recovered.entries.len() as u64;
         if recovered.hard_state.commit() > last {
-            return Err(WalError::CommitBeyondLog { path, commit: recovered.hard_state.commit(), last });
+            return Err(WalError::CommitBeyondLog { path, offset, commit: recovered.hard_state.commit(), last });
         }
 
         reach(Point::WalOpenRead);

@@ -129,6 +129,28 @@ fn k16_a_failed_write_or_fsync_ends_writing_but_not_reading() {
 }
 
 #[test]
+fn k16_a_meta_page_that_a_failed_fsync_left_in_memory_is_not_believed_by_the_next_process() {
+    let (disk, db) = prepared();
+    put(&db, b"second").unwrap();
+    // Data pages, fsync, meta page, fsync.
+    disk.fail_after(3, ErrorKind::Other);
+    assert!(matches!(put(&db, b"third"), Err(Error::Io { .. })));
+    drop(db);
+    let disk = disk.killed();
+    let db = open(&disk).unwrap();
+    let found = content(&db.begin_read());
+    assert_eq!(found, content(&open(&disk.crash(|| false)).unwrap().begin_read()), "what is read is on the disk");
+    // A commit that is cut short before its meta page is durable falls back to what was found, whole.
+    for call in 0..4 {
+        let disk = disk.killed();
+        let db = open(&disk).unwrap();
+        disk.fail_after(call, ErrorKind::Other);
+        assert!(put(&db, b"fourth").is_err());
+        assert_eq!(content(&open(&disk.crash(|| false)).unwrap().begin_read()), found, "call {call}");
+    }
+}
+
+#[test]
 fn k14_a_file_that_cannot_grow_undoes_the_commit_and_goes_on() {
     let (disk, db) = prepared();
     let fill = |db: &Db, length: usize| {
@@ -220,6 +242,9 @@ mod full {
         }
         fn sync_data(&self) -> io::Result<()> {
             self.0.sync_data()
+        }
+        fn forget(&self, len: u64) -> io::Result<()> {
+            self.0.forget(len)
         }
         fn set_len(&self, _: u64) -> io::Result<()> {
             Err(io::ErrorKind::StorageFull.into())

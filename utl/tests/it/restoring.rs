@@ -92,7 +92,7 @@ fn what_cannot_be_restored_leaves_nothing_behind() {
     fs::write(&snapshot, b"this is no snapshot").unwrap();
     refused(&Restore { skip_hash_check: true, ..good.clone() }, "no valid meta page");
     fs::write(&snapshot, &whole[..(whole.len() / 2) & !511]).unwrap();
-    refused(&Restore { skip_hash_check: true, ..good.clone() }, "its meta page promises");
+    refused(&Restore { skip_hash_check: true, ..good.clone() }, "as the meta page says");
     fs::write(&snapshot, &whole).unwrap();
     refused(&Restore { name: "m9".into(), ..good.clone() }, "couldn't find local name \"m9\"");
     refused(

@@ -95,6 +95,24 @@ fn k15_a_failing_call_is_final_and_loses_nothing_acknowledged() {
 }
 
 #[test]
+fn k16_what_a_failed_fsync_left_in_memory_is_not_believed_by_the_next_process() {
+    let (disk, dir) = simulated();
+    let mut wal = create(&disk, dir, SMALL);
+    wal.append(None, &[entry(1, 1, b"durable")], true).unwrap();
+    disk.fail_after(1, std::io::ErrorKind::Other);
+    let refused = wal.append(None, &[entry(2, 1, &[2; 2000])], true).unwrap_err().to_string();
+    assert!(refused.contains("cannot sync"), "{refused}");
+    drop(wal);
+    // No power was lost: a read finds the entry in memory. Whoever believes in it acknowledges it to the leader.
+    let disk = disk.killed();
+    let (mut wal, recovered) = open(&disk, dir, SMALL).unwrap();
+    assert_eq!(indexes(&recovered), [1]);
+    wal.append(None, &[entry(2, 2, b"another")], true).unwrap();
+    let (_wal, recovered) = open(&disk.crash(|| false), dir, SMALL).unwrap();
+    assert_eq!(recovered.entries, [entry(1, 1, b"durable"), entry(2, 2, b"another")]);
+}
+
+#[test]
 fn a_creation_cut_short_leaves_no_log_or_a_whole_one() {
     for after in 0..20 {
         let (disk, dir) = simulated();
