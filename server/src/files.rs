@@ -48,6 +48,7 @@ fn unreadable(path: &Path, error: Unreadable) -> StartError {
     let path = path.to_owned();
     match error {
         Unreadable::Schema(schema::Error::Db(error)) => StartError::Db(error),
+        error @ Unreadable::Newer { .. } => StartError::Newer { path, reason: error.to_string() },
         error => StartError::Damaged { path, reason: error.to_string() },
     }
 }

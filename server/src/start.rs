@@ -50,6 +50,7 @@ use crate::{
     raft::{self, RaftMetrics},
     space::{self, Reserve},
     upkeep,
+    version::Version,
 };
 
 /// How long requests of other members may take once the member stops. Streams never end by themselves.
@@ -94,6 +95,17 @@ pub enum StartError {
         /// Which.
         path: PathBuf,
         /// What.
+        reason: String,
+    },
+    /// The db file is of a release that is not known here.
+    #[error(
+        "the db file {path} is of a newer release: {reason}; start the release that wrote it, run `etcdctl downgrade enable \
+         {}.{}`, and stop it once `etcdctl downgrade` is done", Version::server().major, Version::server().minor
+    )]
+    Newer {
+        /// Which.
+        path: PathBuf,
+        /// What says so.
         reason: String,
     },
     /// Tokens cannot be given.

@@ -15,6 +15,7 @@ use crate::{
     lease::{Lessor, Rules},
     load::Loaded,
     raft,
+    version::Version,
 };
 
 /// The state that a db file holds.
@@ -41,6 +42,9 @@ pub(crate) enum Unreadable {
     Record(#[from] RecordError),
     #[error("{0} is no revision")]
     Key(String),
+    /// Its fields may mean what nobody here knows.
+    #[error("expected a {what} of at most {}, found {found}", Version::server().minor())]
+    Newer { what: &'static str, found: Version },
 }
 
 impl From<db::Error> for Unreadable {
@@ -86,6 +90,16 @@ impl State {
         };
         let applied = raft::Applied { index, conf_state: schema::read_conf_state(txn)?.filter(is_of) };
         let auth = schema::read_auth(txn)?;
+        let versions = [
+            ("storage version", &schema::read_storage_version(txn)?),
+            ("cluster version", &membership.cluster_version),
+        ];
+        for (what, version) in versions {
+            let version = version.as_deref().and_then(Version::parse);
+            if let Some(found) = version.filter(|found| found.minor() > Version::server().minor()) {
+                return Err(Unreadable::Newer { what, found });
+            }
+        }
         Ok(State { keyspace, lessor, auth, alarms, membership, downgrade, applied, term, unfinished })
     }
 }

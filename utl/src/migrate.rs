@@ -32,6 +32,23 @@ pub fn parse(text: &str) -> Result<Version> {
     Ok(version)
 }
 
+/// Refuses the version that a file says it is of, if it is newer than what is known here.
+pub(crate) fn must_be_known(path: &Path, named: &str) -> Result<()> {
+    let mut numbers = named.split('.').map_while(|number| number.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) if (major, minor) > NEWEST => Err(Error::refused_with(
+            format!(
+                "{}: bucket meta, key storageVersion: expected at most {}.{}, found {named}",
+                path.display(),
+                NEWEST.0,
+                NEWEST.1
+            ),
+            format!("start the release that wrote it and run: etcdctl downgrade enable {}.{}", NEWEST.0, NEWEST.1),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the file of a stopped member say that it is of `target`, one release after the other; says what it did.
 ///
 /// The schemas of 3.5 to 3.7 hold the same but for the field with the version. A log may hold what an older release
@@ -40,6 +57,7 @@ pub fn migrate(data_dir: &Path, target: Version, force: bool, wait: Duration) ->
     let path = files::db_path(data_dir);
     let db = files::open_read_write(&path, wait)?;
     let named = schema::read_storage_version(&db.begin_read()).map_err(Error::schema(&path))?;
+    named.as_deref().map_or(Ok(()), |named| must_be_known(&path, named))?;
     let current = named.as_deref().map_or(Ok(OLDEST), |text| {
         let minor = text.rsplit_once('.').map_or(text, |(minor, _)| minor);
         parse(minor)

@@ -14,6 +14,7 @@ mod maintenance;
 mod methods;
 mod quota;
 mod quotas;
+mod refused;
 mod restarts;
 mod rights;
 mod sizes;
