@@ -5,11 +5,12 @@
 #   Python with etcd3 0.12: PyPI, in an environment of its own
 #   etcd-dump-logs 3.6.14: Go modules; that of 3.7.1 prints addresses, and crashes on logs of 3.7.1 itself
 #   etcd 3.7.1, etcdctl, etcdutl, dump tools, benchmark, bbolt: Go modules
+#   auger 1.0.3: from its repository on GitHub, since the Go module proxy does not have it; so `all` leaves it out
 #   Kubernetes' sample-apiserver 0.37.2: Go modules; takes minutes to build, so `all` leaves it out
 #   schemathesis: PyPI, in an environment of its own
 #   Prometheus, promtool: Debian; etcd's own alerts and board (its mixin), Grafana's dashboard-linter: Go modules. That
 #   takes minutes to build as well, so `all` leaves it out
-# Usage: conformance/install-peers.sh [all|debian|pypi|python|schemathesis|go|tools|kubernetes|monitoring]
+# Usage: conformance/install-peers.sh [all|debian|pypi|python|schemathesis|go|tools|auger|kubernetes|monitoring]
 # They land in $FOREBAY_PEERS (default ~/.cache/forebay-peers), one folder each.
 set -euo pipefail
 
@@ -83,6 +84,15 @@ tools() {
   GOBIN="$peers/tools" go install go.etcd.io/bbolt/cmd/bbolt@v1.5.0
 }
 
+auger() {
+  [ -x "$peers/tools/auger" ] && return
+  local work; work=$(mktemp -d)
+  mkdir -p "$peers/tools"
+  git clone --quiet --depth 1 --branch v1.0.3 "${AUGER_REPOSITORY:-https://github.com/etcd-io/auger}" "$work/auger"
+  (cd "$work/auger" && go build -o "$peers/tools/auger" .)
+  rm -rf "$work"
+}
+
 # The API server's own library with one small kind of object, as its developers try it.
 kubernetes() {
   [ -x "$peers/kubernetes/sample-apiserver" ] && return
@@ -136,10 +146,11 @@ case ${1:-all} in
   python) python ;;
   go) go_peers ;;
   tools) tools ;;
+  auger) auger ;;
   kubernetes) kubernetes ;;
   monitoring) monitoring ;;
   schemathesis) schemathesis ;;
   all) debian; pypi; python; schemathesis; go_peers; tools ;;
-  *) echo "usage: $0 [all|debian|pypi|python|schemathesis|go|tools|kubernetes|monitoring]" >&2; exit 2 ;;
+  *) echo "usage: $0 [all|debian|pypi|python|schemathesis|go|tools|auger|kubernetes|monitoring]" >&2; exit 2 ;;
 esac
 ls "$peers"/*/

@@ -108,6 +108,9 @@ pub const INSTALL: &str = "not installed; run conformance/install-peers.sh";
 /// What to tell someone who has no Prometheus.
 pub const INSTALL_MONITORING: &str = "not installed; run conformance/install-peers.sh monitoring";
 
+/// What to tell someone who has no auger.
+pub const INSTALL_AUGER: &str = "not installed; run conformance/install-peers.sh auger";
+
 /// What to tell someone who has not built the binary under test.
 pub const BUILD: &str = "no forebay binary; run `cargo build` first or name one with FOREBAY_BIN";
 

@@ -128,6 +128,47 @@ impl Target {
         Err(last.expect("three attempts leave an error"))
     }
 
+    /// A member whose data directory is a disk of its own with so many MiB, which [`Target::enlarge_disk`] doubles.
+    /// `None` where this user may make none.
+    pub async fn on_small_disk(kind: Kind, mib: u32, args: &[&str]) -> anyhow::Result<Option<Target>> {
+        let may = Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();
+        if !may.is_ok_and(|status| status.success()) {
+            return Ok(None);
+        }
+        let dir = TempDir::with_prefix("conformance-")?;
+        let [member, peer, _] = free_addresses()?;
+        let data = data_dir(dir.path());
+        std::fs::create_dir(&data)?;
+        let command = member_command(kind, dir.path(), member, peer)?;
+        // Nobody else sees the disk, and it goes with the member.
+        let script = format!(
+            "mount -t tmpfs -o size={mib}m,mode=0700 none \"$0\" || exit\n\
+             while kill -0 $$ 2>/dev/null; do\n\
+             [ -e \"$0.enlarge\" ] && mount -o remount,size={}m \"$0\" && rm \"$0.enlarge\"\n\
+             sleep 0.1\n\
+             done &\n\
+             exec \"$@\"",
+            2 * mib
+        );
+        let mut within = Command::new("unshare");
+        within.args(["--mount", "sh", "-c", &script]).arg(&data).arg(command.get_program()).args(command.get_args());
+        within.args(args);
+        let member_process = Process::start(within, member, dir.path().join("member.log")).await?;
+        Ok(Some(Target { kind, client: member, member, peer, member_process, gateway_process: None, dir }))
+    }
+
+    /// Doubles the disk of a member that was started on a small one.
+    pub async fn enlarge_disk(&self) -> anyhow::Result<()> {
+        let asked = self.dir.path().join("data.enlarge");
+        std::fs::write(&asked, "")?;
+        let started = Instant::now();
+        while asked.exists() {
+            ensure!(started.elapsed() < START_LIMIT, "the disk did not grow within {START_LIMIT:?}");
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
+        Ok(())
+    }
+
     async fn try_start(
         kind: Kind,
         args: &[&str],

@@ -42,8 +42,10 @@ struct Key {
     versions: u64,
     /// Of the records of all versions, each with its revision, as they stand in the file.
     bytes: u64,
-    /// Of the values of all versions alone.
-    value_bytes: u64,
+    /// Versions since the last deletion, which is the first of them.
+    versions_since_deleted: u64,
+    /// Of the values of these alone.
+    value_bytes_since_deleted: u64,
     /// Versions after the last compaction.
     recent: u64,
     is_live: bool,
@@ -127,7 +129,11 @@ impl Space {
             };
             facts.versions += 1;
             facts.bytes += (key.len() + value.len()) as u64;
-            facts.value_bytes += record.value.len() as u64;
+            if tombstone {
+                (facts.versions_since_deleted, facts.value_bytes_since_deleted) = (0, 0);
+            }
+            facts.versions_since_deleted += 1;
+            facts.value_bytes_since_deleted += record.value.len() as u64;
             facts.recent += u64::from(main > self.compacted);
             facts.is_live = !tombstone;
             if let Some(kind) = kubernetes::kind(&record.value) {
@@ -228,11 +234,13 @@ impl Space {
     }
 
     /// A line for each key: bytes of all its values, number of its versions, and itself; what
-    /// `auger extract --fields all-versions-value-size,version-count,key` prints.
+    /// `auger extract --fields all-versions-value-size,version-count,key` prints. As there, a key that was deleted begins
+    /// anew with the deletion.
     #[must_use]
     pub fn auger(&self) -> String {
         let line = |(key, facts): (&Vec<u8>, &Key)| {
-            format!("{} {} {}\n", facts.value_bytes, facts.versions, String::from_utf8_lossy(key))
+            let key = String::from_utf8_lossy(key);
+            format!("{} {} {key}\n", facts.value_bytes_since_deleted, facts.versions_since_deleted)
         };
         self.keys.iter().map(line).collect()
     }
@@ -303,12 +311,12 @@ mod tests {
         assert_eq!(rows[0].top_key, "/a/x");
         // Revision, then the record: 6 bytes of key, 3 of lengths and tags or more, the value.
         assert_eq!(rows[0].bytes, 4 * (17 + 6 + 3 + 1000) + 17 + 6 + 2 + 10);
-        assert_eq!(space.auger(), "4000 4 /a/x\n10 1 /a/y\n50 2 /b/z\n");
+        assert_eq!(space.auger(), "4000 4 /a/x\n10 1 /a/y\n0 1 /b/z\n");
         assert!(space.table(By::Prefix { depth: 1 }).starts_with("PREFIX  OBJECTS  LIVE  AVG SIZE  REVISIONS"));
         let json: serde_json::Value = serde_json::from_str(&space.json(By::Kind)).unwrap();
         assert_eq!(json["rows"][0]["name"], "(no Kubernetes object)");
         assert_eq!((json["revision"].as_i64(), json["compactRevision"].as_i64()), (Some(8), Some(5)));
         let under = Space::read(&db, &path, b"/b/").unwrap();
-        assert_eq!(under.auger(), "50 2 /b/z\n");
+        assert_eq!(under.auger(), "0 1 /b/z\n");
     }
 }

@@ -1,8 +1,17 @@
 //! A member whose files were changed behind its back does not serve, the others go on, and it heals from them.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
-use forebay_conformance::{cluster::Cluster, peers, target::Kind, tools::Tool};
+use forebay_conformance::{
+    cluster::Cluster,
+    peers, session,
+    target::{Kind, Target},
+    tools::Tool,
+};
+use forebay_proto::etcdserverpb::{
+    AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, StatusRequest,
+    alarm_request::AlarmAction, kv_client::KvClient, maintenance_client::MaintenanceClient,
+};
 
 use crate::within;
 
@@ -91,4 +100,77 @@ async fn k12_a_member_with_a_flipped_bit_in_its_db_is_refused_and_heals_from_the
 async fn k11_a_member_of_a_cluster_of_etcds_heals_from_them() {
     let test = "damage::k11_a_member_of_a_cluster_of_etcds_heals_from_them";
     within(heals(test, Kind::Etcd(peers::Release::V3_7), true)).await;
+}
+
+/// As large as what a controller may store in one object, give or take.
+const LARGE_BYTES: usize = 100 << 10;
+/// More of them than the disk holds.
+const PUTS_MAX: usize = 4000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k14_a_member_on_a_disk_that_fills_raises_the_alarm_and_goes_on_once_there_is_space() {
+    let test = "damage::k14_a_member_on_a_disk_that_fills_raises_the_alarm_and_goes_on_once_there_is_space";
+    within(async {
+        if let Some(missing) = Kind::Server.missing() {
+            peers::skip(test, missing);
+            return Ok(());
+        }
+        let Some(target) = Target::on_small_disk(Kind::Server, 200, &["--log-level=warn"]).await? else {
+            peers::skip_extra(test, "this user may not mount a disk of its own");
+            return Ok(());
+        };
+        let channel = session::connect(&target).await?;
+        let (mut kv, mut maintenance) = (KvClient::new(channel.clone()), MaintenanceClient::new(channel));
+        let put = |n: usize| PutRequest {
+            key: format!("large/{n:04}").into(),
+            value: vec![b'v'; LARGE_BYTES].into(),
+            ..Default::default()
+        };
+        let mut acknowledged = 0;
+        let refusal = loop {
+            match kv.put(put(acknowledged)).await {
+                Ok(_) => acknowledged += 1,
+                Err(status) => break status,
+            }
+            assert!(acknowledged < PUTS_MAX, "the disk is not full");
+        };
+        assert_eq!(refusal.message(), "etcdserver: mvcc: database space exceeded", "{}", target.log());
+        assert!(acknowledged > 100, "{acknowledged} fit on the disk");
+        let status = maintenance.status(StatusRequest {}).await?.into_inner();
+        let member_id = status.header.unwrap_or_default().member_id;
+        assert_eq!(status.errors, [format!("memberID:{member_id} alarm:NOSPACE ")]);
+
+        // What was acknowledged is read, and what frees space is done.
+        let all = RangeRequest { key: "large/".into(), range_end: "large0".into(), ..Default::default() };
+        let count = RangeRequest { count_only: true, ..all.clone() };
+        assert_eq!(kv.range(count.clone()).await?.into_inner().count, acknowledged as i64);
+        let half = DeleteRangeRequest {
+            key: "large/".into(),
+            range_end: format!("large/{:04}", acknowledged / 2).into(),
+            ..Default::default()
+        };
+        let deleted = kv.delete_range(half).await?.into_inner();
+        assert_eq!(deleted.deleted, acknowledged as i64 / 2);
+        let revision = deleted.header.unwrap_or_default().revision;
+        kv.compact(CompactionRequest { revision, physical: true }).await?;
+        assert!(kv.put(put(0)).await.is_err(), "the alarm holds until it is turned off");
+
+        target.enlarge_disk().await?;
+        // The member looks at its disk four times a second; an alarm that is turned off before that is raised again.
+        for attempt in 0.. {
+            let (action, alarm) = (AlarmAction::Deactivate as i32, AlarmType::Nospace as i32);
+            maintenance.alarm(AlarmRequest { action, member_id, alarm }).await?;
+            match kv.put(put(0)).await {
+                Ok(_) => break,
+                Err(status) => assert!(attempt < 100, "{status}: {}", target.log()),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        for n in 0..acknowledged / 2 {
+            kv.put(put(n)).await?;
+        }
+        assert_eq!(kv.range(count).await?.into_inner().count, acknowledged as i64);
+        Ok(())
+    })
+    .await;
 }

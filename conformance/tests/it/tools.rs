@@ -15,7 +15,7 @@ use forebay_conformance::{
     target::{Kind, NAME, Target},
     tools::Tool,
 };
-use forebay_proto::etcdserverpb::{PutRequest, kv_client::KvClient};
+use forebay_proto::etcdserverpb::{PutRequest, RangeRequest, kv_client::KvClient};
 use tokio::task::JoinHandle;
 
 use crate::within;
@@ -41,10 +41,12 @@ fn tools() -> Option<Tools> {
     })
 }
 
-const ENTRY_TYPES: [&str; 10] = [
+const ENTRY_TYPES: [&str; 12] = [
     "Normal,ConfigChange",
     "ConfigChange",
+    "Request",
     "InternalRaftRequest",
+    "IRRRange",
     "IRRPut",
     "IRRDeleteRange",
     "IRRTxn",
@@ -148,13 +150,52 @@ async fn our_tools_read_files_of_etcd_3_5_as_etcds_do() {
     within(files_of("tools::our_tools_read_files_of_etcd_3_5_as_etcds_do", Kind::Etcd(Release::V3_5))).await;
 }
 
+/// What auger lists of a file, with the field lists of the talk; and our answer to the longest of them.
+async fn extracted_from(test: &str, kind: Kind) -> anyhow::Result<()> {
+    let Some(auger) = Tool::etcd("tools/auger") else {
+        peers::skip_extra(test, peers::INSTALL_AUGER);
+        return Ok(());
+    };
+    let Some(space) = Tool::ours(&["space"]).filter(|_| kind.missing().is_none()) else {
+        peers::skip(test, kind.missing().unwrap_or(peers::BUILD));
+        return Ok(());
+    };
+    let mut target = Target::start(kind, &[]).await?;
+    content::write(&target, "first").await?;
+    content::write(&target, "second").await?;
+    target.stop().await?;
+    let db = target.data_dir().join("member/snap/db");
+    let db = db.to_str().expect("a temporary directory is UTF-8");
+    let extract = |fields: &str| auger.run(&["extract", "--file", db, "--fields", fields]);
+    let sorted = |text: &str| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
+    let theirs = sorted(&extract("all-versions-value-size,version-count,key")?);
+    assert!(theirs.len() > 20 && theirs.iter().any(|line| line.ends_with("second/last")), "{theirs:?}");
+    assert_eq!(sorted(&space.run(&[db, "--auger"])?), theirs);
+    assert_eq!(sorted(&extract("key")?).len(), theirs.len());
+    assert!(extract("key,value-size")?.contains(&format!("second/last {}\n", "value of second/last".len())));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn auger_extracts_from_our_files_what_space_prints() {
+    within(extracted_from("tools::auger_extracts_from_our_files_what_space_prints", Kind::Server)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn space_prints_of_files_of_etcd_what_auger_does() {
+    within(extracted_from("tools::space_prints_of_files_of_etcd_what_auger_does", Kind::Etcd(Release::V3_7))).await;
+}
+
 /// What a restore keeps of the content of a member: all but who the members are, and what is bound to them.
 fn kept(content: Content) -> Content {
     Content { members: Vec::new(), alarms: Vec::new(), ..content }
 }
 
+/// Who restores a snapshot (0 for etcdutl, 1 for ours), who serves it then, and with which flag.
+type Way = (usize, Kind, &'static str);
+
 /// A snapshot of `from`, restored by either side's tool, and served by either side.
-async fn snapshots_of(test: &str, from: Kind) -> anyhow::Result<()> {
+async fn snapshots_of(test: &str, from: Kind, ways: &[Way]) -> anyhow::Result<()> {
     let Some(tools) = tools() else {
         peers::skip(test, peers::INSTALL);
         return Ok(());
@@ -171,15 +212,11 @@ async fn snapshots_of(test: &str, from: Kind) -> anyhow::Result<()> {
     tools.etcdutl[1].run(&["snapshot", "save", file, "--endpoints", &target.url()])?;
     alike(&tools.etcdutl, &["snapshot", "status", file, "-w", "json"], as_it_is)?;
     tools.etcdutl[1].run(&["snapshot", "verify", file])?;
-    // etcd 3.5 does not start on what 3.7 has written; ours writes as 3.7.
-    let etcd = Kind::Etcd(Release::V3_7);
-    for (tool, to, bump) in [
-        (0, Kind::Server, ""),
-        (1, etcd, ""),
-        (1, Kind::Server, "--bump-revision=1000"),
-        (0, Kind::Server, "--bump-revision=1000"),
-        (1, etcd, "--bump-revision=1000"),
-    ] {
+    let restorer = match from {
+        Kind::Etcd(Release::V3_5) => [Tool::etcd("3.5/etcdutl").expect("it comes with etcd"), tools.etcdutl[1].clone()],
+        _ => tools.etcdutl.clone(),
+    };
+    for (tool, to, bump) in ways.iter().copied() {
         let restored = Target::prepared(to, &[], &|data_dir, peer| {
             let data_dir = data_dir.to_str().expect("a temporary directory is UTF-8");
             let cluster = format!("{NAME}={peer}");
@@ -188,7 +225,7 @@ async fn snapshots_of(test: &str, from: Kind) -> anyhow::Result<()> {
             if !bump.is_empty() {
                 words.extend([bump, "--mark-compacted"]);
             }
-            tools.etcdutl[tool].run(&words).map(drop)
+            restorer[tool].run(&words).map(drop)
         })
         .await?;
         let after = content::content(&restored).await?;
@@ -199,20 +236,48 @@ async fn snapshots_of(test: &str, from: Kind) -> anyhow::Result<()> {
         } else {
             assert_eq!((&after.keys, &after.leases), (&before.keys, &before.leases), "{case}");
             assert_eq!(after.revision, before.revision + 1000, "{case}");
+            // Whoever watched or read the past learns that it is gone.
+            let past = RangeRequest { key: "k".into(), revision: before.revision, ..Default::default() };
+            let gone =
+                KvClient::new(session::connect(&restored).await?).range(past).await.expect_err("it is compacted");
+            assert_eq!(gone.message(), "etcdserver: mvcc: required revision has been compacted", "{case}");
         }
         content::write(&restored, "after").await?;
     }
     Ok(())
 }
 
+/// etcd 3.5 does not start on what 3.7 has written; ours writes as 3.7.
+const BOTH_WAYS: [Way; 5] = [
+    (0, Kind::Server, ""),
+    (1, Kind::Etcd(Release::V3_7), ""),
+    (1, Kind::Server, "--bump-revision=1000"),
+    (0, Kind::Server, "--bump-revision=1000"),
+    (1, Kind::Etcd(Release::V3_7), "--bump-revision=1000"),
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn our_snapshots_are_restored_by_either_side() {
-    within(snapshots_of("tools::our_snapshots_are_restored_by_either_side", Kind::Server)).await;
+    within(snapshots_of("tools::our_snapshots_are_restored_by_either_side", Kind::Server, &BOTH_WAYS)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcds_snapshots_are_restored_by_either_side() {
-    within(snapshots_of("tools::etcds_snapshots_are_restored_by_either_side", Kind::Etcd(Release::V3_7))).await;
+    let test = "tools::etcds_snapshots_are_restored_by_either_side";
+    within(snapshots_of(test, Kind::Etcd(Release::V3_7), &BOTH_WAYS)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_of_etcd_3_5_are_restored_by_either_side() {
+    let test = "tools::snapshots_of_etcd_3_5_are_restored_by_either_side";
+    // Its tool cannot bump a revision yet.
+    let ways = [
+        (0, Kind::Server, ""),
+        (1, Kind::Etcd(Release::V3_5), ""),
+        (1, Kind::Server, ""),
+        (1, Kind::Etcd(Release::V3_5), "--bump-revision=1000"),
+    ];
+    within(snapshots_of(test, Kind::Etcd(Release::V3_5), &ways)).await;
 }
 
 /// Saves snapshots while a writer goes on, and holds each to be one state: a prefix of what was written.
