@@ -1,6 +1,6 @@
 //! Keeps the mirror filled: a list at one revision, then a watch from the next one on, for ever.
 //!
-//! The list is of the past, so that the watch brings the window that clients resume in: after a restart of the gateway
+//! The first list is of the past, so that the watch brings the window that clients resume in: after a restart of the gateway
 //! all of them come back with revisions from just before it, and each that lies before the window costs the upstream a
 //! watch.
 //!
@@ -147,7 +147,7 @@ impl Feed {
     pub(super) async fn run(mut self) {
         let mut pause = PAUSE;
         loop {
-            let (served, end) = self.session().await;
+            let (listed, end) = self.session().await;
             self.state.suspend();
             self.state.metrics.rebuild(end.reason());
             match end {
@@ -165,7 +165,7 @@ impl Feed {
                     continue;
                 }
                 // It was let in before: auth was enabled meanwhile, or somebody changed what it may do. It logs in anew.
-                End::Unauthorised(_) if served => {}
+                End::Unauthorised(_) if listed => {}
                 End::Unauthorised(_) | End::TooOld => {
                     self.drop_mirror();
                     self.state.despair();
@@ -180,7 +180,7 @@ impl Feed {
                 }
                 _ => {}
             }
-            pause = if served { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
+            pause = if listed { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
             time::sleep(pause).await;
         }
     }
@@ -193,7 +193,7 @@ impl Feed {
         }
     }
 
-    /// Lists and follows once; returns whether the mirror was served, and how that ended.
+    /// Lists and follows once; returns whether there was a list, and how that ended.
     async fn session(&mut self) -> (bool, End) {
         let listed = {
             let (state, has_riders) = (Arc::clone(&self.state), self.mirror.is_some());
@@ -207,13 +207,12 @@ impl Feed {
                 }
             }
         };
-        let serving = match listed {
-            Ok(serving) => serving,
+        let (serving, present) = match listed {
+            Ok(listed) => listed,
             Err(end) => return (false, self.state.standing_setback().map_or(end, End::Setback)),
         };
         let mirror = self.mirror.as_mut().expect("a mirror was listed");
-        self.state.serve(&serving);
-        let end = match tail::follow(&self.state, &mut self.own, &self.config, mirror, &serving).await {
+        let end = match tail::follow(&self.state, &mut self.own, &self.config, mirror, &serving, present).await {
             TailEnd::Break(Break::Compacted(revision)) => {
                 mirror.set_compacted(revision);
                 End::Compacted
@@ -230,8 +229,8 @@ impl Feed {
         (true, end)
     }
 
-    /// Fills the mirror from a list.
-    async fn list(&mut self) -> Result<Arc<Serving>, End> {
+    /// Fills the mirror from a list; returns at which revision it is of the present.
+    async fn list(&mut self) -> Result<(Arc<Serving>, i64), End> {
         let Feed { state, config, own, mirror, .. } = self;
         own.authenticate(&state.caller).await.map_err(End::of)?;
         let ranges = match self.is_reduced {
@@ -244,10 +243,9 @@ impl Feed {
         let want = Want { range: tail::own_range(state, own.identity(), &ranges), revision: 0 };
         let present = state.vouch(own.identity(), false, &want).await.map_err(End::of)?;
         let begin = match mirror {
-            // The past of what was restored is not the one that clients have seen.
-            _ if self.is_set_back => present,
-            Some(mirror) => past(present, config).max(mirror.revision()),
             None => past(present, config),
+            // What made it be built anew may lie in the past.
+            Some(_) => present,
         };
         let live_bytes = config.max_bytes - config.window_bytes();
         let list = async |at| {
@@ -277,7 +275,8 @@ impl Feed {
             self.reached = Arc::default();
         }
         self.reached.advance(mirror.revision());
-        Ok(Arc::new(Serving { reader: mirror.reader(), hub: mirror.hub().clone(), reached: Arc::clone(&self.reached) }))
+        let (reader, hub, reached) = (mirror.reader(), mirror.hub().clone(), Arc::clone(&self.reached));
+        Ok((Arc::new(Serving { reader, hub, reached }), present))
     }
 }
 

@@ -76,16 +76,20 @@ impl From<TailEnd> for StreamEnd {
     }
 }
 
-/// Follows from the mirror's revision on until that is not possible any more.
+/// Follows from the mirror's revision on until that is not possible any more. Answers are given from the mirror as soon
+/// as it has come to `present`.
 pub(super) async fn follow(
     state: &Arc<State>,
     own: &mut Own,
     config: &MirrorConfig,
     mirror: &mut Mirror,
-    serving: &Serving,
+    serving: &Arc<Serving>,
+    present: i64,
 ) -> TailEnd {
     let ranges = mirror.reader().ranges().clone();
-    let mut tail = Tail { state, own, config, mirror, serving, ranges, behind: None, denied: false, cursor: None };
+    let due = Some(present);
+    let mut tail = Tail { state, own, config, mirror, serving, due, ranges, behind: None, denied: false, cursor: None };
+    tail.serve_if_due();
     let mut pause = REOPEN_PAUSE;
     loop {
         let from = tail.mirror.revision();
@@ -109,7 +113,9 @@ struct Tail<'a> {
     own: &'a mut Own,
     config: &'a MirrorConfig,
     mirror: &'a mut Mirror,
-    serving: &'a Serving,
+    serving: &'a Arc<Serving>,
+    /// The revision from which on answers are given; absent once they are.
+    due: Option<i64>,
     ranges: Ranges,
     /// A revision that the upstream has and the mirror has not, and since when that is known.
     behind: Option<(i64, Instant)>,
@@ -227,6 +233,7 @@ impl Tail<'_> {
         }
         let revision = self.mirror.revision();
         self.serving.reached.advance(revision);
+        self.serve_if_due();
         if self.behind.is_some_and(|(wanted, _)| wanted <= revision) {
             self.behind = None;
         }
@@ -235,6 +242,12 @@ impl Tail<'_> {
             return Err(TailEnd::TooLarge.into());
         }
         Ok(())
+    }
+
+    fn serve_if_due(&mut self) {
+        if self.due.take_if(|due| *due <= self.mirror.revision()).is_some() {
+            self.state.serve(self.serving);
+        }
     }
 
     /// Asks where the upstream is, whether what the window holds is compacted, and whether the gateway may read.
