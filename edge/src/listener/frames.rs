@@ -3,7 +3,7 @@
 //! Pings, settings, window updates, resets and empty data are each answered or worked off by the library, as fast as
 //! they come. An honest client sends them along with what it gets from us; one that floods sends nothing else. So
 //! their bytes fill a bucket that empties with time and with what we send, and a connection whose bucket runs over is
-//! ended.
+//! ended. So does every stream that is refused because too many are open: a client is told how many there may be.
 //!
 //! Beside that, grpc-go's rule for clients that ping to see whether we are there: whoever does so too often three times
 //! without getting anything in between is told, and ended. Other than there, it does not matter whether a call is open.
@@ -20,14 +20,23 @@ const FORGIVEN_PER_SECOND: u64 = 4 << 10;
 /// than one.
 const SENT_PER_BYTE: u64 = 2;
 
+/// What a refused stream counts as: a thousand at once are borne, of a client that has not heard yet how many there may
+/// be.
+const REFUSED: u64 = 256;
+
 /// Pings that come too early and are borne, until something is sent.
 const STRIKES: u8 = 2;
 
 const HEADER: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const PING: u8 = 6;
 const ACK: u8 = 1;
+/// The bytes of a reason.
+const REASON: usize = 4;
+/// Why a stream is reset that there is no room for.
+const REFUSED_STREAM: [u8; REASON] = [0, 0, 0, 7];
 
 /// What ends a connection that pings too often: GOAWAY, to try again more calmly.
 pub(super) const TOO_MANY_PINGS: &[u8] = b"\0\0\x16\x07\0\0\0\0\0\x7f\xff\xff\xff\0\0\0\x0btoo_many_pings";
@@ -35,34 +44,57 @@ pub(super) const TOO_MANY_PINGS: &[u8] = b"\0\0\x16\x07\0\0\0\0\0\x7f\xff\xff\xf
 /// Tells frames apart in a stream of bytes, without keeping them.
 #[derive(Debug, Default)]
 struct Walker {
-    header: [u8; HEADER],
-    header_len: usize,
+    /// The present frame's header, and if it is a reset its reason.
+    head: [u8; HEADER + REASON],
+    head_len: usize,
     /// Bytes of the present frame that are still to come.
     remaining: usize,
 }
 
+/// What is seen of a frame.
+struct Seen {
+    kind: u8,
+    flags: u8,
+    len: usize,
+    /// Resets a stream that there is no room for.
+    refuses: bool,
+}
+
 impl Walker {
-    /// Calls `frame` with kind, flags and length of each frame whose header ends here.
-    fn walk(&mut self, mut bytes: &[u8], mut frame: impl FnMut(u8, u8, usize)) {
+    /// Calls `frame` with each frame whose head ends here.
+    fn walk(&mut self, mut bytes: &[u8], mut frame: impl FnMut(Seen)) {
         while !bytes.is_empty() {
             let skipped = self.remaining.min(bytes.len());
             self.remaining -= skipped;
             bytes = &bytes[skipped..];
-            let taken = (HEADER - self.header_len).min(bytes.len());
-            self.header[self.header_len..][..taken].copy_from_slice(&bytes[..taken]);
-            self.header_len += taken;
+            let taken = (self.head_wanted() - self.head_len).min(bytes.len());
+            self.head[self.head_len..][..taken].copy_from_slice(&bytes[..taken]);
+            self.head_len += taken;
             bytes = &bytes[taken..];
-            if self.header_len == HEADER {
-                let [a, b, c, kind, flags, ..] = self.header;
-                self.header_len = 0;
-                self.remaining = u32::from_be_bytes([0, a, b, c]) as usize;
-                frame(kind, flags, self.remaining);
+            if self.head_len == self.head_wanted() {
+                let (reason, kind, flags, len) =
+                    (&self.head[HEADER..self.head_len], self.head[3], self.head[4], self.len());
+                self.remaining = len - reason.len();
+                let refuses = *reason == REFUSED_STREAM;
+                self.head_len = 0;
+                frame(Seen { kind, flags, len, refuses });
             }
         }
     }
 
+    /// How long the head is, as far as it is known.
+    fn head_wanted(&self) -> usize {
+        let is_reset = self.head_len >= HEADER && self.head[3] == RST_STREAM && self.len() == REASON;
+        if is_reset { HEADER + REASON } else { HEADER }
+    }
+
+    /// The length that the header states.
+    fn len(&self) -> usize {
+        u32::from_be_bytes([0, self.head[0], self.head[1], self.head[2]]) as usize
+    }
+
     fn is_between_frames(&self) -> bool {
-        self.header_len == 0 && self.remaining == 0
+        self.head_len == 0 && self.remaining == 0
     }
 }
 
@@ -102,7 +134,7 @@ impl FrameMeter {
     /// Takes note of what came in; false once it is a flood.
     pub(super) fn received(&mut self, bytes: &[u8], now: Instant) -> bool {
         let FrameMeter { incoming, owed, pings, .. } = self;
-        incoming.walk(bytes, |kind, flags, len| {
+        incoming.walk(bytes, |Seen { kind, flags, len, .. }| {
             let says_something = kind == HEADERS || (kind == DATA && len > 0);
             if !says_something {
                 *owed += (HEADER + len) as u64;
@@ -127,12 +159,13 @@ impl FrameMeter {
 
     /// Takes note of what went out.
     pub(super) fn sent(&mut self, bytes: &[u8]) {
-        self.owed = self.owed.saturating_sub(bytes.len() as u64 / SENT_PER_BYTE);
-        let strikes = &mut self.pings.strikes;
-        self.outgoing.walk(bytes, |kind, _, _| {
+        let FrameMeter { outgoing, owed, pings, .. } = self;
+        *owed = owed.saturating_sub(bytes.len() as u64 / SENT_PER_BYTE);
+        outgoing.walk(bytes, |Seen { kind, refuses, .. }| {
             if matches!(kind, HEADERS | DATA) {
-                *strikes = 0;
+                pings.strikes = 0;
             }
+            *owed += if refuses { REFUSED } else { 0 };
         });
     }
 
@@ -181,6 +214,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn streams_that_are_refused_have_a_bound_and_those_that_end_otherwise_have_none() {
+        let now = Instant::now();
+        let reset = |reason: u8| [&[0, 0, 4, RST_STREAM, 0, 0, 0, 0, 1], &[0, 0, 0, reason][..]].concat();
+        for (reason, most) in [(7, 1_100), (0, 100_000), (8, 100_000)] {
+            for size in [1, 10, 13] {
+                let mut meter = FrameMeter::new(now, NEVER_TOO_OFTEN);
+                let taken = (0..100_000).take_while(|_| {
+                    reset(reason).chunks(size).for_each(|piece| meter.sent(piece));
+                    meter.received(&frame(HEADERS, 50), now)
+                });
+                let taken = taken.count();
+                assert!(taken <= most && taken > most * 9 / 10, "{taken} with reason {reason}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_ping_every_second_is_borne_for_ever() {
         let start = Instant::now();
         let mut meter = FrameMeter::new(start, Duration::from_secs(1));
@@ -214,13 +264,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn frames_are_told_apart_however_they_are_cut() {
         let now = Instant::now();
-        let bytes: Vec<u8> = [frame(DATA, 40), frame(6, 8), frame(HEADERS, 3), frame(4, 0)].concat();
+        let bytes: Vec<u8> = [frame(DATA, 40), frame(6, 8), frame(HEADERS, 3), frame(4, 0), frame(3, 4)].concat();
         for size in 1..bytes.len() {
             let mut meter = FrameMeter::new(now, NEVER_TOO_OFTEN);
             for piece in bytes.chunks(size) {
                 assert!(meter.received(piece, now));
             }
-            assert_eq!(meter.owed, 17 + 9, "pieces of {size}");
+            assert_eq!(meter.owed, 17 + 9 + 13, "pieces of {size}");
             bytes.chunks(size).for_each(|piece| meter.sent(piece));
             assert!(meter.is_between_frames());
         }
