@@ -40,6 +40,7 @@ mod token;
 mod watches;
 
 use std::{
+    hash::RandomState,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -52,6 +53,7 @@ use bytes::Bytes;
 use forebay_policies::{
     Accounts, Charge, Class, Client, Cost, Expected, Limit, OnLimit, Policy, Request, Rpc, Sizes, Verdict, Watched,
     bucket::{Bucket, Pace},
+    guesses::Guesses,
     heavy::{Accounting, Sums},
     prefix,
     units::Rate,
@@ -111,6 +113,8 @@ struct Shared {
     /// What every flow has used; outlives policies.
     accounts: Mutex<Accounts>,
     identities: Identities,
+    /// Whose logins the upstream refused.
+    guesses: Mutex<Guesses>,
     sizes: Mutex<Sizes>,
     /// The watches that clients have open, wherever their events come from.
     watched: Mutex<Watched>,
@@ -220,6 +224,7 @@ impl Admission {
             loaded: ArcSwap::from_pointee(Loaded::new(config.policy, &metrics, None)),
             accounts: Mutex::new(Accounts::new()),
             identities: Identities::new(),
+            guesses: Mutex::new(Guesses::new(RandomState::new(), seats::now(), 1)),
             sizes: Mutex::new(Sizes::new(SIZES)),
             watched: Mutex::default(),
             memory,

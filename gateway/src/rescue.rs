@@ -125,7 +125,8 @@ fn unavailable(method: &Method, headers: &HeaderMap, reason: &'static str) -> Re
     Remedy::later(method, Status::unavailable(text(headers)), reason)
 }
 
-fn text(headers: &HeaderMap) -> String {
+/// The text of a status.
+pub(crate) fn text(headers: &HeaderMap) -> String {
     Status::from_header_map(headers).map(|status| status.message().to_owned()).unwrap_or_default()
 }
 

@@ -34,6 +34,7 @@ pub mod shed;
 pub mod throttle;
 
 pub mod explain;
+pub mod guesses;
 pub mod heavy;
 pub mod quota;
 pub mod shares;

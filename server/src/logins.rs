@@ -1,6 +1,8 @@
 //! Finding out who a request is from, and logging in.
 
-use forebay_edge::Request;
+use std::net::{IpAddr, Ipv4Addr};
+
+use forebay_edge::{Request, listener::Peer};
 use forebay_proto::{
     Error,
     etcdserverpb::{AuthenticateRequest, InternalAuthenticateRequest, InternalRaftRequest},
@@ -51,11 +53,15 @@ impl Member {
     }
 
     /// Gives whoever knows a password a token.
-    pub(crate) async fn log_in(&self, request: AuthenticateRequest, deadline: Deadline) -> Result<String, Status> {
+    pub(crate) async fn log_in(&self, parts: &Parts, request: AuthenticateRequest) -> Result<String, Status> {
         let AuthenticateRequest { name, password } = request;
+        let deadline = self.deadline(&parts.headers)?;
+        let peer = parts.extensions.get::<Peer>();
+        let address = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address.ip());
+        self.auth().passwords().may_try(address, &name).map_err(refused)?;
         self.linearize(deadline).await?;
         loop {
-            let checked = self.check_password(&name, &password).await?;
+            let checked = self.check_password(address, &name, &password).await?;
             let simple_token = match self.auth().tokens() {
                 Tokens::Simple(_) => new_prefix(),
                 Tokens::Jwt(_) | Tokens::None => String::new(),
@@ -80,7 +86,7 @@ impl Member {
     }
 
     /// Returns the auth revision at which the password was this one.
-    async fn check_password(&self, name: &str, password: &str) -> Result<u64, Status> {
+    async fn check_password(&self, address: IpAddr, name: &str, password: &str) -> Result<u64, Status> {
         let (enabled, revision, user) =
             self.auth().read(|store| (store.is_enabled(), store.revision(), store.user(name).cloned()));
         if !enabled {
@@ -90,7 +96,7 @@ impl Member {
             return Err(Status::unknown(NO_PASSWORD));
         }
         // Who is not known is not known as slowly as who is.
-        match self.auth().passwords().verify(user, password.to_owned()).await {
+        match self.auth().passwords().verify(address, name, user, password.to_owned()).await {
             Ok(true) => Ok(revision),
             Ok(false) => {
                 tracing::warn!(user = name, "invalid authentication was requested");

@@ -1,6 +1,11 @@
 //! The layer that lets requests in.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{
+    mem,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use forebay_edge::{Body, Response, grpc};
@@ -17,6 +22,7 @@ use super::{
     memory::{self, Full},
     namespace::{Confinement, each_message, outward},
     scan::{Asked, RangeAsked, scan},
+    seats::now,
     settle::Held,
     watches::{Session, Upstream},
 };
@@ -131,6 +137,14 @@ impl<S> Admit<S> {
             None => (message, body),
         };
         let asked = message.as_ref().and_then(|message| scan(method, message));
+        if let Some((address, user)) = login(&client, asked.as_ref()) {
+            let wait = shared.guesses.lock().wait(now(), address, user);
+            if !wait.is_zero() {
+                let refusal = Refusal::guesses(wait);
+                shared.metrics.refused.with_label_values(&[&*refusal.rule, refusal.reason]).inc();
+                return Err(refusal.into());
+            }
+        }
         let request = attributes(&client, rpc, asked.as_ref());
         let watchers = asked.as_ref().map_or(0, |asked| asked.heard_by(&shared.watched));
         let request = Request { watchers, ..request };
@@ -215,6 +229,12 @@ fn confine(
         // What we cannot read the upstream might.
         None => Err(Failure::Refused(Status::internal("forebay: the request of a confined client cannot be read"))),
     }
+}
+
+/// Who tries to log in, and from where.
+pub(super) fn login<'a>(client: &Client, asked: Option<&'a Asked>) -> Option<(IpAddr, &'a [u8])> {
+    let user = asked?.user.as_deref()?;
+    Some((client.peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), user))
 }
 
 /// The attributes of a request by which it is judged.

@@ -50,6 +50,11 @@ impl Refusal {
         Refusal { rule: "memory-limit".into(), reason: "memory", what: What::Later(Duration::from_secs(1)) }
     }
 
+    /// Too many logins of this user failed.
+    pub(crate) fn guesses(after: Duration) -> Refusal {
+        Refusal { rule: "login-guesses".into(), reason: "guesses", what: What::Later(after) }
+    }
+
     /// The code and the text.
     fn code(&self) -> (Code, &str) {
         match &self.what {

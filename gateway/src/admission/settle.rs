@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use forebay_edge::{Body, BoxError, Response};
 use forebay_policies::{Actual, Client, Cost, Kind, Receipt, Rpc, heavy::Sums};
-use forebay_proto::etcdserverpb::AuthenticateResponse;
+use forebay_proto::{Error, etcdserverpb::AuthenticateResponse};
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use prost::Message as _;
@@ -18,7 +18,7 @@ use tonic::Code;
 
 use super::{
     Admission, Admitted,
-    admit::attributes,
+    admit::{attributes, login},
     answers::RULE,
     memory::Reserved,
     namespace::{Confinement, outward},
@@ -106,7 +106,7 @@ impl Held {
         Ok(response.map(|inner| outward(confinement, rpc, Body::new(Settling { inner, held: Some(self) }))))
     }
 
-    /// Remembers whose token it is that the upstream hands out.
+    /// Remembers whose token it is that the upstream hands out, or who guessed wrongly.
     async fn logged_in(&self, response: Response) -> Result<Response, Failure> {
         let (mut head, body) = response.into_parts();
         match replies::unary(Response::from_parts(head.clone(), body)).await? {
@@ -121,6 +121,11 @@ impl Held {
                 Ok(Response::from_parts(head, Body::with_trailers(frame.freeze(), trailers)))
             }
             Err(trailers) => {
+                if rescue::text(&trailers) == Error::AuthFailed.message()
+                    && let Some((address, user)) = login(&self.admitted.client, self.admitted.asked.as_ref())
+                {
+                    self.admission.0.guesses.lock().failed(now(), address, user);
+                }
                 head.headers.extend(trailers);
                 Ok(Response::from_parts(head, Body::empty()))
             }

@@ -115,6 +115,11 @@ impl Fake {
         self
     }
 
+    /// Drops what was still to be done.
+    pub(crate) fn forget(&self) {
+        self.0.acts.lock().clear();
+    }
+
     /// Refuses connections and drops the present ones, or takes them again.
     pub(crate) fn set_up(&self, up: bool) {
         self.0.up.store(up, Ordering::SeqCst);

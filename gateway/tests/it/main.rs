@@ -7,6 +7,7 @@ mod fake;
 mod forwarding;
 mod keep_alive;
 mod lifecycle;
+mod logins;
 mod mirror;
 mod peers;
 mod real;

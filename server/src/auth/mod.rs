@@ -9,6 +9,7 @@ mod password;
 mod rights;
 mod store;
 mod tokens;
+mod turns;
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},

@@ -1,9 +1,6 @@
-//! bcrypt, which is slow on purpose, and so on threads of its own.
+//! bcrypt, which is slow on purpose, and so on threads of its own; and who may have it tried.
 
-use std::sync::{
-    Arc, OnceLock,
-    mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
-};
+use std::{hash::RandomState, net::IpAddr, sync::Arc, time::Instant};
 
 use base64::{
     Engine as _, alphabet,
@@ -11,17 +8,17 @@ use base64::{
 };
 use bcrypt::Version;
 use bytes::Bytes;
+use forebay_policies::guesses::Guesses;
 use forebay_proto::authpb::User;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
+use super::turns::Turns;
 use crate::raft::Refused;
 
-/// Passwords that wait for a thread. At the usual cost a thread does some twenty a second, so more than these would
-/// wait longer than a request does.
-const WAITING_MAX: usize = 256;
 /// What a password costs that an entry of etcd 3.4 brought in clear.
 const ENTRY_COST: u32 = 10;
+/// An address may be that of a gateway, which holds its own clients back.
+const CLIENTS: u64 = 5;
 /// The most that bcrypt looks at.
 const BYTES_MAX: usize = 72;
 
@@ -78,69 +75,58 @@ fn verify(user: Option<&User>, password: &str, cost: u32) -> bool {
     }
 }
 
-type Job = Box<dyn FnOnce() + Send>;
-
-/// The threads, and who waits for them. They begin with the first password and end with the value.
+/// Passwords, tried and hashed on threads, and those who guessed wrongly.
 #[derive(Debug)]
 pub struct Passwords {
-    jobs: OnceLock<SyncSender<Job>>,
+    turns: Turns,
+    guesses: Arc<Mutex<Guesses>>,
     cost: u32,
 }
 
 impl Passwords {
     /// `cost` is bcrypt's, 4 to 31; each step doubles the time.
     pub fn new(cost: u32) -> Passwords {
-        Passwords { jobs: OnceLock::new(), cost }
+        let guesses = Guesses::new(RandomState::new(), Instant::now(), CLIENTS);
+        Passwords { turns: Turns::default(), guesses: Arc::new(Mutex::new(guesses)), cost }
     }
 
-    /// Hashes a password that was found short enough.
-    pub async fn hash(&self, password: String) -> Result<String, Refused> {
+    /// Hashes a password that was found short enough, for this user.
+    pub async fn hash(&self, user: &str, password: String) -> Result<String, Refused> {
         let cost = self.cost;
-        self.run(move || hash(&password, cost).expect("the length was checked")).await
+        self.turns.run(user, move || hash(&password, cost).expect("the length was checked")).await
     }
 
-    /// Whether this is the user's password.
-    pub async fn verify(&self, user: Option<User>, password: String) -> Result<bool, Refused> {
-        let cost = self.cost;
-        self.run(move || verify(user.as_ref(), &password, cost)).await
+    /// Whether somebody at this address may try to be this user now. It costs nothing to ask.
+    pub fn may_try(&self, address: IpAddr, name: &str) -> Result<(), Refused> {
+        may_try(&self.guesses, address, name)
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
-        let (reply, result) = oneshot::channel();
-        let job: Job = Box::new(move || {
-            // Whoever has gone meanwhile costs nothing more.
-            if !reply.is_closed() {
-                let _ = reply.send(work());
+    /// Whether this is the user's password; `user` is what is known of `name`.
+    pub async fn verify(
+        &self,
+        address: IpAddr,
+        name: &str,
+        user: Option<User>,
+        password: String,
+    ) -> Result<bool, Refused> {
+        let (cost, guesses, tried) = (self.cost, Arc::clone(&self.guesses), name.to_owned());
+        let work = move || {
+            // Those who waited in front of this one may have guessed meanwhile.
+            may_try(&guesses, address, &tried)?;
+            let is_right = verify(user.as_ref(), &password, cost);
+            if !is_right {
+                guesses.lock().failed(Instant::now(), address, tried.as_bytes());
             }
-        });
-        self.jobs.get_or_init(start_threads).try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => Refused::TooManyRequests,
-            TrySendError::Disconnected(_) => Refused::Stopped,
-        })?;
-        result.await.map_err(|_| Refused::Stopped)
+            Ok(is_right)
+        };
+        self.turns.run(name, work).await?
     }
 }
 
-/// Half as many threads as there are cores.
-fn start_threads() -> SyncSender<Job> {
-    let (jobs, waiting) = sync_channel(WAITING_MAX);
-    let waiting = Arc::new(Mutex::new(waiting));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    for _ in 0..cores.div_ceil(2) {
-        let waiting = Arc::clone(&waiting);
-        let run = move || work_off(&waiting);
-        std::thread::Builder::new().name("passwords".into()).spawn(run).expect("a thread can be started");
-    }
-    jobs
-}
-
-fn work_off(waiting: &Mutex<Receiver<Job>>) {
-    loop {
-        let next = waiting.lock().recv();
-        match next {
-            Ok(job) => job(),
-            Err(_) => return,
-        }
+fn may_try(guesses: &Mutex<Guesses>, address: IpAddr, name: &str) -> Result<(), Refused> {
+    match guesses.lock().wait(Instant::now(), address, name.as_bytes()).is_zero() {
+        true => Ok(()),
+        false => Err(Refused::TooManyRequests),
     }
 }
 
@@ -186,23 +172,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_finds_too_many_waiting_is_refused() {
+    async fn who_guesses_is_held_back_however_many_try_at_once() {
+        let (here, elsewhere) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         let passwords = Passwords::new(CHEAP);
-        let (hold, held) = std::sync::mpsc::channel::<()>();
-        let held = Arc::new(Mutex::new(held));
-        let mut waiting = Vec::new();
-        let refused = loop {
-            let held = Arc::clone(&held);
-            let mut asked = Box::pin(passwords.run(move || held.lock().recv().is_ok()));
-            match futures::poll!(&mut asked) {
-                std::task::Poll::Ready(answer) => break answer,
-                std::task::Poll::Pending => waiting.push(asked),
-            }
-        };
-        assert_eq!(refused, Err(Refused::TooManyRequests));
-        assert!(waiting.len() >= WAITING_MAX);
-        drop(hold);
-        futures::future::join_all(waiting).await.into_iter().for_each(|answer| assert_eq!(answer, Ok(false)));
-        assert!(passwords.hash("again".into()).await.is_ok());
+        let kept = user(&hash("right", CHEAP).unwrap());
+        let attempt = |at, password: &str| passwords.verify(at, "u", Some(kept.clone()), password.to_owned());
+        let right = futures::future::join_all((0..100).map(|_| attempt(here, "right"))).await;
+        assert!(right.iter().all(|answer| *answer == Ok(true)), "who knows the password may try at any rate");
+        let began = Instant::now();
+        let wrong = futures::future::join_all((0..100).map(|_| attempt(here, "wrong"))).await;
+        let tried = wrong.iter().filter(|answer| **answer == Ok(false)).count();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        // Fifty, five for each second that it took, and one for each thread.
+        let most = 50 + 5 * (began.elapsed().as_secs() as usize + 1) + threads;
+        assert!((50..=most).contains(&tried), "{tried} guesses were tried, and not {most}");
+        assert_eq!(attempt(elsewhere, "right").await, Ok(true));
     }
 }

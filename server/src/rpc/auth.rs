@@ -74,7 +74,7 @@ questions! {
 
 pub(super) async fn authenticate(member: Member, request: Request) -> Result<Response, Status> {
     let (parts, login) = grpc::unary::<AuthenticateRequest>(request, member.config().max_message_bytes()).await?;
-    let token = member.log_in(login, member.deadline(&parts.headers)?).await?;
+    let token = member.log_in(&parts, login).await?;
     Ok(grpc::reply_message(&AuthenticateResponse { header: Some(member.header()), token }))
 }
 
@@ -87,7 +87,7 @@ pub(super) async fn add_user(member: Member, request: Request) -> Result<Respons
     }
     let caller = may_hash(&member, &parts, deadline).await?;
     if has_password {
-        add.hashed_password = hashed(&member, std::mem::take(&mut add.password)).await?;
+        add.hashed_password = hashed(&member, &add.name, std::mem::take(&mut add.password)).await?;
     }
     let request = InternalRaftRequest { auth_user_add: Some(add), ..Default::default() };
     member.propose(&caller, request, deadline).await.map_err(undecodable)?;
@@ -101,7 +101,7 @@ pub(super) async fn change_password(member: Member, request: Request) -> Result<
     check_length(&change.password).map_err(|error| Status::unknown(error.to_string()))?;
     let caller = may_hash(&member, &parts, deadline).await?;
     if !change.password.is_empty() {
-        change.hashed_password = hashed(&member, std::mem::take(&mut change.password)).await?;
+        change.hashed_password = hashed(&member, &change.name, std::mem::take(&mut change.password)).await?;
     }
     let request = InternalRaftRequest { auth_user_change_password: Some(change), ..Default::default() };
     member.propose(&caller, request, deadline).await.map_err(undecodable)?;
@@ -123,8 +123,8 @@ async fn may_hash(
     Ok(caller)
 }
 
-async fn hashed(member: &Member, password: String) -> Result<String, Status> {
-    member.auth().passwords().hash(password).await.map(|hash| to_entry(&hash)).map_err(refused)
+async fn hashed(member: &Member, user: &str, password: String) -> Result<String, Status> {
+    member.auth().passwords().hash(user, password).await.map(|hash| to_entry(&hash)).map_err(refused)
 }
 
 /// Of those who propose a hash only these are told this way that it is none.

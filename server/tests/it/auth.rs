@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use forebay_edge::{grpc, tls::Tls};
+use forebay_edge::{grpc, listener::Peer, tls::Tls};
 use forebay_proto::{
     Error,
     authpb::{Permission, UserAddOptions},
     etcdserverpb::*,
 };
 use forebay_server::{Config, JwtOptions, TokenKind};
+use futures::future::join_all;
 use http::HeaderMap;
 use prost::Message as _;
 use tonic::Code;
@@ -315,5 +316,50 @@ async fn no_password_and_no_token_stands_in_the_log_of_a_member() {
     for file in std::fs::read_dir(wal).unwrap() {
         let bytes = std::fs::read(file.unwrap().path()).unwrap();
         assert!(!bytes.windows(password.len()).any(|window| window == password.as_bytes()));
+    }
+}
+
+/// Tries to log in from an address.
+async fn log_in_from(node: &Node, address: [u8; 4], name: String, password: &str) -> Result<String, String> {
+    let mut extensions = http::Extensions::new();
+    extensions.insert(Peer { address: (address, 1).into() });
+    let mut call = node.open_as(extensions, "/etcdserverpb.Auth/Authenticate", HeaderMap::new()).await;
+    call.send(&AuthenticateRequest { name, password: password.to_owned() });
+    call.half_close();
+    let answer = call.only().await.map_err(|status| status.message().to_owned())?;
+    Ok(AuthenticateResponse::decode(answer).expect("an answer").token)
+}
+
+#[tokio::test]
+async fn h10_who_guesses_is_held_back_and_nobody_beside_notices() {
+    const THERE: [u8; 4] = [192, 0, 2, 1];
+    const ELSEWHERE: [u8; 4] = [192, 0, 2, 2];
+    let node = Node::start().await;
+    people(&node).await;
+    let alice = log_in(&node, "alice").await;
+    // One who is there, one who is not, and another one each time.
+    let name = |n| match n % 3 {
+        0 => "alice".to_owned(),
+        1 => "nobody".to_owned(),
+        _ => format!("name-{n}"),
+    };
+    let flood = join_all((0..600).map(|n| log_in_from(&node, THERE, name(n), "guess")));
+    let beside = async {
+        for n in 0..50 {
+            node.call_with::<PutResponse>(PUT, alice.clone(), &put("a", &n.to_string())).await.unwrap();
+        }
+        let own = log_in_from(&node, ELSEWHERE, "alice".to_owned(), "alice");
+        tokio::time::timeout(LIMIT, own).await.expect("others have their turns").expect("from elsewhere one may")
+    };
+    let began = Instant::now();
+    let (answers, token) = tokio::join!(flood, beside);
+    let seconds = began.elapsed().as_secs() as usize + 1;
+    let of = |error: Error| answers.iter().filter(|answer| *answer.as_ref().unwrap_err() == error.message()).count();
+    let (failed, held_back) = (of(Error::AuthFailed), of(Error::TooManyRequests));
+    assert_eq!(failed + held_back, 600, "who is not there is refused in the same words");
+    // Of two names 50 each, of all together 250, what is given back meanwhile, and what was being tried just then.
+    assert!((200..250 + 25 * seconds + 25).contains(&failed), "{failed} guesses were tried in {seconds} s");
+    for token in [metadata("token", token.as_bytes()), alice] {
+        assert_eq!(read(&node, &token, "a").await, Ok(1), "tokens are good all the while");
     }
 }

@@ -14,7 +14,7 @@ use forebay_proto::{etcdserverpb::*, mvccpb::KeyValue};
 use forebay_server::{Config, Member, PeerPorts, StartError, start, start_on};
 use forebay_storage::disk::Disk;
 use futures::StreamExt as _;
-use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use prometheus::Registry;
@@ -184,15 +184,22 @@ impl Node {
 
     /// As [`Node::open_with`], over a connection under TLS.
     pub async fn open_over(&self, tls: Option<Tls>, path: &str, metadata: HeaderMap) -> Call {
+        let mut extensions = Extensions::new();
+        if let Some(tls) = tls {
+            extensions.insert(tls);
+        }
+        self.open_as(extensions, path, metadata).await
+    }
+
+    /// As [`Node::open_with`], over a connection of which this is known.
+    pub async fn open_as(&self, extensions: Extensions, path: &str, metadata: HeaderMap) -> Call {
         let (sender, receiver) = mpsc::unbounded_channel::<Bytes>();
         let frames = UnboundedReceiverStream::new(receiver).map(|bytes| Ok::<_, Status>(Frame::data(bytes)));
         let mut request = Request::new(Body::new(StreamBody::new(frames)));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = path.parse().expect("a path");
         *request.headers_mut() = metadata;
-        if let Some(tls) = tls {
-            request.extensions_mut().insert(tls);
-        }
+        *request.extensions_mut() = extensions;
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         // The head of a unary answer comes after the request, so it is waited for by whoever reads.
         let head = tokio::spawn(self.api.call(request));
@@ -356,7 +363,7 @@ impl Call {
     }
 
     /// The one message of a unary answer. A refusal has none.
-    async fn only(mut self) -> Result<Bytes, Status> {
+    pub async fn only(mut self) -> Result<Bytes, Status> {
         let message = self.next_bytes().await?;
         let end = self.next_bytes().await.expect_err("a unary answer is one message");
         assert_eq!((end.code(), end.message()), (Code::Ok, ""), "a message is followed by success");
