@@ -1,7 +1,7 @@
 //! What a member is told at start. Resolved and validated by the command line; every value is in
 //! force as it stands here.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use crate::{AutoCompaction, auth::TokenKind, lease::Rules};
 
@@ -106,6 +106,12 @@ pub struct Config {
     pub lease_checkpoint_interval: Option<Duration>,
     /// Whether that is kept in the file of a cluster of a version before 3.6 as well.
     pub lease_checkpoint_persist: bool,
+    /// Whether leases are still revoked when applying lags so far that other requests are refused.
+    pub priority_request: bool,
+    /// Silence after which a stream of another member is given up.
+    pub peer_read_timeout: Duration,
+    /// Whether connections to other members come from the address that this one advertises to them.
+    pub set_local_address: bool,
     /// Skips fsync. Loses acknowledged writes in a power cut; for tests alone.
     pub unsafe_no_fsync: bool,
 }
@@ -125,6 +131,17 @@ pub struct Feature {
 pub const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 
 impl Config {
+    /// Where connections to other members come from, if that is to be set: the first address that is advertised to them
+    /// and can be elsewhere than on this machine.
+    pub(crate) fn local_address(&self) -> Option<IpAddr> {
+        let addresses = self.advertise_peer_urls.iter().filter_map(|url| {
+            let url: http::Uri = url.parse().ok()?;
+            let address: IpAddr = url.host()?.trim_matches(['[', ']']).parse().ok()?;
+            Some(address).filter(|address| !address.is_loopback() && !address.is_unspecified())
+        });
+        self.set_local_address.then_some(addresses).into_iter().flatten().next()
+    }
+
     /// The largest gRPC message that is read.
     pub fn max_message_bytes(&self) -> usize {
         self.max_request_bytes + GRPC_OVERHEAD_BYTES
@@ -212,6 +229,9 @@ impl Default for Config {
             client_cert_auth: false,
             lease_checkpoint_interval: None,
             lease_checkpoint_persist: false,
+            priority_request: false,
+            peer_read_timeout: Duration::from_secs(5),
+            set_local_address: false,
             unsafe_no_fsync: false,
         }
     }
@@ -227,5 +247,22 @@ mod tests {
         assert_eq!(config.min_lease_ttl(), 2);
         assert_eq!(config.request_timeout(), Duration::from_secs(7));
         assert_eq!(config.max_message_bytes(), 2_097_152);
+    }
+
+    #[test]
+    fn the_local_address_is_the_first_advertised_one_that_others_can_reach() {
+        let urls = [
+            "http://localhost:1",
+            "http://127.0.0.1:1",
+            "http://0.0.0.0:1",
+            "https://[2001:db8::1]:1",
+            "http://192.0.2.1:1",
+        ];
+        let mut config = Config { advertise_peer_urls: urls.map(str::to_owned).to_vec(), ..Config::default() };
+        assert_eq!(config.local_address(), None, "it is set only if that is wanted");
+        config.set_local_address = true;
+        assert_eq!(config.local_address(), Some("2001:db8::1".parse().unwrap()));
+        config.advertise_peer_urls.truncate(3);
+        assert_eq!(config.local_address(), None);
     }
 }

@@ -421,8 +421,13 @@ impl Member {
         }
         let data = Bytes::from(request.encode_to_vec());
         // What a leader decides on its own is no client's, and has no quota.
+        let is_first = self.0.config.priority_request && request.lease_revoke.is_some();
+        let propose = |raft: &RaftHandle, proposal| match is_first {
+            true => raft.propose_first(proposal),
+            false => raft.propose(proposal),
+        };
         let answered = match self.0.quotas.concern(&request) {
-            false => self.wait_for(id, deadline, |raft| raft.propose(Proposal { id, data, term })).await?,
+            false => self.wait_for(id, deadline, |raft| propose(raft, Proposal { id, data, term })).await?,
             true => self.propose_within_quotas(&request, id, data, deadline).await?,
         };
         self.0.metrics.request_seconds.observe(kind, answered.is_some(), start.elapsed());

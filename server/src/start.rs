@@ -171,7 +171,7 @@ pub async fn start_on(
         files::open(&files, db::Options { sync, disk: opening_disk, ..db::Options::default() })
     })
     .await?;
-    let client = Client::new(peer_ports.connector);
+    let client = Client::new(peer_ports.connector, config.peer_read_timeout, config.local_address());
     let plan = match wal::exists(&*disk, &config.wal_path()) {
         true => bootstrap::replan(&config),
         false => Some(bootstrap::plan(&config, &client).await?),

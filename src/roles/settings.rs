@@ -62,6 +62,9 @@ pub(super) fn member(config: &ServerConfig) -> anyhow::Result<forebay_server::Co
         warning_apply_duration: config.warning_apply_duration,
         warning_unary_request_duration: config.warning_unary_request_duration,
         stop_grpc_service_on_defrag: config.feature_gates.stop_grpc_service_on_defrag,
+        priority_request: config.feature_gates.priority_request,
+        set_local_address: config.feature_gates.set_member_local_addr,
+        peer_read_timeout: config.raft_read_timeout,
         features: (config.gates.iter())
             .map(|&Gate { name, stage, enabled }| forebay_server::Feature { name, stage, enabled })
             .collect(),

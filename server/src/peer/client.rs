@@ -1,7 +1,7 @@
 //! Requests to other members: HTTP/1.1, one connection for each. Streams keep theirs for long, and everything else is
 //! rare.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, io, net::IpAddr, time::Duration};
 
 use bytes::Bytes;
 use forebay_edge::{Body, tls::Connector};
@@ -13,7 +13,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 
 use super::{
     codec::{Bounded, StreamError},
@@ -30,6 +30,9 @@ const ANSWER_BYTES_MAX: usize = 100 << 20;
 #[derive(Clone)]
 pub(crate) struct Client {
     tls: Option<Connector>,
+    read_timeout: Duration,
+    /// Where connections come from; wherever the way begins if there is none.
+    from: Option<IpAddr>,
 }
 
 /// An answer that was read whole.
@@ -71,9 +74,14 @@ pub(crate) enum ClientError {
 }
 
 impl Client {
-    /// With `tls` it also reaches members whose URLs say https.
-    pub(crate) fn new(tls: Option<Connector>) -> Client {
-        Client { tls }
+    /// With `tls` it also reaches members whose URLs say https. A stream that is silent for `read_timeout` is given up.
+    pub(crate) fn new(tls: Option<Connector>, read_timeout: Duration, from: Option<IpAddr>) -> Client {
+        Client { tls, read_timeout, from }
+    }
+
+    /// Silence after which a stream is given up.
+    pub(super) fn read_timeout(&self) -> Duration {
+        self.read_timeout
     }
 
     /// Sends a request to `base`, a peer URL, and returns once the head of the answer is there.
@@ -93,7 +101,7 @@ impl Client {
             Some("https") => Some(self.tls.as_ref().ok_or_else(refused)?),
             _ => return Err(refused()),
         };
-        let connecting = tokio::time::timeout(PATIENCE, connect(authority, tls)).await;
+        let connecting = tokio::time::timeout(PATIENCE, connect(authority, tls, self.from)).await;
         let mut sender = connecting.map_err(|_| ClientError::Timeout(PATIENCE))??;
         let mut request = Request::new(body);
         *request.method_mut() = method;
@@ -133,10 +141,18 @@ impl Client {
 }
 
 /// Connects to a member. The connection ends with the answer's body, or when nobody waits for the answer any more.
-async fn connect(authority: &Authority, tls: Option<&Connector>) -> Result<SendRequest<Body>, ClientError> {
+async fn connect(
+    authority: &Authority,
+    tls: Option<&Connector>,
+    from: Option<IpAddr>,
+) -> Result<SendRequest<Body>, ClientError> {
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let port = authority.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
-    let stream = TcpStream::connect((host, port)).await.map_err(failed)?;
+    let stream = match from {
+        None => TcpStream::connect((host, port)).await,
+        Some(from) => connect_from(from, host, port).await,
+    };
+    let stream = stream.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
     match tls {
         None => {
@@ -151,6 +167,21 @@ async fn connect(authority: &Authority, tls: Option<&Connector>) -> Result<SendR
             Ok(sender)
         }
     }
+}
+
+/// Connects from an address of this machine to whichever address of the host is of its kind.
+async fn connect_from(from: IpAddr, host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last =
+        io::Error::new(io::ErrorKind::AddrNotAvailable, format!("{host} has no address of the kind of {from}"));
+    for address in lookup_host((host, port)).await?.filter(|address| address.is_ipv4() == from.is_ipv4()) {
+        let socket = if from.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind((from, 0).into())?;
+        match socket.connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 pub(super) fn unread(error: StreamError) -> ClientError {
@@ -215,4 +246,22 @@ pub(crate) async fn get_versions(
         (member.id, answer.ok())
     });
     futures::future::join_all(asking).await.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_come_from_the_address_that_was_set() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let own: IpAddr = [127, 0, 0, 7].into();
+        let (accepted, connected) = tokio::join!(listener.accept(), connect_from(own, "127.0.0.1", port));
+        assert_eq!((accepted.unwrap().1.ip(), connected.is_ok()), (own, true));
+        let other = connect_from("::1".parse().unwrap(), "127.0.0.1", port).await;
+        assert_eq!(other.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
+    }
 }

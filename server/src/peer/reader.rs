@@ -70,7 +70,7 @@ async fn dial(link: &Link, url: &str, kind: Kind) -> Result<Incoming, ClientErro
 /// Hands on what comes, until nothing comes any more.
 async fn take(link: &Link, kind: Kind, body: Incoming) -> StreamError {
     let network = &link.network;
-    let mut bytes = Bounded::new(body, PATIENCE);
+    let mut bytes = Bounded::new(body, network.client.read_timeout());
     let mut decoder = Decoder::new(kind, link.id, network.identity.member_id);
     loop {
         let message = match decoder.decode(&mut bytes).await {

@@ -20,6 +20,8 @@ use super::{backlog::Backlog, reads::Reads};
 
 /// Committed entries that are not yet applied, beyond which proposals are refused. etcd's number.
 pub(super) const APPLY_GAP_MAX: u64 = 5000;
+/// The same for what others wait for. etcd's number as well.
+const APPLY_GAP_MAX_FIRST: u64 = 10_000;
 /// Proposals waiting for the thread. A ceiling for memory: the apply gap is what usually refuses first.
 const PROPOSALS_WAITING_MAX: usize = 100_000;
 /// Bytes of proposals waiting for the thread.
@@ -93,10 +95,19 @@ impl RaftHandle {
     /// Puts a request on its way into the log, in the order of calls. Whether it got there shows when it is applied
     /// here, or dropped; without a leader it waits.
     pub fn propose(&self, proposal: Proposal) -> Result<(), Refused> {
+        self.propose_within(proposal, APPLY_GAP_MAX)
+    }
+
+    /// As [`RaftHandle::propose`], and still taken when applying lags so far that others are refused.
+    pub fn propose_first(&self, proposal: Proposal) -> Result<(), Refused> {
+        self.propose_within(proposal, APPLY_GAP_MAX_FIRST)
+    }
+
+    fn propose_within(&self, proposal: Proposal, gap_max: u64) -> Result<(), Refused> {
         let shared = &*self.shared;
         // Both move on while we look; a request more or less is no matter.
         let gap = shared.commit.load(Ordering::Relaxed).saturating_sub(shared.applied.load(Ordering::Relaxed));
-        if gap > APPLY_GAP_MAX {
+        if gap > gap_max {
             return Err(Refused::TooManyRequests);
         }
         shared.mailbox.push(|inbox| {
@@ -553,6 +564,10 @@ pub(super) mod tests {
         let handle = RaftHandle::new(shared.clone());
         shared.commit.store(5001, Ordering::Relaxed);
         assert_eq!(handle.propose(proposal(1, 1)), Err(Refused::TooManyRequests));
+        assert_eq!(handle.propose_first(proposal(1, 1)), Ok(()));
+        shared.commit.store(10_001, Ordering::Relaxed);
+        assert_eq!(handle.propose_first(proposal(1, 1)), Err(Refused::TooManyRequests));
+        shared.commit.store(5001, Ordering::Relaxed);
         shared.applied.store(1, Ordering::Relaxed);
         assert_eq!(handle.propose(proposal(1, 1)), Ok(()));
     }

@@ -2,10 +2,7 @@
 //!
 //! Giving one is said in the log. A flag leaves this list in the commit that honours it.
 
-pub(super) const NOT_YET: [&str; 3] = ["initial-election-tick-advance", "raft-read-timeout", "raft-write-timeout"];
-
-/// Feature gates likewise.
-pub(super) const GATES_NOT_YET: [&str; 2] = ["PriorityRequest", "SetMemberLocalAddr"];
+pub(super) const NOT_YET: [&str; 2] = ["initial-election-tick-advance", "raft-write-timeout"];
 
 #[cfg(test)]
 mod tests {

@@ -5,11 +5,7 @@ use crate::{
     flags::{
         Notice,
         go::Duration,
-        server::{
-            self,
-            not_yet::{GATES_NOT_YET, NOT_YET},
-            settings,
-        },
+        server::{self, not_yet::NOT_YET, settings},
     },
     logging::Level,
 };
@@ -46,9 +42,6 @@ pub(super) fn remarks(said: &Said, found: &mut Found) {
     }
     for flag in NOT_YET.into_iter().filter(|flag| said.given.contains(flag)) {
         found.notice(Notice::new(Level::Warn, "flag has no effect yet").with("flag-name", flag));
-    }
-    for gate in s.feature_gates.all().iter().filter(|gate| gate.enabled && GATES_NOT_YET.contains(&gate.name)) {
-        found.notice(Notice::new(Level::Warn, "feature gate has no effect yet").with("feature-gate", gate.name));
     }
     for (flag, timeout) in [("raft-read-timeout", s.raft_read_timeout), ("raft-write-timeout", s.raft_write_timeout)] {
         if timeout < MIN_RAFT_TIMEOUT {
