@@ -1,6 +1,6 @@
 //! From TLS flags to what ends and begins TLS.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use forebay_edge::tls::{
@@ -45,16 +45,18 @@ fn acceptor(files: &TlsFiles, identity: KeyPair, protocol: Protocol) -> anyhow::
     Acceptor::new(server_options(files, identity, protocol)).context("cannot set up TLS for clients")
 }
 
+/// A certificate of our own making for these addresses, kept where etcd keeps its own.
+fn made(data_dir: &Path, side: &str, urls: &[Url], years: u64) -> anyhow::Result<KeyPair> {
+    let hosts: Vec<String> = urls.iter().filter_map(Url::host).map(str::to_owned).collect();
+    Ok(self_signed(&data_dir.join("fixtures").join(side), &hosts, years)?)
+}
+
 /// The certificate of one side of a member, made if it is to be.
 fn member_identity(config: &ServerConfig, side: &str, files: &TlsFiles, urls: &[Url]) -> anyhow::Result<KeyPair> {
     let prefix = if side == "peer" { "peer-" } else { "" };
     match given(files) {
         Some(identity) => Ok(identity),
-        None if files.auto_tls => {
-            let hosts: Vec<String> = urls.iter().filter_map(Url::host).map(str::to_owned).collect();
-            let dir = config.data_dir.join("fixtures").join(side);
-            Ok(self_signed(&dir, &hosts, config.self_signed_cert_validity_years)?)
-        }
+        None if files.auto_tls => made(&config.data_dir, side, urls, config.self_signed_cert_validity_years),
         None => anyhow::bail!(
             "https needs a certificate: give --{prefix}cert-file and --{prefix}key-file, or --{prefix}auto-tls"
         ),
@@ -124,7 +126,15 @@ pub(super) fn member_clients(config: &ServerConfig) -> anyhow::Result<Option<Acc
 /// How a gateway's ports end TLS, if any of them has it.
 pub(super) fn gateway_clients(config: &GatewayConfig) -> anyhow::Result<Option<Acceptor>> {
     let tls = &config.tls;
-    let Some(identity) = given(&tls.clients) else { return Ok(None) };
+    let (data_dir, years) = &tls.self_signed;
+    let urls = || config.listen_client_urls.iter().chain(&config.listen_metrics_urls);
+    let identity = match given(&tls.clients) {
+        Some(identity) => identity,
+        None if tls.clients.auto_tls && urls().any(Url::is_tls) => {
+            made(data_dir, "proxy", &urls().cloned().collect::<Vec<_>>(), *years)?
+        }
+        None => return Ok(None),
+    };
     let protocol = Protocol {
         min: version(tls.min_version),
         max: tls.max_version.map(version),

@@ -57,6 +57,27 @@ async fn a_gateway_and_its_server_are_encrypted_and_verified_on_both_sides() {
 }
 
 #[tokio::test]
+async fn a_gateway_makes_a_certificate_of_its_own_and_keeps_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("proxy");
+    let args = [
+        // Nobody is there, and nobody is asked.
+        format!("--endpoints=127.0.0.1:{}", free_port()),
+        "--auto-tls".to_owned(),
+        format!("--data-dir={}", data.display()),
+    ];
+    let certificate = data.join("fixtures").join("proxy").join("cert.pem");
+    let mut shown = Vec::new();
+    for _ in 0..2 {
+        let gateway = Role::start(dir.path(), "gateway", &args);
+        let answer = gateway.ask(&trusting(&certificate), "/version", "").await;
+        assert!(answer.starts_with("HTTP/1.1 "), "{answer}\n{}", gateway.said());
+        shown.push(std::fs::read(&certificate).unwrap());
+    }
+    assert_eq!(shown[0], shown[1], "clients that trust it go on to");
+}
+
+#[tokio::test]
 async fn a_gateway_does_not_believe_an_endpoint_that_it_cannot_verify() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

@@ -16,6 +16,8 @@ use crate::flags::{
 pub struct GatewayTls {
     /// What clients are shown and asked for.
     pub clients: TlsFiles,
+    /// Where a certificate is kept that is made, and for how many years it is good.
+    pub self_signed: (PathBuf, u64),
     pub min_version: TlsVersion,
     /// `None` is the newest there is.
     pub max_version: Option<TlsVersion>,
@@ -47,6 +49,9 @@ pub struct TlsSettings {
     trusted_ca_file: String,
     crl_file: String,
     client_cert_auth: bool,
+    auto_tls: bool,
+    data_dir: String,
+    self_signed_cert_validity: u64,
     allowed_hostname: Vec<String>,
     cipher_suites: Vec<String>,
     min_version: String,
@@ -70,7 +75,7 @@ pub(super) const BORROWED: [(&str, &str); 4] = [
 /// The rows of the table.
 #[rustfmt::skip] // one row per flag reads as the table it is
 pub(super) fn flags() -> Vec<Flag<Settings>> {
-    use Slot::{Bool, List, Text};
+    use Slot::{Bool, List, Text, Uint};
     let flag = Flag::<Settings>::new;
     vec![
         flag(UPSTREAM, "cacert", Text(|s| &mut s.tls.cacert), "Who may sign the certificates of https endpoints; whom this machine trusts when empty."),
@@ -81,6 +86,9 @@ pub(super) fn flags() -> Vec<Flag<Settings>> {
         flag(UPSTREAM, "insecure-skip-tls-verify", Bool(|s| &mut s.tls.insecure_skip_verify), "Believe whoever answers. For tests: anyone between can read and change everything."),
         flag(CLIENTS, "cert-file", Text(|s| &mut s.tls.cert_file), "Certificate shown to clients."),
         flag(CLIENTS, "key-file", Text(|s| &mut s.tls.key_file), "Its key."),
+        flag(CLIENTS, "auto-tls", Bool(|s| &mut s.tls.auto_tls), "Make a certificate for clients when none is given."),
+        flag(CLIENTS, "data-dir", Text(|s| &mut s.tls.data_dir), "Where that is kept, under fixtures/proxy; default.proxy when empty."),
+        flag(CLIENTS, "self-signed-cert-validity", Uint(|s| &mut s.tls.self_signed_cert_validity), "Years that it is good for; 1 when 0."),
         flag(CLIENTS, "client-cert-auth", Bool(|s| &mut s.tls.client_cert_auth), "Refuse clients without a certificate."),
         flag(CLIENTS, "trusted-ca-file", Text(|s| &mut s.tls.trusted_ca_file), "Who may sign clients' certificates."),
         flag(CLIENTS, "client-crl-file", Text(|s| &mut s.tls.crl_file), "Certificates of clients that were revoked."),
@@ -103,16 +111,17 @@ impl TlsSettings {
 
     /// `uses_tls`: whether some endpoint has TLS.
     pub(super) fn validate(self, listening: &[Url], uses_tls: bool, problems: &mut Vec<Problem>) -> GatewayTls {
+        let has_files = !self.cert_file.is_empty() || !self.key_file.is_empty();
         let mut problem = |text: String, hint: &str| problems.push(Problem::new(text).hint(hint));
         if let Some(url) = listening.iter().find(|url| url.is_tls())
             && (self.cert_file.is_empty() || self.key_file.is_empty())
+            && (has_files || !self.auto_tls)
         {
             problem(
                 format!("TLS key/cert (--cert-file, --key-file) must be provided for {url} with HTTPS scheme"),
-                "give both files",
+                "give both files, or --auto-tls to have a certificate made",
             );
         }
-        let has_files = !self.cert_file.is_empty() || !self.key_file.is_empty();
         if has_files && !listening.iter().any(Url::is_tls) {
             problem(
                 "--cert-file and --key-file are given, and nothing is listened on under TLS".to_owned(),
@@ -146,9 +155,14 @@ impl TlsSettings {
                 trusted_ca_file: path(&self.trusted_ca_file),
                 crl_file: path(&self.crl_file),
                 client_cert_auth: self.client_cert_auth,
+                auto_tls: self.auto_tls,
                 allowed_hostnames: self.allowed_hostname,
                 ..TlsFiles::default()
             },
+            self_signed: (
+                path(&self.data_dir).unwrap_or_else(|| "default.proxy".into()),
+                self.self_signed_cert_validity.max(1),
+            ),
             min_version,
             max_version,
             cipher_suites: self.cipher_suites,
