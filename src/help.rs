@@ -183,8 +183,8 @@ pub fn bench() -> String {
 
 LOAD is put, range [KEY [END]], range-stream, txn-put, txn-mixed, watch, watch-latency, lease-keepalive, stm,
 k8s (what API servers do), storm (lists of everything, and a bystander), abuse [KIND …] (list-all, watch-flood,
-huge-txn, big-values, lease-churn, key-spray, slow-readers, connection-flood, and a bystander) or replay FILE
-(what `forebay tap -o json > FILE` recorded).
+huge-txn, big-values, lease-churn, key-spray, slow-readers, connection-flood, open-streams, rapid-reset,
+frame-flood, and a bystander) or replay FILE (what `forebay tap -o json > FILE` recorded).
 
 Requests are sent when they are due, whatever the answers do, and latency counts from then: a server that
 stalls is seen to. Works against any etcd; etcd's benchmark tool has many of these flags.

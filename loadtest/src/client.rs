@@ -89,14 +89,25 @@ impl Target {
         Ok(dial(address, self.source).await?)
     }
 
+    /// As [`Target::dial`], under TLS where the target has it.
+    pub async fn dial_ready(&self) -> anyhow::Result<Stream> {
+        let (url, address) = located(self.endpoints.first().context("a target has an endpoint")?)?;
+        Ok(begin(address, self.source, self.tls_of(&url)?).await?)
+    }
+
+    /// What an endpoint wants to be spoken to under.
+    fn tls_of(&self, url: &Uri) -> anyhow::Result<Option<Tls>> {
+        match (url.scheme_str(), &self.tls) {
+            (Some("https"), None) => bail!("no certificate is trusted"),
+            (Some("https"), tls) => Ok(tls.clone()),
+            _ => Ok(None),
+        }
+    }
+
     async fn open(&self, endpoint: &str) -> anyhow::Result<Channel> {
         let (url, address) = located(endpoint)?;
         let authority = url.authority().context("an address has a host and a port")?;
-        let tls = match (url.scheme_str(), &self.tls) {
-            (Some("https"), Some(tls)) => Some(tls.clone()),
-            (Some("https"), None) => bail!("no certificate is trusted"),
-            _ => None,
-        };
+        let tls = self.tls_of(&url)?;
         // Of scheme http also under TLS, which the connector below has done.
         let endpoint = Endpoint::from_shared(format!("http://{authority}"))?
             .connect_timeout(self.dial_timeout)
@@ -105,14 +116,7 @@ impl Target {
         let source = self.source;
         let connector = tower::service_fn(move |_: Uri| {
             let (address, tls) = (address.clone(), tls.clone());
-            async move {
-                let host = address.0.clone();
-                let stream = dial(address, source).await?;
-                io::Result::Ok(TokioIo::new(match tls {
-                    None => Stream::new(stream),
-                    Some(tls) => tls(stream, host).await?,
-                }))
-            }
+            async move { begin(address, source, tls).await.map(TokioIo::new) }
         });
         Ok(endpoint.connect_with_connector(connector).await?)
     }
@@ -142,6 +146,16 @@ async fn dial((host, port): (String, u16), source: Option<Ipv4Addr>) -> io::Resu
     };
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// The same, and TLS on it.
+async fn begin(address: (String, u16), source: Option<Ipv4Addr>, tls: Option<Tls>) -> io::Result<Stream> {
+    let host = address.0.clone();
+    let stream = dial(address, source).await?;
+    match tls {
+        None => Ok(Stream::new(stream)),
+        Some(tls) => tls(stream, host).await,
+    }
 }
 
 /// What says who the client is, with every request.

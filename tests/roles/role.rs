@@ -83,10 +83,15 @@ impl Role {
     }
 }
 
+/// What is tested: `FOREBAY_BIN` if it is given, else what cargo built beside the tests.
+pub fn program() -> PathBuf {
+    std::env::var_os("FOREBAY_BIN").map_or_else(|| env!("CARGO_BIN_EXE_forebay").into(), PathBuf::from)
+}
+
 /// Starts it on a port of its own.
 fn run(log: &Path, (role, scheme, args): &(String, String, Vec<String>)) -> (Child, u16) {
     let port = free_port();
-    let child = Command::new(env!("CARGO_BIN_EXE_forebay"))
+    let child = Command::new(program())
         .arg(role)
         .arg(format!("--listen-client-urls={scheme}://127.0.0.1:{port}"))
         .arg(format!("--advertise-client-urls={scheme}://127.0.0.1:{port}"))

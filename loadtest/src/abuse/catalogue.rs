@@ -19,7 +19,7 @@ use tokio::{io::AsyncWriteExt as _, sync::watch, task::JoinSet, time};
 use tonic::{Code, Status, client::Grpc};
 use tonic_prost::ProstCodec;
 
-use super::Abuse;
+use super::{Abuse, floods};
 use crate::client::{Connection, MAX_ANSWER, Target};
 
 /// Where the abuse comes from.
@@ -30,19 +30,19 @@ const KIB: usize = 1 << 10;
 /// What the abuser got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Did {
-    /// Calls that were carried out, watches and connections that were opened.
+    /// Calls that were carried out, watches and connections that were opened, frames that were sent.
     pub done: u64,
-    /// Calls that were refused as too many or too large.
+    /// Calls that were refused as too many or too large, and connections that were ended for what came on them.
     pub refused: u64,
     /// Calls that failed otherwise.
     pub failed: u64,
 }
 
 #[derive(Default)]
-struct Counts {
-    done: AtomicU64,
-    refused: AtomicU64,
-    failed: AtomicU64,
+pub(super) struct Counts {
+    pub(super) done: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) failed: AtomicU64,
 }
 
 impl Counts {
@@ -96,8 +96,17 @@ pub async fn abuse(
         Abuse::KeySpray => 64,
         Abuse::SlowReaders => scaled(size, 64),
         Abuse::ConnectionFlood => scaled(size, 2_000),
+        Abuse::OpenStreams | Abuse::RapidReset | Abuse::FrameFlood => 1,
     };
-    if abuse == Abuse::ConnectionFlood {
+    let frames: Option<&'static [floods::Kind]> = match abuse {
+        Abuse::OpenStreams => Some(&[floods::Kind::Streams]),
+        Abuse::RapidReset => Some(&[floods::Kind::Resets]),
+        Abuse::FrameFlood => Some(&floods::FRAMES),
+        _ => None,
+    };
+    if let Some(kinds) = frames {
+        tasks.spawn(floods::flood(target.clone(), kinds, Arc::clone(&counts)));
+    } else if abuse == Abuse::ConnectionFlood {
         for n in 0..clients {
             tasks.spawn(flood(target.clone(), n, Arc::clone(&counts)));
         }
@@ -126,7 +135,9 @@ pub async fn abuse(
                             counts.count(KvClient::new(channel.clone()).put(put).await)
                         }
                         Abuse::SlowReaders => hold(&channel, &counts).await,
-                        Abuse::ConnectionFlood => unreachable!("it has tasks of its own"),
+                        Abuse::ConnectionFlood | Abuse::OpenStreams | Abuse::RapidReset | Abuse::FrameFlood => {
+                            unreachable!("they have tasks of their own")
+                        }
                     };
                     if !went_on {
                         time::sleep(Duration::from_millis(5)).await;

@@ -6,6 +6,7 @@
 
 mod bystander;
 mod catalogue;
+mod floods;
 
 use std::{
     net::SocketAddr,
@@ -45,11 +46,17 @@ pub enum Abuse {
     SlowReaders,
     /// Connections that say nothing, and connections that come and go.
     ConnectionFlood,
+    /// Calls that are opened without end on one connection, and neither go on nor end.
+    OpenStreams,
+    /// Calls that are opened and taken back at once.
+    RapidReset,
+    /// Frames that say nothing, of one kind after the other.
+    FrameFlood,
 }
 
 impl Abuse {
     /// All of them, in the order in which they are run.
-    pub const ALL: [Abuse; 8] = [
+    pub const ALL: [Abuse; 11] = [
         Abuse::ListAll,
         Abuse::WatchFlood,
         Abuse::HugeTxn,
@@ -58,6 +65,9 @@ impl Abuse {
         Abuse::KeySpray,
         Abuse::SlowReaders,
         Abuse::ConnectionFlood,
+        Abuse::OpenStreams,
+        Abuse::RapidReset,
+        Abuse::FrameFlood,
     ];
 
     /// Its name on the command line.
@@ -71,6 +81,9 @@ impl Abuse {
             Abuse::KeySpray => "key-spray",
             Abuse::SlowReaders => "slow-readers",
             Abuse::ConnectionFlood => "connection-flood",
+            Abuse::OpenStreams => "open-streams",
+            Abuse::RapidReset => "rapid-reset",
+            Abuse::FrameFlood => "frame-flood",
         }
     }
 
@@ -113,7 +126,8 @@ pub struct Report {
     /// Leases of the bystander that were lost.
     pub leases_lost: u64,
     pub did: Did,
-    /// The most memory that the server had resident, in bytes.
+    /// The memory that the server had resident before, and the most that it had meanwhile, in bytes.
+    pub rss_before: u64,
     pub rss_max: u64,
     /// Whether the server was still there at the end.
     pub survived: bool,
@@ -130,6 +144,7 @@ pub async fn run(
     time::sleep(plan.around).await;
     bystander.turn();
 
+    let rss_before = rss().unwrap_or_default();
     let most = Arc::new(AtomicU64::new(0));
     let (rss, noting) = (Arc::new(rss), Arc::clone(&most));
     let watching = tokio::spawn({
@@ -156,5 +171,5 @@ pub async fn run(
     watching.abort();
     let leases_lost = bystander.stop().await;
     let (rss_max, survived) = (most.load(Ordering::Relaxed), rss().is_some());
-    Ok(Report { abuse, alone, beside, after, leases_lost, did, rss_max, survived })
+    Ok(Report { abuse, alone, beside, after, leases_lost, did, rss_before, rss_max, survived })
 }

@@ -69,7 +69,7 @@ fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
 async fn run(options: &Options) -> anyhow::Result<()> {
     if !options.json {
         println!(
-            "{:<17}{:<10}{:>26}{:>26}{:>26}{:>7}{:>9}{:>12}{:>12}{:>9}",
+            "{:<17}{:<10}{:>26}{:>26}{:>26}{:>7}{:>9}{:>12}{:>12}{:>15}",
             "ABUSE",
             "TARGET",
             "ALONE answered p50/p99 ms",
@@ -110,7 +110,7 @@ fn print(report: &Report, kind: Kind, json: bool) {
     };
     let unanswered = |felt: &Felt| felt.failed + felt.outstanding;
     println!(
-        "{:<17}{:<10}{:>26}{:>26}{:>26}{:>7}{:>9}{:>12}{:>12}{:>9}{}",
+        "{:<17}{:<10}{:>26}{:>26}{:>26}{:>7}{:>9}{:>12}{:>12}{:>15}{}",
         report.abuse.name(),
         kind.name(),
         felt(&report.alone),
@@ -120,7 +120,7 @@ fn print(report: &Report, kind: Kind, json: bool) {
         report.leases_lost,
         report.did.done,
         report.did.refused,
-        report.rss_max >> 20,
+        format!("{} to {}", report.rss_before >> 20, report.rss_max >> 20),
         if report.survived { "" } else { "  DIED" },
     );
 }

@@ -1,0 +1,118 @@
+//! What one hostile client costs a process, and what somebody beside it notices. The figures are printed; what is held
+//! to is what a loaded machine does not change. `ATTACK_SECONDS=10` lengthens each attack.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use forebay_edge::tls::{ClientOptions, Connector, Protocol, Verify};
+use forebay_loadtest::{
+    abuse::{self, Abuse, Plan},
+    process::{Process, etcd_flags, free_address, own_certificate},
+};
+use tokio::{io::AsyncReadExt as _, net::TcpStream, task::JoinSet};
+
+use crate::role::{Role, exchange, free_port, program, request};
+
+fn server(dir: &Path) -> Process {
+    let (client, peer) = (free_address().unwrap(), free_address().unwrap());
+    let flags = etcd_flags(&dir.join("data"), "http", client, peer);
+    let args = [&["server".to_owned()][..], &flags].concat();
+    Process::start(&program(), &args, client, dir.join("server.log")).unwrap()
+}
+
+fn gateway(dir: &Path, behind: &Process) -> Process {
+    let address = free_address().unwrap();
+    let args = [
+        "gateway".to_owned(),
+        format!("--endpoints={}", behind.address),
+        format!("--listen-client-urls=http://{address}"),
+        "--log-level=error".to_owned(),
+    ];
+    Process::start(&program(), &args, address, dir.join("gateway.log")).unwrap()
+}
+
+/// Memory that floods of streams and frames may take.
+const GROWTH_MAX: u64 = 32 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h1_floods_of_streams_and_frames_take_little_memory_and_no_lease() {
+    let seconds = std::env::var("ATTACK_SECONDS").map_or(1, |text| text.parse().expect("ATTACK_SECONDS is a number"));
+    let lasts = Duration::from_secs(seconds);
+    let plan = Plan { lasts, around: lasts, ..Plan::default() };
+    for kind in ["server", "gateway"] {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Arc::new(server(dir.path()));
+        let front = if kind == "server" { Arc::clone(&server) } else { Arc::new(gateway(dir.path(), &server)) };
+        for attack in [Abuse::OpenStreams, Abuse::RapidReset, Abuse::FrameFlood] {
+            let measured = Arc::clone(&front);
+            let report = abuse::run(attack, front.address, plan, move || measured.rss().ok()).await.unwrap();
+            let growth = report.rss_max.saturating_sub(report.rss_before);
+            println!(
+                "{kind}, {}: memory +{} KiB; p99 of a put {:.1} ms alone, {:.1} ms beside; {} frames, {} connections ended",
+                attack.name(),
+                growth >> 10,
+                report.alone.p99_micros as f64 / 1e3,
+                report.beside.p99_micros as f64 / 1e3,
+                report.did.done,
+                report.did.refused,
+            );
+            assert!(growth <= GROWTH_MAX, "{kind}, {attack:?}: {report:?}");
+            assert!(report.survived && report.leases_lost == 0, "{kind}, {attack:?}: {report:?}");
+            assert!(report.beside.answered > 0 && report.after.answered > 0, "{kind}, {attack:?}: {report:?}");
+        }
+    }
+}
+
+/// Sockets that say nothing.
+const IDLE: usize = 5_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h4_idle_sockets_under_tls_are_gone_soon_and_a_client_beside_them_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let peer = format!("http://127.0.0.1:{}", free_port());
+    let args = [
+        format!("--data-dir={}", data.display()),
+        "--auto-tls".to_owned(),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
+        format!("--initial-cluster=default={peer}"),
+    ];
+    let server = Role::start(dir.path(), "server", &args);
+    let address = ("127.0.0.1", server.port);
+    let options = ClientOptions {
+        verify: Verify::Authorities(own_certificate(&data)),
+        identity: None,
+        server_name: None,
+        protocol: Protocol::default(),
+        speaks: vec!["http/1.1"],
+    };
+    let connector = Connector::new(options).unwrap();
+    let mut idle = JoinSet::new();
+    for _ in 0..IDLE {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // An end and a reset are the same here.
+        idle.spawn(async move { while stream.read(&mut [0; 64]).await.is_ok_and(|len| len > 0) {} });
+    }
+    let opened = Instant::now();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let stream = connector.connect(stream, "127.0.0.1").await.expect("there is room for who says who it is");
+    let answer = exchange(stream, &request("/version", "")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let mut left_at_15 = None;
+    while !idle.is_empty() {
+        let _ = tokio::time::timeout(Duration::from_millis(100), idle.join_next()).await;
+        if opened.elapsed() >= Duration::from_secs(15) {
+            left_at_15.get_or_insert(idle.len());
+        }
+        assert!(opened.elapsed() < Duration::from_secs(60), "{} idle sockets are still open", idle.len());
+    }
+    println!(
+        "{IDLE} idle sockets under TLS: the last was ended after {:.1} s, {} were left after 15 s",
+        opened.elapsed().as_secs_f64(),
+        left_at_15.unwrap_or(0)
+    );
+}
