@@ -6,11 +6,13 @@
 #   etcd-dump-logs 3.6.14: Go modules; that of 3.7.1 prints addresses, and crashes on logs of 3.7.1 itself
 #   etcd 3.7.1, etcdctl, etcdutl, dump tools, benchmark, bbolt: Go modules
 #   auger 1.0.3: from its repository on GitHub, since the Go module proxy does not have it; so `all` leaves it out
-#   Kubernetes' sample-apiserver 0.37.2: Go modules; takes minutes to build, so `all` leaves it out
+#   Kubernetes' sample-apiserver 0.37.2 and kube-apiserver 1.37.2: Go modules; they take minutes to build, the second a
+#   quarter of an hour, so `all` leaves them out
 #   schemathesis: PyPI, in an environment of its own
 #   Prometheus, promtool: Debian; etcd's own alerts and board (its mixin), Grafana's dashboard-linter: Go modules. That
 #   takes minutes to build as well, so `all` leaves it out
-# Usage: conformance/install-peers.sh [all|debian|pypi|python|schemathesis|go|tools|auger|kubernetes|monitoring]
+# Usage: conformance/install-peers.sh
+#   [all|debian|pypi|python|schemathesis|go|tools|auger|kubernetes|kube-apiserver|monitoring]
 # They land in $FOREBAY_PEERS (default ~/.cache/forebay-peers), one folder each.
 set -euo pipefail
 
@@ -99,6 +101,28 @@ kubernetes() {
   GOBIN="$peers/kubernetes" go install k8s.io/sample-apiserver@v0.37.2
 }
 
+# The one of real clusters. It takes its parts from folders that are no part of its module; each is published as a module
+# of the same number.
+kube_apiserver() {
+  [ -x "$peers/kubernetes/kube-apiserver" ] && return
+  local version=1.37.2 work; work=$(mktemp -d)
+  mkdir -p "$peers/kubernetes"
+  (
+    cd "$work"
+    export GOFLAGS=-mod=mod
+    go mod init forebay.dev/peers >/dev/null 2>&1
+    local its; its=$(go mod download -json "k8s.io/kubernetes@v$version" | sed -n 's/^\t"GoMod": "\(.*\)",$/\1/p')
+    sed -n "s#^\t\(k8s.io/[a-z-]*\) => ./staging/.*#replace \1 => \1 v0.${version#1.}#p" "$its" >>go.mod
+    go mod edit -require "k8s.io/kubernetes@v$version"
+    local base=k8s.io/component-base/version
+    # One package at a time: some of them are large.
+    go build -p 1 -ldflags "-X $base.gitVersion=v$version -X $base.gitMajor=1 -X $base.gitMinor=37" \
+      -o "$peers/kubernetes/.part" k8s.io/kubernetes/cmd/kube-apiserver
+    mv "$peers/kubernetes/.part" "$peers/kubernetes/kube-apiserver"
+  )
+  rm -rf "$work"
+}
+
 monitoring() {
   [ -x "$peers/monitoring/dashboard-linter" ] && return
   local work out=$peers/monitoring; work=$(mktemp -d)
@@ -148,9 +172,13 @@ case ${1:-all} in
   tools) tools ;;
   auger) auger ;;
   kubernetes) kubernetes ;;
+  kube-apiserver) kube_apiserver ;;
   monitoring) monitoring ;;
   schemathesis) schemathesis ;;
   all) debian; pypi; python; schemathesis; go_peers; tools ;;
-  *) echo "usage: $0 [all|debian|pypi|python|schemathesis|go|tools|auger|kubernetes|monitoring]" >&2; exit 2 ;;
+  *)
+    echo "usage: $0 [all|debian|pypi|python|schemathesis|go|tools|auger|kubernetes|kube-apiserver|monitoring]" >&2
+    exit 2
+    ;;
 esac
 ls "$peers"/*/

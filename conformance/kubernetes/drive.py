@@ -1,4 +1,6 @@
-"""What clients of Kubernetes do, against an API server: drive.py PORT CREDENTIALS ETCD.
+"""What clients of Kubernetes do, against an API server: drive.py KIND PORT CREDENTIALS ETCD.
+
+KIND is `sample`, with an API of its own, or `kube`, the API server of a cluster.
 
 Each step says what it found; the first that is not as it must be ends the run with its name. Standard library only.
 """
@@ -12,9 +14,20 @@ import threading
 import time
 import urllib.request
 
-PORT, CREDENTIALS, ETCD = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-GROUP = "/apis/wardle.example.com/v1alpha1"
-FLUNDERS = GROUP + "/namespaces/default/flunders"
+KIND, PORT, CREDENTIALS, ETCD = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+# Where the objects are, what they are, which field is changed, and where they are kept.
+GROUP, RESOURCE, VERSION, NAME, FIELD, KEPT = {
+    "sample": (
+        "/apis/wardle.example.com/v1alpha1",
+        "flunders",
+        "wardle.example.com/v1alpha1",
+        "Flunder",
+        "spec",
+        "/registry/wardle.example.com/wardle.example.com/flunders/default/",
+    ),
+    "kube": ("/api/v1", "configmaps", "v1", "ConfigMap", "data", "/registry/configmaps/default/"),
+}[KIND]
+OBJECTS = f"{GROUP}/namespaces/default/{RESOURCE}"
 LIMIT = 30  # seconds that anything may take
 
 tls = ssl._create_unverified_context()
@@ -62,12 +75,12 @@ def eventually(what, done):
         time.sleep(0.2)
 
 
-def flunder(name, **labels):
+def thing(name, **labels):
     return {
-        "apiVersion": "wardle.example.com/v1alpha1",
-        "kind": "Flunder",
+        "apiVersion": VERSION,
+        "kind": NAME,
         "metadata": {"name": name, "labels": labels},
-        "spec": {"reference": "none"},
+        FIELD: {"reference": "none"},
     }
 
 
@@ -86,6 +99,10 @@ def metric(name, **labels):
     return total
 
 
+def consistent(success):
+    return metric("apiserver_watch_cache_consistent_read_total", resource=RESOURCE, success=success)
+
+
 class Watch(threading.Thread):
     """Reads a watch in the background."""
 
@@ -96,7 +113,7 @@ class Watch(threading.Thread):
 
     def run(self):
         connection = http.client.HTTPSConnection("127.0.0.1", PORT, context=tls, timeout=4 * LIMIT)
-        connection.request("GET", f"{FLUNDERS}?watch=1&{self.query}")
+        connection.request("GET", f"{OBJECTS}?watch=1&{self.query}")
         answer = connection.getresponse()
         self.status = answer.status
         for line in answer:
@@ -112,25 +129,25 @@ class Watch(threading.Thread):
 
 def create_and_update():
     for number in range(30):
-        status, made = ask("POST", FLUNDERS, flunder(f"f{number:02}", parity=str(number % 2)))
+        status, made = ask("POST", OBJECTS, thing(f"f{number:02}", parity=str(number % 2)))
         must(status == 201, "create", status, made)
-    must(ask("POST", FLUNDERS, flunder("f00"))[0] == 409, "a second of the same name is refused")
-    status, first = ask("GET", f"{FLUNDERS}/f00")
+    must(ask("POST", OBJECTS, thing("f00"))[0] == 409, "a second of the same name is refused")
+    status, first = ask("GET", f"{OBJECTS}/f00")
     must(status == 200, "get", first)
     changed = json.loads(json.dumps(first))
-    changed["spec"]["reference"] = "other"
-    status, updated = ask("PUT", f"{FLUNDERS}/f00", changed)
+    changed[FIELD]["reference"] = "other"
+    status, updated = ask("PUT", f"{OBJECTS}/f00", changed)
     must(status == 200 and revision(updated) > revision(first), "update", updated)
-    must(ask("PUT", f"{FLUNDERS}/f00", changed)[0] == 409, "an update of what has changed is a conflict")
-    must(ask("DELETE", f"{FLUNDERS}/f29")[0] == 200, "delete")
-    must(ask("GET", f"{FLUNDERS}/f29")[0] == 404, "what was deleted is gone")
+    must(ask("PUT", f"{OBJECTS}/f00", changed)[0] == 409, "an update of what has changed is a conflict")
+    must(ask("DELETE", f"{OBJECTS}/f29")[0] == 200, "delete")
+    must(ask("GET", f"{OBJECTS}/f29")[0] == 404, "what was deleted is gone")
     return revision(updated)
 
 
 def pages():
     names, token, versions = [], "", set()
     while True:
-        status, page = ask("GET", f"{FLUNDERS}?limit=7&continue={token}")
+        status, page = ask("GET", f"{OBJECTS}?limit=7&continue={token}")
         must(status == 200, "page", page)
         names += [item["metadata"]["name"] for item in page["items"]]
         versions.add(page["metadata"]["resourceVersion"])
@@ -139,31 +156,31 @@ def pages():
             break
     must(names == [f"f{number:02}" for number in range(29)], "all pages together", names)
     must(len(versions) == 1, "all pages are of one revision", versions)
-    status, odd = ask("GET", f"{FLUNDERS}?labelSelector=parity%3D1")
+    status, odd = ask("GET", f"{OBJECTS}?labelSelector=parity%3D1")
     must(status == 200 and len(odd["items"]) == 14, "a list by label", odd)
 
 
 def consistent_reads():
     """Lists that must be current are answered from the API server's cache, once it asked etcd how far that is."""
-    before = metric("apiserver_watch_cache_consistent_read_total", success="true")
+    before = consistent("true")
     for number in range(10):
         name = f"now{number}"
-        must(ask("POST", FLUNDERS, flunder(name))[0] == 201, "create")
-        status, listed = ask("GET", FLUNDERS)
+        must(ask("POST", OBJECTS, thing(name))[0] == 201, "create")
+        status, listed = ask("GET", OBJECTS)
         must(name in [item["metadata"]["name"] for item in listed["items"]], "a list is not older than a write", name)
-        must(ask("DELETE", f"{FLUNDERS}/{name}")[0] == 200, "delete")
-    served = metric("apiserver_watch_cache_consistent_read_total", success="true") - before
+        must(ask("DELETE", f"{OBJECTS}/{name}")[0] == 200, "delete")
+    served = consistent("true") - before
     must(served >= 10, "lists are answered from the cache", served)
-    failed = metric("apiserver_watch_cache_consistent_read_total", success="false")
+    failed = consistent("false")
     must(failed == 0, "and none had to be asked of etcd instead", failed)
 
 
 def watches(since):
     follows = Watch(f"resourceVersion={since}&allowWatchBookmarks=true&timeoutSeconds=60")
     eventually("the past of a watch", lambda: ("DELETED", "f29") in follows.seen())
-    must(ask("POST", FLUNDERS, flunder("seen"))[0] == 201, "create")
+    must(ask("POST", OBJECTS, thing("seen"))[0] == 201, "create")
     eventually("a new object", lambda: ("ADDED", "seen") in follows.seen())
-    must(ask("DELETE", f"{FLUNDERS}/seen")[0] == 200, "delete")
+    must(ask("DELETE", f"{OBJECTS}/seen")[0] == 200, "delete")
     eventually("a deletion", lambda: ("DELETED", "seen") in follows.seen())
     order = [int(event["object"]["metadata"]["resourceVersion"]) for event in follows.events]
     must(order == sorted(order), "events in the order of their revisions", order)
@@ -177,27 +194,27 @@ def watches(since):
         bookmark,
     )
     must(len(lists.seen("ADDED")) == 29, "a watch that lists first", lists.seen())
-    must(ask("POST", FLUNDERS, flunder("later"))[0] == 201, "create")
+    must(ask("POST", OBJECTS, thing("later"))[0] == 201, "create")
     eventually("a watch that listed goes on", lambda: ("ADDED", "later") in lists.seen())
-    must(ask("DELETE", f"{FLUNDERS}/later")[0] == 200, "delete")
+    must(ask("DELETE", f"{OBJECTS}/later")[0] == 200, "delete")
     return follows
 
 
 def compaction(follows):
     """The API server compacts what is older than two of its intervals, and says so to those who ask for it."""
-    status, page = ask("GET", f"{FLUNDERS}?limit=7")
+    status, page = ask("GET", f"{OBJECTS}?limit=7")
     token, since = page["metadata"]["continue"], page["metadata"]["resourceVersion"]
-    must(ask("POST", FLUNDERS, flunder("newer"))[0] == 201, "create")
+    must(ask("POST", OBJECTS, thing("newer"))[0] == 201, "create")
 
     def is_gone():
         # Writes, so that there is something to compact.
-        ask("PUT", f"{FLUNDERS}/newer", flunder("newer", at=str(time.monotonic_ns())))
-        return ask("GET", f"{FLUNDERS}?limit=7&continue={token}")[0] == 410
+        ask("PUT", f"{OBJECTS}/newer", thing("newer", at=str(time.monotonic_ns())))
+        return ask("GET", f"{OBJECTS}?limit=7&continue={token}")[0] == 410
 
     eventually("a page of a compacted revision is gone", is_gone)
     exact = f"resourceVersion={since}&resourceVersionMatch=Exact"
-    must(ask("GET", f"{FLUNDERS}?{exact}")[0] in (410, 200), "a list at an old revision")
-    must(ask("GET", f"{FLUNDERS}?limit=7")[0] == 200, "a new list")
+    must(ask("GET", f"{OBJECTS}?{exact}")[0] in (410, 200), "a list at an old revision")
+    must(ask("GET", f"{OBJECTS}?limit=7")[0] == 200, "a new list")
     must(follows.is_alive() and "ERROR" not in [event["type"] for event in follows.events], "a watch goes on")
     compacted = etcd("/v3/kv/range", {"key": base64.b64encode(b"compact_rev_key").decode()})
     must(compacted.get("count") == "1", "the key by which API servers agree who compacts", compacted)
@@ -206,25 +223,48 @@ def compaction(follows):
 def leases():
     """The API server makes none for these objects; what it would do is done below it, and seen above it."""
     lease = etcd("/v3/lease/grant", {"TTL": "2"})["ID"]
-    status, listed = ask("GET", FLUNDERS)
-    key = "/registry/wardle.example.com/wardle.example.com/flunders/default/newer"
+    key = KEPT + "newer"
     stored = etcd("/v3/kv/range", {"key": base64.b64encode(key.encode()).decode()})
     must(stored.get("count") == "1", "where the API server keeps its objects", stored)
     record = stored["kvs"][0]
     etcd("/v3/kv/put", {"key": record["key"], "value": record["value"], "lease": lease})
-    eventually("an object goes with its lease", lambda: ask("GET", f"{FLUNDERS}/newer")[0] == 404)
+    eventually("an object goes with its lease", lambda: ask("GET", f"{OBJECTS}/newer")[0] == 404)
+
+
+def events():
+    """Events go with leases that the API server makes and shares between them."""
+    event = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": "seen.1"},
+        "involvedObject": {"kind": "ConfigMap", "name": "newer", "namespace": "default"},
+        "reason": "Seen",
+        "type": "Normal",
+    }
+    status, made = ask("POST", "/api/v1/namespaces/default/events", event)
+    must(status == 201, "an event", status, made)
+    stored = etcd("/v3/kv/range", {"key": base64.b64encode(b"/registry/events/default/seen.1").decode()})
+    must(stored.get("count") == "1" and int(stored["kvs"][0].get("lease", 0)) > 0, "an event has a lease", stored)
+    left = etcd("/v3/lease/timetolive", {"ID": stored["kvs"][0]["lease"], "keys": True})
+    must(0 < int(left["TTL"]) <= int(left["grantedTTL"]), "and the lease goes on", left)
 
 
 def main():
     eventually("the API server answers", lambda: ask("GET", GROUP)[0] == 200)
+    if KIND == "kube":
+        # It makes the namespaces itself, a while after it answers.
+        eventually("the API server is ready", lambda: ask("GET", "/readyz")[0] == 200)
+        eventually("its namespaces", lambda: ask("GET", "/api/v1/namespaces/default")[0] == 200)
     # Its caches are filled at the first list.
-    eventually("a first list", lambda: ask("GET", FLUNDERS)[0] == 200)
+    eventually("a first list", lambda: ask("GET", OBJECTS)[0] == 200)
     since = create_and_update()
     pages()
     consistent_reads()
     follows = watches(since)
     compaction(follows)
     leases()
+    if KIND == "kube":
+        events()
     print(f"{len(follows.events)} events on one watch")
 
 

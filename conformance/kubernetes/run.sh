@@ -1,26 +1,31 @@
 #!/usr/bin/env bash
-# A Kubernetes API server, built from its Go modules, on real etcd, on our server, and on our gateway in front of each.
-# Install it first: conformance/install-peers.sh kubernetes
+# API servers of Kubernetes, built from their Go modules, on real etcd, on our server, and on our gateway in front of
+# each: sample-apiserver, and kube-apiserver if it is there.
+# Install them first: conformance/install-peers.sh kubernetes; conformance/install-peers.sh kube-apiserver
 # Usage: conformance/kubernetes/run.sh [etcd|server|gateway|gateway-etcd]...    (default: all)
+# KINDS=kube or KINDS=sample runs one of the two.
 # The binary of Forebay is $FOREBAY_BIN, or what cargo built last. Ends by itself within a few minutes.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 peers=${FOREBAY_PEERS:-$HOME/.cache/forebay-peers}
-apiserver=$peers/kubernetes/sample-apiserver
 etcd=$peers/3.7/etcd
 target=${CARGO_TARGET_DIR:-$here/../../target}
 forebay=${FOREBAY_BIN:-$(ls -t "$target"/{release,debug}/forebay 2>/dev/null | head -n1 || true)}
 
 skip() { echo "skipped: $1" >&2; exit 0; }
-[ -x "$apiserver" ] || skip "no Kubernetes API server; conformance/install-peers.sh kubernetes"
+kinds=${KINDS:-sample kube}
+[ -x "$peers/kubernetes/sample-apiserver" ] || kinds=${kinds/sample/}
+[ -x "$peers/kubernetes/kube-apiserver" ] || kinds=${kinds/kube/}
+[ -n "${kinds// /}" ] || skip "no Kubernetes API server; conformance/install-peers.sh kubernetes"
 [ -x "$etcd" ] || skip "no etcd; conformance/install-peers.sh go"
 [ -x "$forebay" ] || skip "no forebay; cargo build --release"
 
 work=$(mktemp -d)
 started=()
+# At once: nothing is kept, and a kube-apiserver that is asked to end waits for its etcd without end.
 stop() {
-  for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
+  for pid in "${started[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
   for pid in "${started[@]}"; do wait "$pid" 2>/dev/null || true; done
   started=()
 }
@@ -76,7 +81,30 @@ member() { # name client peer command...
   serves "http://127.0.0.1:$client" "$name"
 }
 
-run() { # what
+apiserver() { # kind where-etcd-is port
+  local common=(--etcd-servers "http://127.0.0.1:$2" --secure-port "$3" --bind-address 127.0.0.1
+    --cert-dir "$work/certs" --client-ca-file "$work/ca.pem" --enable-priority-and-fairness=false
+    --etcd-compaction-interval=5s)
+  case $1 in
+    sample)
+      start apiserver "$peers/kubernetes/sample-apiserver" "${common[@]}" --kubeconfig "$work/nobody.yaml" \
+        --authentication-kubeconfig "$work/nobody.yaml" --authorization-kubeconfig "$work/nobody.yaml" \
+        --authentication-skip-lookup \
+        --disable-admission-plugins=NamespaceLifecycle,MutatingAdmissionWebhook,ValidatingAdmissionWebhook,ValidatingAdmissionPolicy,MutatingAdmissionPolicy
+      ;;
+    kube)
+      # It tells others where it is, and none of them is there.
+      start apiserver "$peers/kubernetes/kube-apiserver" "${common[@]}" --advertise-address 192.0.2.1 \
+        --endpoint-reconciler-type=none --service-cluster-ip-range 198.51.100.0/24 --authorization-mode RBAC \
+        --service-account-issuer https://issuer.invalid --service-account-key-file "$work/ca.pem" \
+        --service-account-signing-key-file "$work/ca.key" --disable-admission-plugins=ServiceAccount
+      ;;
+    *) echo "unknown kind $1" >&2; exit 2 ;;
+  esac
+}
+
+run() { # kind what
+  local kind=$1; shift
   rm -rf "$work"/{etcd,server} "$work"/*.log
   read -r client peer front api <<<"$(ports 4)"
   local at=$client
@@ -93,15 +121,11 @@ run() { # what
       serves "http://127.0.0.1:$front" gateway
       ;;
   esac
-  start apiserver "$apiserver" --etcd-servers "http://127.0.0.1:$at" --secure-port "$api" --bind-address 127.0.0.1 \
-    --cert-dir "$work/certs" --client-ca-file "$work/ca.pem" --kubeconfig "$work/nobody.yaml" \
-    --authentication-kubeconfig "$work/nobody.yaml" --authorization-kubeconfig "$work/nobody.yaml" \
-    --authentication-skip-lookup --enable-priority-and-fairness=false --etcd-compaction-interval=5s \
-    --disable-admission-plugins=NamespaceLifecycle,MutatingAdmissionWebhook,ValidatingAdmissionWebhook,ValidatingAdmissionPolicy,MutatingAdmissionPolicy
-  if python3 "$here/drive.py" "$api" "$work" "http://127.0.0.1:$at"; then
-    echo "ok: $1"
+  apiserver "$kind" "$at" "$api"
+  if python3 "$here/drive.py" "$kind" "$api" "$work" "http://127.0.0.1:$at"; then
+    echo "ok: $kind-apiserver on $1"
   else
-    echo "failed: $1" >&2
+    echo "failed: $kind-apiserver on $1" >&2
     tail -n 30 "$work"/*.log >&2
     exit 1
   fi
@@ -109,4 +133,4 @@ run() { # what
 }
 
 credentials
-for what in "${@:-etcd server gateway gateway-etcd}"; do for one in $what; do run "$one"; done; done
+for kind in $kinds; do for what in "${@:-etcd server gateway gateway-etcd}"; do for one in $what; do run "$kind" "$one"; done; done; done
