@@ -34,7 +34,7 @@ use crate::{
     proposals::{RequestIds, Waiters},
     quotas::Quotas,
     raft::{Progress, Proposal, RaftError, RaftHandle, RaftThread, Refused, Role},
-    rpc::Rpc,
+    rpc::{Audit, Rpc},
     space::Reserve,
     version::{self, Version},
 };
@@ -64,6 +64,7 @@ pub(crate) struct Inner {
     pub(crate) lessor: Arc<Mutex<Lessor>>,
     pub(crate) quotas: Arc<Quotas>,
     pub(crate) auth: Arc<Auth>,
+    pub(crate) audit: Audit,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) peers: Peers,
     /// Ends the serving of other members.
@@ -227,6 +228,10 @@ impl Member {
 
     pub(crate) fn auth(&self) -> &Auth {
         &self.0.auth
+    }
+
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.0.audit
     }
 
     pub(crate) fn watches(&self) -> &Watches {

@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use forebay_edge::{
@@ -48,6 +48,7 @@ use crate::{
     proposals::{RequestIds, Waiters},
     quotas::Quotas,
     raft::{self, RaftMetrics},
+    rpc::Audit,
     space::{self, Reserve},
     upkeep,
     version::Version,
@@ -289,6 +290,7 @@ pub async fn start_on(
         lessor,
         quotas,
         auth,
+        audit: Audit::new(Instant::now()),
         cluster,
         peers: peers.clone(),
         peers_closing: Drain::default(),

@@ -88,6 +88,15 @@ impl Credentials {
             common_name: tls.and_then(|tls| tls.common_name.as_deref()).map(Box::from),
         }
     }
+
+    /// What they are, for the log.
+    pub fn kind(&self) -> &'static str {
+        match (&self.token, &self.common_name) {
+            (Some(_), _) => "token",
+            (None, Some(_)) => "certificate",
+            (None, None) => "nothing",
+        }
+    }
 }
 
 /// Who showed some credentials.

@@ -1,6 +1,7 @@
 //! etcd's gRPC services, one file each. A handler has four beats: read and check the request, call
 //! the member, turn what failed into a status, fill the header.
 
+mod audit;
 mod auth;
 mod caller;
 mod cluster;
@@ -29,6 +30,7 @@ use futures::{
 use http::HeaderMap;
 use tonic::{Status, service::Routes};
 
+pub(crate) use self::audit::Audit;
 use self::rights::Need;
 use crate::member::Member;
 
@@ -77,10 +79,14 @@ fn dispatch(member: Member, request: Request) -> BoxFuture<'static, Response> {
     if !member.auth().is_enabled() {
         return serve(member, request);
     }
-    match rights::need(request.uri().path()) {
-        None => ready(grpc::refuse(grpc::unknown_method(request.uri().path()))).boxed(),
-        Some(need @ (Need::User | Need::Admin)) => {
+    let Some(need) = rights::need(request.uri().path()) else {
+        return ready(grpc::refuse(grpc::unknown_method(request.uri().path()))).boxed();
+    };
+    let line = audit::Line::of(&member, &request, need);
+    let answer = match need {
+        Need::User | Need::Admin => {
             let (credentials, deadline) = (Member::credentials(&request), member.deadline(request.headers()));
+            let member = member.clone();
             async move {
                 let admitted = async { rights::admit(&member, need, &credentials, deadline?).await };
                 match admitted.await {
@@ -90,7 +96,11 @@ fn dispatch(member: Member, request: Request) -> BoxFuture<'static, Response> {
             }
             .boxed()
         }
-        Some(Need::Nothing | Need::Keys | Need::Apply) => serve(member, request),
+        Need::Nothing | Need::Keys | Need::Apply => serve(member.clone(), request),
+    };
+    match line {
+        None => answer,
+        Some(line) => answer.inspect(move |answer| line.write(member.audit(), answer)).boxed(),
     }
 }
 
