@@ -99,6 +99,8 @@ pub struct Config {
     pub auth_token: TokenKind,
     /// How slow a password is to try; bcrypt's, 4 to 31. Each step doubles the time, for us and for whoever guesses.
     pub bcrypt_cost: u32,
+    /// Characters that a new password has at least. Passwords that are there stay good, whatever their length.
+    pub password_min_length: usize,
     /// Whether the common name of a client's certificate is its user, if it shows no token.
     pub client_cert_auth: bool,
     /// How often the log is told what is left of long leases, so that a new leader does not begin them anew; `None` for
@@ -226,6 +228,7 @@ impl Default for Config {
             compact_hash_check_time: Duration::from_secs(60),
             auth_token: TokenKind::Simple(Duration::from_secs(300)),
             bcrypt_cost: 10,
+            password_min_length: 0,
             client_cert_auth: false,
             lease_checkpoint_interval: None,
             lease_checkpoint_persist: false,

@@ -108,6 +108,8 @@ pub struct ServerConfig {
 
     pub auth_token: AuthToken,
     pub bcrypt_cost: u32,
+    /// Characters that a new password has at least.
+    pub password_min_length: usize,
 
     pub feature_gates: FeatureGates,
     /// The same as a list, in which every gate has its stage.

@@ -85,6 +85,7 @@ pub(super) fn member(config: &ServerConfig) -> anyhow::Result<forebay_server::Co
             AuthToken::None => TokenKind::None,
         },
         bcrypt_cost: config.bcrypt_cost,
+        password_min_length: config.password_min_length,
         client_cert_auth: config.client_tls.client_cert_auth,
         // As often as etcd.
         lease_checkpoint_interval: config.feature_gates.lease_checkpoint.then_some(std::time::Duration::from_secs(300)),

@@ -14,6 +14,9 @@ use crate::{
 /// etcd's word for a hash that is none, which has no name on the wire.
 const UNDECODABLE: &str = "auth: authentication failed, password was given for no password user";
 
+/// Passwords of fewer characters are taken, if no minimum was set, and warned of.
+const SHORT: usize = 8;
+
 /// Reads a request and has it carried out. `entry` makes the entry of the log.
 async fn carry_out<M: Message + Default>(
     member: &Member,
@@ -83,7 +86,7 @@ pub(super) async fn add_user(member: Member, request: Request) -> Result<Respons
     let deadline = member.deadline(&parts.headers)?;
     let has_password = add.options != Some(UserAddOptions { no_password: true });
     if has_password {
-        check_length(&add.password).map_err(|error| Status::unknown(error.to_string()))?;
+        check_password(&member, &add.password)?;
     }
     let caller = may_hash(&member, &parts, deadline).await?;
     if has_password {
@@ -98,7 +101,7 @@ pub(super) async fn change_password(member: Member, request: Request) -> Result<
     let max = member.config().max_message_bytes();
     let (parts, mut change) = grpc::unary::<AuthUserChangePasswordRequest>(request, max).await?;
     let deadline = member.deadline(&parts.headers)?;
-    check_length(&change.password).map_err(|error| Status::unknown(error.to_string()))?;
+    check_password(&member, &change.password)?;
     let caller = may_hash(&member, &parts, deadline).await?;
     if !change.password.is_empty() {
         change.hashed_password = hashed(&member, &change.name, std::mem::take(&mut change.password)).await?;
@@ -106,6 +109,16 @@ pub(super) async fn change_password(member: Member, request: Request) -> Result<
     let request = InternalRaftRequest { auth_user_change_password: Some(change), ..Default::default() };
     member.propose(&caller, request, deadline).await.map_err(undecodable)?;
     Ok(grpc::reply_message(&AuthUserChangePasswordResponse { header: Some(member.header()) }))
+}
+
+/// Whether a password may become a user's.
+fn check_password(member: &Member, password: &str) -> Result<(), Status> {
+    check_length(password).map_err(|error| Status::unknown(error.to_string()))?;
+    let min = member.config().password_min_length;
+    if password.chars().count() < min {
+        return Err(Status::invalid_argument(format!("forebay: passwords have at least {min} characters here")));
+    }
+    Ok(())
 }
 
 /// Who asks, if it is somebody for whom to compute a hash: apply judges later, but a hash takes a core for long.
@@ -124,6 +137,9 @@ async fn may_hash(
 }
 
 async fn hashed(member: &Member, user: &str, password: String) -> Result<String, Status> {
+    if password.chars().count() < SHORT {
+        tracing::warn!(user, "the password is so short that it can be guessed");
+    }
     member.auth().passwords().hash(user, password).await.map(|hash| to_entry(&hash)).map_err(refused)
 }
 

@@ -20,6 +20,7 @@ const RANGE: &str = "/etcdserverpb.KV/Range";
 const PUT: &str = "/etcdserverpb.KV/Put";
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 const REVOKE_ROLE: &str = "/etcdserverpb.Auth/UserRevokeRole";
+const ADD_USER: &str = "/etcdserverpb.Auth/UserAdd";
 const CHANGE_PASSWORD: &str = "/etcdserverpb.Auth/UserChangePassword";
 
 pub fn user(name: &str, password: &str) -> AuthUserAddRequest {
@@ -362,4 +363,25 @@ async fn h10_who_guesses_is_held_back_and_nobody_beside_notices() {
     for token in [metadata("token", token.as_bytes()), alice] {
         assert_eq!(read(&node, &token, "a").await, Ok(1), "tokens are good all the while");
     }
+}
+
+#[tokio::test]
+async fn a_new_password_has_the_least_length_that_was_set_and_an_old_one_stays_good() {
+    let node = Node::with(|config| config.bcrypt_cost = 4).await;
+    people(&node).await;
+    let node = node.restart_with(|config| config.password_min_length = 8).await;
+    let root = log_in(&node, "root").await;
+    let refused = (Code::InvalidArgument, "forebay: passwords have at least 8 characters here".to_owned());
+    for short in ["", "passwor"] {
+        let add = node.call_with::<AuthUserAddResponse>(ADD_USER, root.clone(), &user("bob", short)).await;
+        assert_eq!(refusal(add), refused);
+        let change =
+            AuthUserChangePasswordRequest { name: "alice".into(), password: short.into(), ..Default::default() };
+        let change = node.call_with::<AuthUserChangePasswordResponse>(CHANGE_PASSWORD, root.clone(), &change).await;
+        assert_eq!(refusal(change), refused);
+    }
+    // Characters, and not bytes; and who has no password needs none.
+    node.call_with::<AuthUserAddResponse>(ADD_USER, root.clone(), &user("bob", "pässwörd")).await.unwrap();
+    let without = AuthUserAddRequest { options: Some(UserAddOptions { no_password: true }), ..user("carol", "") };
+    node.call_with::<AuthUserAddResponse>(ADD_USER, root, &without).await.unwrap();
 }

@@ -86,6 +86,7 @@ pub struct Settings {
     pub auth_token: String,
     pub auth_token_ttl: u64,
     pub bcrypt_cost: u64,
+    pub password_min_length: u64,
 
     pub metrics: String,
     pub tracing: TracingSettings,
@@ -209,6 +210,7 @@ impl Default for Settings {
             auth_token: "simple".to_owned(),
             auth_token_ttl: 300,
             bcrypt_cost: 10,
+            password_min_length: 0,
 
             metrics: "basic".to_owned(),
             tracing: TracingSettings::of("etcd"),

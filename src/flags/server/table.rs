@@ -111,6 +111,7 @@ pub fn flags() -> Vec<Flag<Settings>> {
         flag(AUTH, "auth-token", Text(|s| &mut s.auth_token), "simple, or jwt with its options."),
         flag(AUTH, "auth-token-ttl", Uint(|s| &mut s.auth_token_ttl), "Seconds a simple token is good for."),
         flag(AUTH, "bcrypt-cost", Uint(|s| &mut s.bcrypt_cost), "How much work a password's hash takes, 4 to 31."),
+        flag(AUTH, "password-min-length", Uint(|s| &mut s.password_min_length), "Refuse new passwords of fewer characters; etcd takes any. Those of fewer than 8 are warned of (Forebay's own)."),
 
         flag(MONITORING, "metrics", Text(|s| &mut s.metrics), "basic or extensive; the latency histograms of every method are there with either."),
         flag(MONITORING, "listen-metrics-urls", Urls(|s| &mut s.listen_metrics_urls), "Where /metrics and the health pages are served as well."),

@@ -171,6 +171,7 @@ pub fn validate(mut said: Said) -> Verdict {
         self_signed_cert_validity_years: s.self_signed_cert_validity.max(1),
         auth_token,
         bcrypt_cost: u32::try_from(s.bcrypt_cost).ok().filter(|cost| (4..=31).contains(cost)).unwrap_or(10),
+        password_min_length: usize::try_from(s.password_min_length).unwrap_or(usize::MAX),
         gates: s.feature_gates.all(),
         feature_gates: s.feature_gates.resolve(),
         memory_mlock: s.memory_mlock,
