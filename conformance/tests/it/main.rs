@@ -14,6 +14,7 @@ mod etcdctl;
 mod flaps;
 mod gateways;
 mod histories;
+mod hostile;
 mod http;
 mod metrics;
 mod openapi;
