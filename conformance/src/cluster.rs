@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::PathBuf,
+    process::ExitStatus,
     time::{Duration, Instant},
 };
 
@@ -18,7 +19,10 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::target::{Kind, Process, data_dir, free_addresses, named_command};
+use crate::{
+    network::Network,
+    target::{Kind, Process, data_dir, free_addresses, named_command},
+};
 
 /// How long the members of a cluster may take to agree on anything.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -31,7 +35,8 @@ pub struct Cluster {
     /// What every member is started with.
     args: Vec<String>,
     added: usize,
-    // Dropped after the processes that write into it.
+    // Dropped after the processes that are in it, and that write into it.
+    network: Option<Network>,
     dir: TempDir,
 }
 
@@ -111,24 +116,49 @@ impl Node {
 impl Cluster {
     /// A new cluster of these kinds, one member each, that serves. `args` go to each.
     pub async fn start(kinds: &[Kind], args: &[&str]) -> anyhow::Result<Cluster> {
-        let dir = TempDir::with_prefix("conformance-cluster-")?;
-        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let mut cluster = Cluster { members: Vec::new(), args, added: 0, dir };
-        for kind in kinds {
-            let node = cluster.node(*kind)?;
-            cluster.members.push(node);
-        }
-        let initial = cluster.initial_cluster();
+        Cluster::started(None, kinds, args).await
+    }
+
+    /// The same in a network of its own.
+    pub async fn start_in(network: Network, kinds: &[Kind], args: &[&str]) -> anyhow::Result<Cluster> {
+        Cluster::started(Some(network), kinds, args).await
+    }
+
+    async fn started(network: Option<Network>, kinds: &[Kind], args: &[&str]) -> anyhow::Result<Cluster> {
+        let mut cluster = Cluster::planned(network, kinds, args)?;
         for member in 0..cluster.members.len() {
-            cluster.members[member].initial_cluster.clone_from(&initial);
             cluster.spawn(member)?;
         }
         cluster.serving().await?;
         Ok(cluster)
     }
 
+    /// A new cluster of which no member runs yet.
+    pub fn planned(network: Option<Network>, kinds: &[Kind], args: &[&str]) -> anyhow::Result<Cluster> {
+        let dir = TempDir::with_prefix("conformance-cluster-")?;
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let mut cluster = Cluster { members: Vec::new(), args, added: 0, network, dir };
+        for kind in kinds {
+            let node = cluster.node(*kind)?;
+            cluster.members.push(node);
+        }
+        let initial = cluster.initial_cluster();
+        for member in &mut cluster.members {
+            member.initial_cluster.clone_from(&initial);
+        }
+        Ok(cluster)
+    }
+
+    /// The network that it was started in.
+    pub fn network(&self) -> Option<&Network> {
+        self.network.as_ref()
+    }
+
     fn node(&mut self, kind: Kind) -> anyhow::Result<Node> {
-        let [client, peer] = free_addresses()?;
+        let [client, peer] = match &self.network {
+            Some(network) => network.place(self.added)?,
+            None => free_addresses()?,
+        };
         self.added += 1;
         let channel = Endpoint::from_shared(format!("http://{client}"))?.connect_timeout(LIMIT).connect_lazy();
         let name = format!("m{}", self.added);
@@ -153,6 +183,11 @@ impl Cluster {
 
     /// Starts a member's process on what there is in its directory, and does not wait.
     pub fn spawn(&mut self, member: usize) -> anyhow::Result<()> {
+        self.spawn_with(member, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn spawn_with(&mut self, member: usize, variables: &[(&str, &str)]) -> anyhow::Result<()> {
         let node = &mut self.members[member];
         let dir = self.dir.path().join(&node.name);
         std::fs::create_dir_all(&dir)?;
@@ -160,6 +195,10 @@ impl Cluster {
         command.args(["--initial-cluster", &node.initial_cluster]);
         command.args(["--initial-cluster-state", if node.is_joining { "existing" } else { "new" }]);
         command.args(&self.args);
+        if let Some(network) = &self.network {
+            command = network.inside(member, &command);
+        }
+        command.envs(variables.iter().copied());
         node.process = Some(Process::spawn(command, node.client, dir.join("log"))?);
         Ok(())
     }
@@ -184,6 +223,26 @@ impl Cluster {
         if let Some(mut process) = self.members[member].process.take() {
             process.kill();
         }
+    }
+
+    /// Sends a signal to a member.
+    pub fn signal(&self, member: usize, signal: &str) -> anyhow::Result<()> {
+        self.members[member].process.as_ref().context("it runs")?.signal(signal)
+    }
+
+    /// How a member has ended, if it has.
+    pub fn exit(&mut self, member: usize) -> anyhow::Result<Option<ExitStatus>> {
+        let node = &mut self.members[member];
+        let status = node.process.as_mut().context("it runs")?.exit()?;
+        if status.is_some() {
+            node.process = None;
+        }
+        Ok(status)
+    }
+
+    /// A member that was removed: those who come later are not told of it.
+    pub fn gone(&mut self, member: usize) {
+        self.members[member].is_gone = true;
     }
 
     /// Asks a member to end, and waits until it has.
@@ -246,7 +305,7 @@ impl Cluster {
     /// Removes a member that has ended for good, by way of another one. Its place in the list stays.
     pub async fn replace(&mut self, by: usize, member: usize, id: u64) -> anyhow::Result<()> {
         self.remove(by, id).await?;
-        self.members[member].is_gone = true;
+        self.gone(member);
         Ok(())
     }
 

@@ -418,6 +418,11 @@ impl Process {
         Ok(())
     }
 
+    /// How it ended, if it has.
+    pub(crate) fn exit(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
     /// The last lines of what it logged.
     pub(crate) fn log(&self) -> String {
         tail(&self.log)

@@ -56,7 +56,10 @@ pub(crate) async fn check_at_start(
     limit: Duration,
 ) -> Result<(), String> {
     let answers = ask(client, identity, members, own.revision, limit).await;
-    let differs = |answer: &HashKvAnswer| answer.compact_revision == own.compact_revision && answer.hash != own.hash;
+    let differs = |answer: &HashKvAnswer| {
+        let HashKvAnswer { compact_revision, hash, .. } = *answer;
+        is_unlike(&own, &RevisionHash { revision: own.revision, compact_revision, hash })
+    };
     let differing: Vec<_> =
         answers.iter().filter(|(_, answer)| answer.as_ref().is_some_and(differs)).map(|(id, _)| id_text(*id)).collect();
     if differing.is_empty() {
@@ -68,6 +71,11 @@ pub(crate) async fn check_at_start(
         differing.join(", "),
         own.revision
     ))
+}
+
+/// Whether a member that compacted as this one did holds something else at the same revision.
+pub(crate) fn is_unlike(own: &RevisionHash, other: &RevisionHash) -> bool {
+    other.compact_revision == own.compact_revision && other.hash != own.hash
 }
 
 /// Compares the members again and again, on the leader. Ends when the member stops.

@@ -155,7 +155,8 @@ pub fn arm_from_environment() -> Result<(), String> {
     let Ok(text) = std::env::var("FOREBAY_FAILPOINT") else { return Ok(()) };
     let (name, count) = text.split_once(':').unwrap_or((&text, "1"));
     let point = Point::ALL.iter().find(|point| point.name() == name);
-    let point = point.ok_or_else(|| format!("FOREBAY_FAILPOINT={text} names no place"))?;
+    let names = || Point::ALL.iter().map(|point| point.name()).collect::<Vec<_>>().join(", ");
+    let point = point.ok_or_else(|| format!("FOREBAY_FAILPOINT={text} names no place; there are {}", names()))?;
     let count = count.parse().map_err(|_| format!("FOREBAY_FAILPOINT={text} has no count behind the colon"))?;
     if ARMED.set((*point, AtomicU64::new(count))).is_ok() {
         WATCHED.store(true, Ordering::Relaxed);

@@ -11,6 +11,7 @@ mod crash;
 mod damage;
 mod doctor;
 mod etcdctl;
+mod faults;
 mod flaps;
 mod gateways;
 mod histories;

@@ -95,6 +95,7 @@ impl World {
                 let after = self.rng.random_range(0..4);
                 self.trap.set(point, after);
             }
+            Fault::Damage => self.begin_damage(id),
         }
     }
 
@@ -110,38 +111,46 @@ impl World {
     /// another one leaves.
     fn change_membership(&mut self, id: u64) {
         let Some(leader) = self.leader() else { return };
+        let shown = self.seats[&leader].running.as_ref().expect("it leads").cluster.shown();
+        if let Some(learner) = shown.members.iter().find(|member| member.is_learner) {
+            let json = member_json(learner);
+            let promotion = format!("{},\"isPromote\":true}}", json.trim_end_matches('}'));
+            self.propose_change(leader, ConfChangeType::ConfChangeAddNode, learner.id, Some(promotion));
+        } else if shown.members.len() as u64 > self.plan.members {
+            self.remove_member(leader, id);
+        } else {
+            let is_learner = self.rng.random_bool(0.5);
+            self.add_member(leader, is_learner);
+        }
+    }
+
+    pub(super) fn remove_member(&mut self, leader: u64, id: u64) {
+        self.propose_change(leader, ConfChangeType::ConfChangeRemoveNode, id, None);
+    }
+
+    /// Adds a member that has never been one, and starts it.
+    pub(super) fn add_member(&mut self, leader: u64, is_learner: bool) {
+        let kind = match is_learner {
+            true => ConfChangeType::ConfChangeAddLearnerNode,
+            false => ConfChangeType::ConfChangeAddNode,
+        };
+        let id = self.next_member;
+        self.next_member += 1;
+        self.propose_change(leader, kind, id, Some(member_json(&record(id, is_learner))));
+        self.place(id, Bootstrap { member_id: id, cluster_id: CLUSTER, members: Vec::new() });
+        self.after(Duration::from_secs(1), Event::Restart(id));
+    }
+
+    fn propose_change(&mut self, leader: u64, kind: ConfChangeType, id: u64, context: Option<String>) {
         let running = self.seats[&leader].running.as_ref().expect("it leads");
-        let shown = running.cluster.shown();
-        let learner = shown.members.iter().find(|member| member.is_learner).cloned();
-        let change = |kind: ConfChangeType, node_id: u64, context: Option<String>| ConfChange {
+        let change = ConfChange {
             id: Some(running.ids.next()),
             r#type: Some(kind as i32),
-            node_id: Some(node_id),
+            node_id: Some(id),
             context: context.map(Bytes::from),
         };
-        let change = if let Some(learner) = learner {
-            let json = member_json(&learner);
-            let promotion = format!("{},\"isPromote\":true}}", json.trim_end_matches('}'));
-            change(ConfChangeType::ConfChangeAddNode, learner.id, Some(promotion))
-        } else if shown.members.len() as u64 > self.plan.members {
-            change(ConfChangeType::ConfChangeRemoveNode, id, None)
-        } else {
-            let (new, is_learner) = (self.next_member, self.rng.random_bool(0.5));
-            let kind = match is_learner {
-                true => ConfChangeType::ConfChangeAddLearnerNode,
-                false => ConfChangeType::ConfChangeAddNode,
-            };
-            change(kind, new, Some(member_json(&record(new, is_learner))))
-        };
-        let joins = change.node_id() == self.next_member;
         let _ = running.raft.propose_conf_change(change);
         self.wake(leader);
-        if joins {
-            let id = self.next_member;
-            self.next_member += 1;
-            self.place(id, Bootstrap { member_id: id, cluster_id: CLUSTER, members: Vec::new() });
-            self.after(Duration::from_secs(1), Event::Restart(id));
-        }
     }
 
     /// Everything works from now on.

@@ -23,7 +23,10 @@ use forebay_storage::{
 use parking_lot::Mutex;
 use prometheus::Registry;
 
-use super::plan::{Bug, Plan};
+use super::{
+    damage,
+    plan::{Bug, Plan},
+};
 use crate::{
     apply::{self, Machine, Replica, Restored},
     auth::{Auth, Passwords, Tokens},
@@ -57,6 +60,12 @@ pub(super) struct Seat {
     pub(super) starts: u64,
     /// Whether the cluster has removed it; it does not come back.
     pub(super) is_removed: bool,
+    /// Its disk changed what was synced.
+    pub(super) is_damaged: bool,
+    /// It did not start since, and another has not taken its place yet.
+    pub(super) is_refused: bool,
+    /// What its db file was like a while ago, on a disk that begins to go wrong.
+    pub(super) old_db: Option<Vec<u8>>,
     /// The member cannot run before this: it waits for its disk, or was stopped.
     pub(super) busy_until: Duration,
     pub(super) slow_until: Duration,
@@ -111,6 +120,9 @@ impl Seat {
             bootstrap,
             starts: 0,
             is_removed: false,
+            is_damaged: false,
+            is_refused: false,
+            old_db: None,
             busy_until: Duration::ZERO,
             slow_until: Duration::ZERO,
             turn_at: None,
@@ -135,7 +147,7 @@ impl Seat {
     }
 
     /// Starts the member on what its disk holds.
-    pub(super) fn start(&mut self, plan: &Plan, now: Duration, seed: u64) -> Result<(), String> {
+    pub(super) fn start(&mut self, plan: &Plan, now: Duration, seed: u64, others: &[Reader]) -> Result<(), String> {
         self.look_at_clock(now);
         self.starts += 1;
         let config = Config {
@@ -154,13 +166,16 @@ impl Seat {
             self.disk.lie();
         }
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let options = db::Options { page_size: 1024, growth: 32 << 10, disk: disk.clone(), ..db::Options::default() };
-        let (db, state) = files::open(&config, options).map_err(|error| text(&error))?;
+        let (db, state) = files::open(&config, db_options(disk.clone())).map_err(|error| text(&error))?;
         let mut raft_config = raft_config(&config);
         raft_config.wal.segment_bytes = plan.segment_bytes;
         let log = Opened::open(raft_config, disk.clone(), Some(&self.bootstrap)).map_err(|error| text(&error))?;
         let state = files::install_received(&config, &*disk, &db, state, log.snapshot_index());
         let state = state.map_err(|error| text(&error))?;
+        if plan.bug != Some(Bug::UncheckedStart) {
+            let (own, _) = state.keyspace.reader().hash(0).map_err(|error| text(&error))?;
+            damage::compare(self, &own, others)?;
+        }
 
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).map_err(|error| text(&error))?;
@@ -349,6 +364,11 @@ impl Transport for Outbox {
     }
 
     fn set_members(&mut self, _membership: &Membership) {}
+}
+
+/// How a member opens its db file.
+pub(super) fn db_options(disk: Arc<dyn Disk>) -> db::Options {
+    db::Options { page_size: damage::PAGE, growth: 32 << 10, disk, ..db::Options::default() }
 }
 
 /// A member as the log knows it.

@@ -2,16 +2,17 @@
 //!
 //! The members are real from the mailbox of the raft driver down to their files: driver, raft step, WAL, apply, keyspace,
 //! lease table, watch hub, compaction, db file. What stands around them in a process is simulated: the network loses,
-//! delays, repeats, reorders and is cut; disks lose and tear what was not synced; clocks go wrong; processes stop, end and
-//! come back; members join and leave. Then everything is healed, and the cluster must come to rest, all members alike.
+//! delays, repeats, reorders and is cut; disks lose and tear what was not synced, and change what was; clocks go wrong;
+//! processes stop, end and come back; members join and leave. Then everything is healed, and the cluster must come to rest, all members alike.
 //!
-//! [`world`] is the queue of what is to happen, [`member`] one machine, [`faults`] what goes wrong, [`clients`] and
-//! [`watchers`] those who use the cluster; [`judge`] knows what must hold, and compares everything that anybody is told
+//! [`world`] is the queue of what is to happen, [`member`] one machine, [`faults`] and [`damage`] what goes wrong,
+//! [`clients`] and [`watchers`] those who use the cluster; [`judge`] knows what must hold, and compares everything that anybody is told
 //! with the plain [`model`] of the log. [`plan`] makes a different mixture of each seed.
 //!
 //! `SEED=n` runs one seed alone, `HOURS=n` as many as it takes to simulate that long.
 
 mod clients;
+mod damage;
 mod failpoints;
 mod faults;
 mod judge;
@@ -31,6 +32,7 @@ use std::{
 use parking_lot::Mutex;
 
 use self::{
+    damage::Damages,
     plan::{Bug, Plan},
     world::World,
 };
@@ -47,7 +49,23 @@ struct Report {
     entries: u64,
     expired: u64,
     events: u64,
+    damages: Damages,
     trace: u64,
+}
+
+impl Report {
+    /// The order in which runs end changes nothing.
+    fn add(&mut self, other: Report) {
+        self.simulated += other.simulated;
+        self.operations += other.operations;
+        self.entries += other.entries;
+        self.expired += other.expired;
+        self.events += other.events;
+        self.damages.done += other.damages.done;
+        self.damages.refused += other.damages.refused;
+        self.damages.unlike += other.damages.unlike;
+        self.trace ^= other.trace;
+    }
 }
 
 /// Runs a seed. Panics when something does not hold.
@@ -66,6 +84,7 @@ fn run(seed: u64, plan: Plan) -> Report {
         entries: world.judge.log_len(),
         expired: world.judge.expired,
         events: world.watchers.iter().map(|watcher| watcher.events).sum(),
+        damages: world.damages,
         trace: world.trace(),
     }
 }
@@ -80,11 +99,7 @@ fn run_for(hours: f64, first: u64) -> Result<(Report, u64), String> {
             match catch_unwind(AssertUnwindSafe(|| run(seed, Plan::of(seed)))) {
                 Ok(report) => {
                     let mut total = total.lock();
-                    total.0.simulated += report.simulated;
-                    total.0.operations += report.operations;
-                    total.0.entries += report.entries;
-                    total.0.expired += report.expired;
-                    total.0.events += report.events;
+                    total.0.add(report);
                     total.1 += 1;
                 }
                 Err(panic) => *failed.lock() = Some(format!("SEED={seed}: {}", panic_text(&*panic))),
@@ -117,12 +132,16 @@ fn a_cluster_keeps_its_promises_whatever_happens_to_it() {
     let (hours, took) = (total.simulated.as_secs_f64() / 3600.0, began.elapsed().as_secs_f64());
     println!(
         "{hours:.1} cluster-hours in {took:.1} s ({runs} runs): {} operations checked ({:.0} a second), {} entries, \
-         {} events, {} leases expired",
+         {} events, {} leases expired; of {} disks that were damaged {} were refused, {} for their keys; trace {:016x}",
         total.operations,
         total.operations as f64 / took,
         total.entries,
         total.events,
-        total.expired
+        total.expired,
+        total.damages.done,
+        total.damages.refused,
+        total.damages.unlike,
+        total.trace
     );
     // Runs that do nothing prove nothing.
     assert!(total.operations as f64 > 1000.0 * hours && total.events > 0 && total.expired > 0);
@@ -150,6 +169,17 @@ fn a_member_may_end_at_every_failpoint() {
     let untouched = failpoints::untouched();
     assert!(untouched.len() <= RARE, "in {runs} runs no member ended at {untouched:?}");
     println!("{} failpoints in {runs} runs", forebay_storage::failpoint::Point::ALL.len());
+}
+
+#[test]
+fn damaged_disks_are_refused_and_members_replaced() {
+    let mut found = Report::default();
+    for seed in 0..4 {
+        found.add(run(seed, Plan::with_damage(seed)));
+    }
+    println!("{:?}", found.damages);
+    let Damages { done, refused, unlike } = found.damages;
+    assert!(done > refused && refused > unlike && unlike > 0, "{:?}", found.damages);
 }
 
 #[test]

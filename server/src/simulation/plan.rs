@@ -20,16 +20,19 @@ pub(super) enum Bug {
     HastyLease,
     /// A leader that was replaced while it was stopped ends leases through its successor.
     DeposedRevoke,
+    /// A member that starts does not compare itself with the others.
+    UncheckedStart,
 }
 
 impl Bug {
-    pub(super) const ALL: [Bug; 6] = [
+    pub(super) const ALL: [Bug; 7] = [
         Bug::LyingDisk,
         Bug::EarlyAcknowledgement,
         Bug::UnprovenRead,
         Bug::LostEvent,
         Bug::HastyLease,
         Bug::DeposedRevoke,
+        Bug::UncheckedStart,
     ];
 }
 
@@ -89,9 +92,11 @@ pub(super) enum Fault {
     Defragment,
     /// Whichever member comes by a named place of the code next ends there.
     Failpoint,
+    /// A disk changes what was synced.
+    Damage,
 }
 
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 14] = [
     Fault::Kill,
     Fault::PowerLoss,
     Fault::Blackout,
@@ -105,6 +110,7 @@ const FAULTS: [Fault; 13] = [
     Fault::Membership,
     Fault::Defragment,
     Fault::Failpoint,
+    Fault::Damage,
 ];
 
 impl Plan {
@@ -147,6 +153,7 @@ impl Plan {
             Bug::LyingDisk => &[Fault::PowerLoss, Fault::Blackout],
             Bug::EarlyAcknowledgement | Bug::UnprovenRead => &[Fault::Partition, Fault::Kill, Fault::OneWay],
             Bug::LostEvent => &[Fault::Transfer],
+            Bug::UncheckedStart => &[Fault::Damage],
             Bug::DeposedRevoke => {
                 plan.keepers = 8;
                 &[Fault::Pause]
@@ -160,6 +167,19 @@ impl Plan {
         plan.calm = Duration::from_secs(10);
         plan.chaos = Duration::from_secs(300);
         plan
+    }
+
+    /// The same with disks that change what they hold, and members that come and go.
+    pub(super) fn with_damage(seed: u64) -> Plan {
+        Plan {
+            members: 3,
+            chaos: Duration::from_secs(600),
+            calm: Duration::from_secs(5),
+            faults: [(Fault::Damage, 4), (Fault::Kill, 1), (Fault::PowerLoss, 1)].to_vec(),
+            clients: 8,
+            think: Duration::from_millis(300),
+            ..Plan::of(seed)
+        }
     }
 
     /// The same with what leads members to all the places where they may be made to end.

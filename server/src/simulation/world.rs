@@ -18,6 +18,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::{
     clients::Client,
+    damage::Damages,
     failpoints::{Trap, unless_trapped},
     judge::Judge,
     member::{CLUSTER, Seat, record},
@@ -59,6 +60,10 @@ pub(super) enum Event {
     Rejoin,
     /// Messages are lost as rarely as before.
     Calm,
+    /// The disk of a member changes what it holds.
+    Damage(u64),
+    /// Another member is to take the place of one that was refused.
+    Replace(u64),
 }
 
 /// Connections that are cut, by sender and receiver.
@@ -81,6 +86,7 @@ pub(super) struct World {
     pub(super) clients: Vec<Client>,
     pub(super) watchers: Vec<Watcher>,
     pub(super) judge: Judge,
+    pub(super) damages: Damages,
     pub(super) healed: bool,
     /// Whether clients begin anything new.
     pub(super) open: bool,
@@ -105,6 +111,7 @@ impl World {
             clients: Vec::new(),
             watchers: Vec::new(),
             judge: Judge::new(),
+            damages: Damages::default(),
             healed: false,
             open: true,
             next_member: plan.members + 1,
@@ -214,6 +221,8 @@ impl World {
             }
             Event::Rejoin => self.cuts = Cuts::default(),
             Event::Calm => self.loss = self.plan.loss,
+            Event::Damage(id) => self.damage(id),
+            Event::Replace(id) => self.replace(id),
         }
     }
 
@@ -222,24 +231,26 @@ impl World {
     }
 
     pub(super) fn start(&mut self, id: u64) {
-        let (plan, now, seed) = (self.plan.clone(), self.now, self.seed);
+        let (plan, now, seed, others) = (self.plan.clone(), self.now, self.seed, self.others(id));
         let Some(seat) = self.seats.get_mut(&id) else { return };
         if seat.running.is_some() || seat.is_removed {
             return;
         }
         (seat.turn_at, seat.busy_until) = (None, now);
-        let started = unless_trapped(|| seat.start(&plan, now, seed));
+        let started = unless_trapped(|| seat.start(&plan, now, seed, &others));
         let started = started.unwrap_or_else(|| Err("injected fault".to_owned()));
-        let life = seat.starts;
+        let (life, is_damaged) = (seat.starts, seat.is_damaged);
         self.note(("start", id, life));
         self.see(id);
         match started {
             Ok(()) => {
+                self.seats.get_mut(&id).expect("it was started").is_damaged = false;
                 self.after(Duration::from_millis(500), Event::Upkeep(id, life));
                 self.wake(id);
             }
             // The disk was told to fail.
             Err(error) if error.contains("injected fault") => self.lose_power(id),
+            Err(error) if is_damaged => self.refuse(id, &error),
             Err(error) => panic!("member {id:x} does not start: {error}"),
         }
     }

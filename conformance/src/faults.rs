@@ -1,0 +1,222 @@
+//! Three real members under whatever can be done to a process from outside, with everything recorded that clients and
+//! watchers see, and checked: linearizability and the watch guarantees, and at the end equal hashes on all members.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use forebay_loadtest::{
+    check::{self, Report},
+    client::{Connection, Target as Client},
+    history::{Recording, Setup},
+};
+use forebay_proto::etcdserverpb::MoveLeaderRequest;
+use forebay_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use tokio::time::sleep;
+
+use crate::{cluster::Cluster, network::Network, target::Kind};
+
+/// How long a cluster is left alone after a fault: an election and a few operations.
+const WELL: Duration = Duration::from_millis(1500);
+
+/// Snapshots and compactions of the log all the time.
+const BUSY: [&str; 2] = ["--snapshot-count=10", "--snapshot-catchup-entries=5"];
+
+/// Connections to each of the members.
+pub async fn connections(cluster: &Cluster) -> anyhow::Result<Vec<Connection>> {
+    let mut all = Vec::new();
+    for node in cluster.running() {
+        let client =
+            Client { endpoints: vec![node.url()], tls: None, user: None, dial_timeout: Duration::from_secs(1) };
+        all.extend(client.connect(1).await?);
+    }
+    Ok(all)
+}
+
+/// Begins to record what clients of all members see; nobody else writes.
+pub async fn record(cluster: &Cluster, seed: u64) -> anyhow::Result<Recording> {
+    let setup = Setup { seed, exclusive: true, compacts: true, timeout: Duration::from_secs(2), ..Setup::default() };
+    Recording::begin(setup, &connections(cluster).await?).await
+}
+
+/// Ends a recording of a cluster that is well, and checks it.
+pub async fn checked(cluster: &Cluster, recording: Recording) -> anyhow::Result<Report> {
+    sleep(WELL).await;
+    let report = check::check(&recording.end().await);
+    ensure!(report.violations.is_empty(), "{}", report.summary());
+    cluster.agree().await?;
+    Ok(report)
+}
+
+async fn three() -> anyhow::Result<Cluster> {
+    Cluster::start(&[Kind::Server; 3], &BUSY).await
+}
+
+/// K2: one member after the other is killed, whichever it is, and comes back.
+pub async fn kills(cycles: usize, seed: u64) -> anyhow::Result<Report> {
+    let mut cluster = three().await?;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let recording = record(&cluster, seed).await?;
+    for cycle in 0..cycles {
+        sleep(Duration::from_millis(rng.random_range(50..400))).await;
+        let member = rng.random_range(0..3);
+        cluster.kill(member);
+        // Sometimes at once, sometimes so late that the others are far ahead.
+        sleep(Duration::from_millis(rng.random_range(0..200))).await;
+        cluster.restart_as(member, Kind::Server).await.with_context(|| format!("cycle {cycle} of seed {seed}"))?;
+    }
+    checked(&cluster, recording).await
+}
+
+/// K4: all members are killed at once.
+pub async fn kills_of_all(cycles: usize, seed: u64) -> anyhow::Result<Report> {
+    let mut cluster = three().await?;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let recording = record(&cluster, seed).await?;
+    for cycle in 0..cycles {
+        sleep(Duration::from_millis(rng.random_range(200..1000))).await;
+        (0..3).for_each(|member| cluster.kill(member));
+        for member in 0..3 {
+            cluster.spawn(member)?;
+        }
+        cluster.serving().await.with_context(|| format!("cycle {cycle} of seed {seed}"))?;
+    }
+    checked(&cluster, recording).await
+}
+
+/// N4: the leader is stopped with reads on their way, and goes on when another leads.
+pub async fn pauses(cycles: usize, seed: u64) -> anyhow::Result<Report> {
+    let cluster = three().await?;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let recording = record(&cluster, seed).await?;
+    for _ in 0..cycles {
+        let leader = cluster.leader().await?;
+        cluster.signal(leader, "STOP")?;
+        sleep(Duration::from_millis(rng.random_range(500..4000))).await;
+        cluster.signal(leader, "CONT")?;
+        sleep(WELL).await;
+    }
+    checked(&cluster, recording).await
+}
+
+/// N5: the leader is moved all the time, and members are killed meanwhile.
+pub async fn moves(cycles: usize, seed: u64) -> anyhow::Result<Report> {
+    let mut cluster = three().await?;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let recording = record(&cluster, seed).await?;
+    for cycle in 0..cycles {
+        for _ in 0..5 {
+            let leader = cluster.leader().await?;
+            let target_id = cluster.members[(leader + 1 + rng.random_range(0..2)) % 3].id().await?;
+            let mut client = MaintenanceClient::new(cluster.members[leader].channel.clone());
+            // It may have lost the lead since.
+            let _ = client.move_leader(MoveLeaderRequest { target_id }).await;
+            sleep(Duration::from_millis(300)).await;
+        }
+        let member = rng.random_range(0..3);
+        cluster.kill(member);
+        cluster.restart_as(member, Kind::Server).await.with_context(|| format!("cycle {cycle} of seed {seed}"))?;
+    }
+    checked(&cluster, recording).await
+}
+
+/// N6: a follower is stopped until the others have left it behind for good, with watchers on it; it gets a snapshot.
+pub async fn laggards(cycles: usize, seed: u64) -> anyhow::Result<Report> {
+    let cluster = three().await?;
+    let recording = record(&cluster, seed).await?;
+    for _ in 0..cycles {
+        let leader = cluster.leader().await?;
+        let follower = (leader + 1) % 3;
+        cluster.signal(follower, "STOP")?;
+        let behind = cluster.members[leader].status().await?.raft_index + 200;
+        let is_behind = async |cluster: &Cluster| Ok(cluster.members[leader].status().await?.raft_index > behind);
+        cluster.wait("the others to go on", is_behind).await?;
+        cluster.signal(follower, "CONT")?;
+        sleep(WELL).await;
+    }
+    checked(&cluster, recording).await
+}
+
+/// N9: members are added as learners, promoted and removed, the leader too, while clients go on.
+pub async fn replacements(cycles: usize, seed: u64) -> anyhow::Result<Report> {
+    let mut cluster = three().await?;
+    // Who is recorded stays; the fourth place changes.
+    let recording = record(&cluster, seed).await?;
+    for _ in 0..cycles {
+        let added = cluster.join(0, Kind::Server, true).await?;
+        let id = cluster.members[added].id().await?;
+        cluster.promote(0, id).await?;
+        cluster.serving().await?;
+        cluster.move_leader(added).await?;
+        // A cluster refuses while it is not sure that all members have been well for five seconds.
+        cluster.wait("the leader to be removed", async |cluster| Ok(cluster.remove(0, id).await.is_ok())).await?;
+        ensure!(cluster.ended(added).await?, "a removed member ends well");
+        cluster.gone(added);
+        cluster.leader().await?;
+        sleep(WELL).await;
+    }
+    checked(&cluster, recording).await
+}
+
+/// How a network falls apart.
+#[derive(Clone, Copy, Debug)]
+pub enum Cut {
+    /// The leader alone.
+    Leader,
+    /// A follower alone.
+    Follower,
+    /// Two that do not reach each other, and one that reaches both.
+    Bridge,
+    /// The leader is heard, and hears nobody.
+    Deaf,
+    /// The leader hears, and is heard by nobody.
+    Mute,
+}
+
+impl Cut {
+    /// All of them.
+    pub const ALL: [Cut; 5] = [Cut::Leader, Cut::Follower, Cut::Bridge, Cut::Deaf, Cut::Mute];
+
+    /// Whose messages do not reach whom.
+    fn ways(self, leader: usize) -> Vec<(usize, usize)> {
+        let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
+        match self {
+            Cut::Leader => vec![(leader, one), (leader, other), (one, leader), (other, leader)],
+            Cut::Follower => vec![(one, leader), (one, other), (leader, one), (other, one)],
+            Cut::Bridge => vec![(leader, one), (one, leader)],
+            Cut::Deaf => vec![(one, leader), (other, leader)],
+            Cut::Mute => vec![(leader, one), (leader, other)],
+        }
+    }
+}
+
+/// N1, N2: members in namespaces, between which ways are cut.
+pub async fn cuts(cycles: usize, seed: u64) -> anyhow::Result<Report> {
+    let cluster = Cluster::start_in(Network::new(3)?, &[Kind::Server; 3], &BUSY).await?;
+    let network = cluster.network().context("it was given one")?;
+    let recording = record(&cluster, seed).await?;
+    for _ in 0..cycles {
+        for cut in Cut::ALL {
+            let leader = cluster.leader().await?;
+            for (from, to) in cut.ways(leader) {
+                network.cut(from, to)?;
+            }
+            let is_alone = matches!(cut, Cut::Leader | Cut::Deaf | Cut::Mute);
+            let elected = cluster.wait("another leader, or the same", async |cluster| {
+                let others = [(leader + 1) % 3, (leader + 2) % 3];
+                let mut named = Vec::new();
+                for other in others {
+                    named.push(cluster.members[other].status().await?.leader);
+                }
+                let of_old = cluster.members[leader].id().await?;
+                Ok(!is_alone || named[0] != 0 && named[0] == named[1] && named[0] != of_old)
+            });
+            elected.await.with_context(|| format!("{cut:?}"))?;
+            sleep(WELL).await;
+            network.heal();
+            cluster.leader().await.with_context(|| format!("after {cut:?}"))?;
+            sleep(WELL).await;
+        }
+    }
+    checked(&cluster, recording).await
+}
