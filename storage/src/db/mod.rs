@@ -267,6 +267,10 @@ fn open_writer(path: &Path, name: &Path, options: &Options, show: Option<Show<'_
     let used = survey::used_pages(&store, &meta, show)?;
     let freelist = Freelist::new(&used, meta.high_water);
     store.state(|state| state.free_pages = freelist.free_count());
+    if !options.read_only && options.sync {
+        // The process before this one may have ended between giving the file its name and making that durable.
+        disk.sync_dir(defragment::directory(path)).map_err(failed("fsync of the directory"))?;
+    }
     Ok(Writer { store: Arc::new(store), freelist, length, growth: options.growth, sync: options.sync })
 }
 

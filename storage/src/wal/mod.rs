@@ -235,6 +235,10 @@ impl Wal {
         tail.file.preallocate(options.segment_bytes.max(offset)).context("allocate", &path)?;
         reach(Point::WalOpenCut);
         tail.file.sync_data().context("sync", &path)?;
+        // The process before this one may have ended between giving a name and making it durable.
+        disk.sync_dir(dir).context("sync", dir)?;
+        let parent = dir.parent().unwrap_or(Path::new("."));
+        disk.sync_dir(parent).context("sync", parent)?;
         let wal = Self {
             helper: Helper::new(disk.clone(), dir.to_owned(), options.segment_bytes),
             disk,

@@ -113,6 +113,27 @@ fn k16_what_a_failed_fsync_left_in_memory_is_not_believed_by_the_next_process() 
 }
 
 #[test]
+fn k16_a_process_after_one_that_failed_makes_durable_what_it_builds_on() {
+    for after in 0..80 {
+        let mut rng = StdRng::seed_from_u64(after);
+        let (disk, dir) = simulated();
+        let mut wal = create(&disk, dir, SMALL);
+        disk.fail_after(after, std::io::ErrorKind::Other);
+        append_until_stopped(&mut wal, 1, 200, &mut rng);
+        drop(wal);
+        // The process has ended, and what it wrote is seen, synced or not. The machine ends only after the next one.
+        let disk = disk.killed();
+        let (mut wal, recovered) = open(&disk, dir, SMALL).unwrap();
+        let next = recovered.entries.len() as u64 + 1;
+        let (acknowledged, error) = append_until_stopped(&mut wal, next, next + rng.random_range(1..40), &mut rng);
+        assert!(error.is_none(), "{error:?}");
+        let (_wal, recovered) = open(&disk.crash(|| rng.random_bool(0.3)), dir, SMALL)
+            .unwrap_or_else(|error| panic!("call {after}: {error}"));
+        assert_holds(&recovered, acknowledged, after);
+    }
+}
+
+#[test]
 fn a_creation_cut_short_leaves_no_log_or_a_whole_one() {
     for after in 0..20 {
         let (disk, dir) = simulated();
