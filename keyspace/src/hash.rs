@@ -1,12 +1,15 @@
 //! HashKV: what members compare to find out whether they hold the same.
 //!
-//! The hash runs over the entries of bucket `key` in the order of revisions, as they are on disk. Members compact at
-//! their own pace, so entries count only as far as compaction would keep them:
+//! The hash runs over the entries of bucket `key` in the order of revisions, as they are on disk once the last compaction
+//! is through. Members compact at their own pace, so what is about to go does not count, and else:
 //!
 //! 1. above the compacted revision every entry counts;
 //! 2. at or below it an entry counts if a compaction at the hashed revision would keep it (if that would keep nothing at
 //!    all, this rule is off);
 //! 3. a tombstone at the compacted revision never counts, because etcd before 3.5.16 did not keep it.
+//!
+//! Under the exception of rule 2 an etcd whose compaction is under way counts what is about to go, and so has another
+//! hash than one whose compaction is through.
 
 use std::sync::Arc;
 
@@ -83,24 +86,26 @@ impl HashJob {
 
 fn hash(published: &Published, compacted: i64, revision: i64, keep: Keep) -> RevisionHash {
     let mut entries: Vec<(Revision, Option<Version>)> = Vec::new();
-    // At or below the compacted revision, and not to be kept. Mostly none: they have been removed.
+    // At or below the compacted revision, and not to be kept by another compaction.
     let mut doomed: Vec<(Revision, Option<Version>)> = Vec::new();
     let mut is_any_kept = false;
     published.tree.for_each(&mut |chain| {
         let kept = kept(chain, revision, keep);
         is_any_kept |= kept.is_some();
+        let stayed = chain.live_at(compacted).map(Version::revision);
         for version in chain.versions().take_while(|version| version.mod_revision() <= revision) {
             let at = version.revision();
             let counts = at.main > compacted || kept == Some(at);
-            if !(version.is_tombstone() && at.main == compacted) {
+            if at.main > compacted || stayed == Some(at) {
                 if counts { &mut entries } else { &mut doomed }.push((at, Some(version.clone())));
             }
         }
     });
     let placeholders = published.placeholders.iter().filter(|placeholder| placeholder.main <= revision);
     let last = placeholders.clone().next_back();
+    let stayed = placeholders.clone().rfind(|placeholder| placeholder.main <= compacted);
     is_any_kept |= last.is_some();
-    for placeholder in placeholders {
+    for placeholder in placeholders.filter(|placeholder| placeholder.main > compacted || Some(*placeholder) == stayed) {
         let counts = placeholder.main > compacted || Some(placeholder) == last;
         if counts { &mut entries } else { &mut doomed }.push((*placeholder, None));
     }
