@@ -138,6 +138,7 @@ impl World {
         let key = self.key();
         let put = |key: Bytes, value: String| PutRequest { key, value: value.into(), ..PutRequest::default() };
         let value = format!("{client}.{}", self.clients[client].serial);
+        let value = format!("{value:.<0$}", self.plan.value_bytes);
         let mut request = InternalRaftRequest::default();
         match self.rng.random_range(0..100) {
             0..30 => request.put = Some(put(key, value)),
@@ -166,7 +167,7 @@ impl World {
                 let failure = vec![op(Request::RequestRange(RangeRequest { key, ..RangeRequest::default() }))];
                 request.txn = Some(TxnRequest { compare: vec![condition], success, failure });
             }
-            50..52 => {
+            50..52 if self.plan.compacts => {
                 let revision = self.judge.model.revision - self.rng.random_range(-1..20);
                 request.compaction = Some(CompactionRequest { revision, physical: self.rng.random_bool(0.5) });
             }

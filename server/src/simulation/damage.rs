@@ -78,7 +78,7 @@ impl World {
         self.damages.refused += 1;
         self.damages.unlike += u64::from(reason == UNLIKE);
         let seat = self.seats.get_mut(&id).expect("it was started");
-        (seat.is_removed, seat.is_refused) = (true, true);
+        (seat.is_damaged, seat.is_removed, seat.is_refused) = (false, true, true);
         self.after(Duration::from_secs(1), Event::Replace(id));
     }
 

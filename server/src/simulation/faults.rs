@@ -87,7 +87,7 @@ impl World {
                 let running = self.seats[&id].running.as_ref().expect("it runs");
                 let defragmented = unless_trapped(|| running.backend.defragment());
                 if !matches!(defragmented, Some(Ok(()))) {
-                    self.lose_power(id);
+                    self.end(id);
                 }
             }
             Fault::Failpoint => {
@@ -97,6 +97,11 @@ impl World {
             }
             Fault::Damage => self.begin_damage(id),
         }
+    }
+
+    /// A member ends at a bad moment: its process, or with the whole machine.
+    pub(super) fn end(&mut self, id: u64) {
+        if self.rng.random_bool(0.5) { self.crash(id) } else { self.lose_power(id) }
     }
 
     pub(super) fn lose_power(&mut self, id: u64) {

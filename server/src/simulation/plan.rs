@@ -58,6 +58,10 @@ pub(super) struct Plan {
     /// Between an answer and the next request, on average.
     pub(super) think: Duration,
     pub(super) keys: u32,
+    /// Bytes of a value, at least.
+    pub(super) value_bytes: usize,
+    /// Whether clients ask for compactions.
+    pub(super) compacts: bool,
     /// Where [`Fault::Failpoint`] strikes.
     pub(super) points: Vec<Point>,
     pub(super) bug: Option<Bug>,
@@ -72,7 +76,7 @@ pub(super) enum Fault {
     PowerLoss,
     /// As that, for all machines at once.
     Blackout,
-    /// The disk fails in the middle of something, and then the power.
+    /// The disk fails in the middle of something; then the process ends, or the machine.
     TornWrite,
     /// The process does not run for a while.
     Pause,
@@ -140,6 +144,8 @@ impl Plan {
             watchers: rng.random_range(1..5),
             think: millis(&mut rng, 200..4000),
             keys: rng.random_range(1..30),
+            value_bytes: rng.random_range(0..200),
+            compacts: rng.random_bool(0.8),
             points: Point::ALL.to_vec(),
             bug: None,
         }
@@ -153,7 +159,10 @@ impl Plan {
             Bug::LyingDisk => &[Fault::PowerLoss, Fault::Blackout],
             Bug::EarlyAcknowledgement | Bug::UnprovenRead => &[Fault::Partition, Fault::Kill, Fault::OneWay],
             Bug::LostEvent => &[Fault::Transfer],
-            Bug::UncheckedStart => &[Fault::Damage],
+            Bug::UncheckedStart => {
+                (plan.value_bytes, plan.compacts) = (300, false);
+                &[Fault::Damage]
+            }
             Bug::DeposedRevoke => {
                 plan.keepers = 8;
                 &[Fault::Pause]
@@ -178,6 +187,9 @@ impl Plan {
             faults: [(Fault::Damage, 4), (Fault::Kill, 1), (Fault::PowerLoss, 1)].to_vec(),
             clients: 8,
             think: Duration::from_millis(300),
+            value_bytes: 300,
+            // What was compacted meanwhile cannot be compared.
+            compacts: false,
             ..Plan::of(seed)
         }
     }

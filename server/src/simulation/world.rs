@@ -197,13 +197,13 @@ impl World {
                 running.commit_due = false;
                 let backend = running.backend.clone();
                 if !matches!(unless_trapped(|| backend.flush()), Some(Ok(()))) {
-                    self.lose_power(id);
+                    self.end(id);
                 }
             }
             Event::Compact(id, life) => {
                 let Some(seat) = self.living(id, life) else { return };
                 let running = seat.running.as_mut().expect("it lives");
-                let Some(goes_on) = unless_trapped(|| running.compaction.step()) else { return self.lose_power(id) };
+                let Some(goes_on) = unless_trapped(|| running.compaction.step()) else { return self.end(id) };
                 running.compaction_due = goes_on;
                 if goes_on {
                     self.after(Duration::from_millis(10), Event::Compact(id, life));
@@ -249,7 +249,7 @@ impl World {
                 self.wake(id);
             }
             // The disk was told to fail.
-            Err(error) if error.contains("injected fault") => self.lose_power(id),
+            Err(error) if error.contains("injected fault") => self.end(id),
             Err(error) if is_damaged => self.refuse(id, &error),
             Err(error) => panic!("member {id:x} does not start: {error}"),
         }
@@ -296,7 +296,7 @@ impl World {
         let has_written = seat.disk.mutations() > before;
         self.see(id);
         let rests_until = match result {
-            None => return self.lose_power(id),
+            None => return self.end(id),
             Some(Ok(rests_until)) => rests_until,
             Some(Err(crate::raft::RaftError::Removed)) => {
                 self.seats.get_mut(&id).expect("it took a turn").is_removed = true;
@@ -305,7 +305,7 @@ impl World {
             Some(Err(error)) => {
                 let error = error.to_string();
                 assert!(error.contains("injected fault"), "member {id:x} stopped: {error}");
-                return self.crash(id);
+                return self.end(id);
             }
         };
         let took = if has_written { self.sync_time(id) } else { Duration::from_micros(20) };
@@ -416,7 +416,7 @@ impl World {
             Some(Ok(arrived)) => arrived,
             Some(Err(error)) => {
                 assert!(error.contains("injected fault"), "a snapshot to {to:x} is not taken: {error}");
-                self.crash(to);
+                self.end(to);
                 false
             }
         };
