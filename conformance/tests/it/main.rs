@@ -7,6 +7,7 @@ mod cases;
 mod clients;
 mod cluster;
 mod console;
+mod corruption;
 mod crash;
 mod damage;
 mod doctor;
