@@ -6,9 +6,13 @@
 //! cargo run --release -p forebay-loadtest --bin versus -- --etcd PATH --forebay target/release/forebay
 //! ```
 //!
+//! With `--members 3` it compares clusters of so many members: throughput and CPU time of all of them, how long nobody
+//! writes after the leader was killed, and how long a member takes to catch up that missed `--behind-mib`.
+//!
 //! Prints ratios of throughput and of CPU time per operation, that of a front tier and of its upstream apart. Figures
 //! of one run belong together; figures of two runs do not.
 
+mod clusters;
 mod report;
 mod targets;
 
@@ -41,6 +45,10 @@ struct Options {
     only: Option<String>,
     /// Watchers of one prefix, in the row `watch`.
     watchers: usize,
+    /// Of each cluster; with 1, servers are compared and not clusters.
+    members: usize,
+    /// What a member that was away has missed.
+    behind_mib: usize,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -52,12 +60,23 @@ fn main() -> anyhow::Result<()> {
         return runtime.block_on(Empty::new(LISTED, KEYS.value_size).serve(address.parse()?));
     }
     let options = options(&args)?;
+    if options.members > 1 {
+        return runtime.block_on(clusters::compare(&options, options.members));
+    }
     runtime.block_on(compare(options))
 }
 
 fn options(args: &[String]) -> anyhow::Result<Options> {
-    let mut options =
-        Options { etcd: None, forebay: None, seconds: Duration::from_secs(3), rounds: 3, only: None, watchers: 1000 };
+    let mut options = Options {
+        etcd: None,
+        forebay: None,
+        seconds: Duration::from_secs(3),
+        rounds: 3,
+        only: None,
+        watchers: 1000,
+        members: 1,
+        behind_mib: 1024,
+    };
     let mut args = args.iter();
     while let Some(flag) = args.next() {
         let value = args.next().with_context(|| format!("{flag} needs a value"))?;
@@ -68,7 +87,11 @@ fn options(args: &[String]) -> anyhow::Result<Options> {
             "--rounds" => options.rounds = value.parse()?,
             "--only" => options.only = Some(value.clone()),
             "--watchers" => options.watchers = value.parse()?,
-            _ => anyhow::bail!("unknown flag {flag}; known: --etcd --forebay --seconds --rounds --only --watchers"),
+            "--members" => options.members = value.parse()?,
+            "--behind-mib" => options.behind_mib = value.parse()?,
+            _ => anyhow::bail!(
+                "unknown flag {flag}; known: --etcd --forebay --seconds --rounds --only --watchers --members --behind-mib"
+            ),
         }
     }
     Ok(options)

@@ -20,7 +20,24 @@ pub struct Figures {
 }
 
 impl Figures {
-    fn cpu_us(&self) -> f64 {
+    /// What was counted, and the CPU time that it took the target and what it forwards to.
+    pub fn of(counted: &Counted, own: Duration, upstream: Duration) -> Figures {
+        let operations = counted.operations as f64;
+        let each = |total: Duration| total.as_secs_f64() * 1e6 / operations;
+        let p50 = counted.latencies.get(counted.latencies.len() / 2).copied().unwrap_or_default();
+        Figures {
+            rate: operations / counted.elapsed.as_secs_f64(),
+            own_us: each(own),
+            upstream_us: each(upstream),
+            p50_us: p50.as_secs_f64() * 1e6,
+        }
+    }
+
+    pub fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    pub fn cpu_us(&self) -> f64 {
         self.own_us + self.upstream_us
     }
 }
@@ -30,15 +47,7 @@ pub async fn measured(target: &Target, run: impl Future<Output = anyhow::Result<
     let before = target.cpu()?;
     let counted = run.await.with_context(|| target.name)?;
     let after = target.cpu()?;
-    let operations = counted.operations as f64;
-    let each = |total: Duration| total.as_secs_f64() * 1e6 / operations;
-    let p50 = counted.latencies.get(counted.latencies.len() / 2).copied().unwrap_or_default();
-    Ok(Figures {
-        rate: operations / counted.elapsed.as_secs_f64(),
-        own_us: each(after.0 - before.0),
-        upstream_us: each(after.1 - before.1),
-        p50_us: p50.as_secs_f64() * 1e6,
-    })
+    Ok(Figures::of(&counted, after.0 - before.0, after.1 - before.1))
 }
 
 /// Prints a line for each target that ran: medians of its rounds, and the medians of what each round was as a multiple
@@ -67,7 +76,8 @@ pub fn print(work: &str, targets: &[Target], rounds: &[Vec<Option<Figures>>]) {
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+/// The one in the middle.
+pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
