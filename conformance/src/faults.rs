@@ -26,8 +26,8 @@ const BUSY: [&str; 2] = ["--snapshot-count=10", "--snapshot-catchup-entries=5"];
 pub async fn connections(cluster: &Cluster) -> anyhow::Result<Vec<Connection>> {
     let mut all = Vec::new();
     for node in cluster.running() {
-        let client =
-            Client { endpoints: vec![node.url()], tls: None, user: None, dial_timeout: Duration::from_secs(1) };
+        let (endpoints, dial_timeout) = (vec![node.url()], Duration::from_secs(1));
+        let client = Client { endpoints, tls: None, user: None, dial_timeout, source: None };
         all.extend(client.connect(1).await?);
     }
     Ok(all)

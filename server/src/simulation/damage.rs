@@ -115,7 +115,7 @@ impl World {
         };
         shown.members.len() as u64 >= self.plan.members
             && shown.members.iter().all(|member| !member.is_learner && follows(&member.id))
-            && self.seats.values().all(|seat| !seat.is_refused && !(seat.is_damaged && seat.running.is_none()))
+            && self.seats.values().all(|seat| !(seat.is_refused || seat.is_damaged && seat.running.is_none()))
     }
 
     /// Those whom a member that starts may compare itself with.

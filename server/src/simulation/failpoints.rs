@@ -14,9 +14,18 @@ use crate::raft::panic_text;
 /// How often a member has ended at each place, in all runs of the process.
 static STRUCK: [AtomicU64; Point::ALL.len()] = [const { AtomicU64::new(0) }; Point::ALL.len()];
 
-/// Where the next member that comes by ends, and how many come by before.
 #[derive(Clone, Default)]
-pub(super) struct Trap(Rc<Cell<Option<(Point, u32)>>>);
+pub(super) struct Trap(Rc<Cell<Option<Set>>>);
+
+#[derive(Clone, Copy)]
+struct Set {
+    /// Where the next member that comes by ends.
+    at: Point,
+    /// How many come by before.
+    after: u32,
+    /// Where one is to end after that.
+    goal: Point,
+}
 
 impl Trap {
     /// A trap for the members that run on this thread.
@@ -27,8 +36,13 @@ impl Trap {
         trap
     }
 
-    pub(super) fn set(&self, point: Point, after: u32) {
-        self.0.set(Some((point, after)));
+    /// Sets the trap elsewhere, unless a member is on its way from one place to the next.
+    pub(super) fn set(&self, goal: Point, after: u32) {
+        // Only who ended while it took a snapshot over has one to install when it starts.
+        let at = if goal == Point::StartInstall { Point::RaftRestore } else { goal };
+        if self.0.get().is_none_or(|set| set.at != Point::StartInstall) {
+            self.0.set(Some(Set { at, after, goal }));
+        }
     }
 
     pub(super) fn clear(&self) {
@@ -43,11 +57,11 @@ impl Trap {
     }
 
     fn look(&self, point: Point) {
-        let Some((_, after)) = self.0.get().filter(|(at, _)| *at == point) else { return };
-        if after > 0 {
-            return self.0.set(Some((point, after - 1)));
+        let Some(set) = self.0.get().filter(|set| set.at == point) else { return };
+        if set.after > 0 {
+            return self.0.set(Some(Set { after: set.after - 1, ..set }));
         }
-        self.0.set(None);
+        self.0.set((set.goal != point).then_some(Set { at: set.goal, ..set }));
         STRUCK[point as usize].fetch_add(1, Ordering::Relaxed);
         // Not a panic: nothing is wrong that anybody would want to read about.
         resume_unwind(Box::new(format!("injected fault at {}", point.name())));

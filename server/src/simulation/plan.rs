@@ -195,9 +195,7 @@ impl Plan {
     }
 
     /// The same with what leads members to all the places where they may be made to end.
-    pub(super) fn with_failpoints(seed: u64, mut points: Vec<Point>) -> Plan {
-        // Only who ended there has a received db to install when it starts.
-        points.push(Point::RaftRestore);
+    pub(super) fn with_failpoints(seed: u64, points: Vec<Point>) -> Plan {
         let mut plan = Plan {
             members: 3,
             tick: Duration::from_millis(100),

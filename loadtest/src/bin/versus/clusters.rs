@@ -116,7 +116,7 @@ impl Cluster {
     async fn connections(&self) -> anyhow::Result<Vec<Connection>> {
         let running = self.members.iter().filter(|member| member.process.is_some());
         let endpoints = running.map(|member| member.address.to_string()).collect();
-        let target = Target { endpoints, tls: None, user: None, dial_timeout: Duration::from_secs(5) };
+        let target = Target { endpoints, tls: None, user: None, dial_timeout: Duration::from_secs(5), source: None };
         target.connect(CONNECTIONS.next_multiple_of(self.members.len())).await
     }
 
