@@ -1,7 +1,13 @@
 //! Three real members under whatever can be done to a process from outside, with everything recorded that clients and
 //! watchers see, and checked: linearizability and the watch guarantees, and at the end equal hashes on all members.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 use forebay_loadtest::{
@@ -9,12 +15,22 @@ use forebay_loadtest::{
     client::{Connection, Target as Client},
     history::{Recording, Setup},
 };
-use forebay_proto::etcdserverpb::MoveLeaderRequest;
-use forebay_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use forebay_proto::etcdserverpb::{
+    DefragmentRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest,
+    MoveLeaderRequest, PutRequest, lease_client::LeaseClient, maintenance_client::MaintenanceClient,
+};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
-use tokio::time::sleep;
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tonic::{Status, transport::Channel};
 
-use crate::{cluster::Cluster, network::Network, target::Kind};
+use crate::{
+    cluster::{Cluster, LIMIT},
+    network::Network,
+    target::Kind,
+};
 
 /// How long a cluster is left alone after a fault: an election and a few operations.
 const WELL: Duration = Duration::from_millis(1500);
@@ -80,6 +96,28 @@ pub async fn kills_of_all(cycles: usize, seed: u64) -> anyhow::Result<Report> {
             cluster.spawn(member)?;
         }
         cluster.serving().await.with_context(|| format!("cycle {cycle} of seed {seed}"))?;
+    }
+    checked(&cluster, recording).await
+}
+
+/// K8: members are defragmented while others write and compact; every other one ends in the middle of it.
+pub async fn defragmentations(cycles: usize, seed: u64) -> anyhow::Result<Report> {
+    let mut cluster = three().await?;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let recording = record(&cluster, seed).await?;
+    for cycle in 0..cycles {
+        let member = rng.random_range(0..3);
+        let mut client = MaintenanceClient::new(cluster.members[member].channel.clone());
+        let defragmentation = tokio::spawn(async move { client.defragment(DefragmentRequest {}).await });
+        if cycle % 2 == 0 {
+            defragmentation.await?.with_context(|| format!("cycle {cycle} of seed {seed}"))?;
+        } else {
+            sleep(Duration::from_millis(rng.random_range(0..30))).await;
+            cluster.kill(member);
+            cluster.restart_as(member, Kind::Server).await.with_context(|| format!("cycle {cycle} of seed {seed}"))?;
+            // Who asked for it hears that it was done, or nothing.
+            let _ = defragmentation.await?;
+        }
     }
     checked(&cluster, recording).await
 }
@@ -219,4 +257,98 @@ pub async fn cuts(cycles: usize, seed: u64) -> anyhow::Result<Report> {
         }
     }
     checked(&cluster, recording).await
+}
+
+/// How long a lease lives after it was renewed.
+const TTL: Duration = Duration::from_secs(10);
+
+/// How leases fared.
+#[derive(Debug)]
+pub struct Kept {
+    /// Answered renewals, of all leases.
+    pub renewals: u64,
+    /// Leases that nobody could renew in time.
+    pub lapsed: usize,
+    /// From the last renewal until the last lease was gone.
+    pub gone_after: Duration,
+}
+
+/// L1: leases that are renewed by way of each member live on while leaders are killed and stopped, and end when nobody
+/// renews them any more.
+pub async fn leases(cycles: usize, seed: u64) -> anyhow::Result<Kept> {
+    let mut cluster = three().await?;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let over = Arc::new(AtomicBool::new(false));
+    let mut keepers = JoinSet::new();
+    for (member, id) in (1..).enumerate().take(3) {
+        let channel = cluster.members[member].channel.clone();
+        let asked = Instant::now();
+        let grant = LeaseGrantRequest { id, ttl: TTL.as_secs() as i64 };
+        LeaseClient::new(channel.clone()).lease_grant(grant).await?;
+        let (key, value) = (format!("kept/{id}").into(), "1".into());
+        cluster.members[member].kv().put(PutRequest { key, value, lease: id, ..Default::default() }).await?;
+        keepers.spawn(keep(channel, id, asked, over.clone()));
+    }
+    for cycle in 0..cycles {
+        let leader = cluster.leader().await?;
+        if cycle % 2 == 0 {
+            cluster.kill(leader);
+            sleep(WELL).await;
+            cluster.restart_as(leader, Kind::Server).await?;
+        } else {
+            cluster.signal(leader, "STOP")?;
+            sleep(Duration::from_millis(rng.random_range(500..4000))).await;
+            cluster.signal(leader, "CONT")?;
+            sleep(WELL).await;
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    let (mut renewals, mut lapsed, mut last) = (0, 0, Instant::now());
+    while let Some(kept) = keepers.join_next().await {
+        let (count, renewed) = kept??;
+        (renewals, last) = (renewals + count, last.max(renewed));
+        lapsed += usize::from(renewed.elapsed() >= TTL);
+    }
+    let mut leases = LeaseClient::new(cluster.members[0].channel.clone());
+    for id in 1..=3 {
+        while leases.lease_time_to_live(LeaseTimeToLiveRequest { id, keys: false }).await?.into_inner().ttl >= 0 {
+            ensure!(last.elapsed() < TTL + LIMIT, "lease {id} outlives {:?}", last.elapsed());
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+    let gone_after = last.elapsed();
+    for id in 1..=3 {
+        let left = cluster.members[0].get(&format!("kept/{id}"), false).await?.count;
+        ensure!(left == 0, "the key of lease {id} is still there");
+    }
+    Ok(Kept { renewals, lapsed, gone_after })
+}
+
+/// Renews a lease until it is over; how often that was answered, and when what was answered last had been asked.
+async fn keep(
+    channel: Channel,
+    id: i64,
+    mut renewed: Instant,
+    over: Arc<AtomicBool>,
+) -> anyhow::Result<(u64, Instant)> {
+    let mut renewals = 0;
+    while !over.load(Ordering::Relaxed) {
+        let asked = Instant::now();
+        // Nobody answers while nobody leads.
+        if let Ok(Ok(Some(answer))) = timeout(Duration::from_secs(1), renew(channel.clone(), id)).await {
+            if answer.ttl > 0 {
+                (renewals, renewed) = (renewals + 1, asked);
+            } else {
+                let lived = renewed.elapsed();
+                ensure!(lived >= TTL, "lease {id} was gone {lived:?} after it had been renewed");
+            }
+        }
+        sleep(Duration::from_millis(300)).await;
+    }
+    Ok((renewals, renewed))
+}
+
+async fn renew(channel: Channel, id: i64) -> Result<Option<LeaseKeepAliveResponse>, Status> {
+    let once = futures::stream::iter([LeaseKeepAliveRequest { id }]);
+    LeaseClient::new(channel).lease_keep_alive(once).await?.into_inner().message().await
 }

@@ -56,6 +56,22 @@ async fn k4_all_members_are_killed_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k8_members_are_defragmented_under_load_and_killed_meanwhile() {
+    let test = "faults::k8_members_are_defragmented_under_load_and_killed_meanwhile";
+    survives(test, faults::defragmentations(cycles(6), seed())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_leases_live_as_long_as_they_are_renewed_whoever_leads() {
+    let test = "faults::l1_leases_live_as_long_as_they_are_renewed_whoever_leads";
+    if can_run(test) {
+        let kept = faults::leases(cycles(2), seed()).await.unwrap_or_else(|error| panic!("{error:#}"));
+        eprintln!("{test}: {kept:?}");
+        assert!(kept.renewals > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn n1_n2_ways_between_members_are_cut_in_both_directions_and_in_one() {
     let test = "faults::n1_n2_ways_between_members_are_cut_in_both_directions_and_in_one";
     match network::missing() {

@@ -42,6 +42,8 @@ pub(super) struct Plan {
     pub(super) tick: Duration,
     pub(super) snapshot_count: u64,
     pub(super) catchup_entries: u64,
+    /// How long what was applied may wait for the db file.
+    pub(super) batch: Duration,
     pub(super) segment_bytes: u64,
     /// Faults happen until then, and then the world is healed.
     pub(super) chaos: Duration,
@@ -132,6 +134,7 @@ impl Plan {
             tick: Duration::from_millis([100, 200, 500][rng.random_range(0..3)]),
             snapshot_count: rng.random_range(10..400),
             catchup_entries: rng.random_range(5..200),
+            batch: Duration::from_millis([100, 1000, 5000][rng.random_range(0..3)]),
             segment_bytes: rng.random_range(4..64) << 10,
             chaos: Duration::from_secs(rng.random_range(5..40) * 60),
             calm: Duration::from_secs(rng.random_range(5..60)),
@@ -205,6 +208,7 @@ impl Plan {
             think: Duration::from_millis(400),
             snapshot_count: 20,
             catchup_entries: 5,
+            batch: Duration::from_millis(100),
             segment_bytes: 4 << 10,
             keepers: 4,
             points,

@@ -2,8 +2,7 @@
 //! time. Nothing happens between two of them, so idle time costs nothing.
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     time::{Duration, Instant},
 };
@@ -32,9 +31,9 @@ use crate::raft::{Bootstrap, Proposal, Role};
 pub(super) enum Event {
     /// A member takes a turn, if this is still when its next one is due.
     Turn(u64),
-    Deliver(Message),
+    Deliver(Box<Message>),
     DeliverSnapshot {
-        message: Message,
+        message: Box<Message>,
         content: Bytes,
     },
     /// The sender of a snapshot hears how it went.
@@ -75,9 +74,8 @@ pub(super) struct World {
     pub(super) seed: u64,
     pub(super) rng: StdRng,
     pub(super) now: Duration,
-    queue: BinaryHeap<Reverse<(Duration, u64)>>,
-    /// What is to happen, by its place in the queue.
-    events: BTreeMap<u64, Event>,
+    /// What is to happen, by its time, and in the order in which it was asked for.
+    queue: BTreeMap<(Duration, u64), Event>,
     scheduled: u64,
     pub(super) seats: BTreeMap<u64, Seat>,
     pub(super) trap: Trap,
@@ -101,8 +99,7 @@ impl World {
             rng: StdRng::seed_from_u64(seed),
             seed,
             now: Duration::ZERO,
-            queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
+            queue: BTreeMap::new(),
             scheduled: 0,
             seats: BTreeMap::new(),
             trap: Trap::new(),
@@ -138,13 +135,9 @@ impl World {
 
     /// Runs until `until`.
     pub(super) fn run_to(&mut self, until: Duration) {
-        while let Some(Reverse((at, number))) = self.queue.peek().copied() {
-            if at > until {
-                break;
-            }
-            self.queue.pop();
+        while let Some(first) = self.queue.first_entry().filter(|entry| entry.key().0 <= until) {
+            let ((at, _), event) = first.remove_entry();
             self.now = self.now.max(at);
-            let event = self.events.remove(&number).expect("the queue names events that are there");
             self.happen(event);
         }
         self.now = until;
@@ -165,8 +158,7 @@ impl World {
 
     pub(super) fn at(&mut self, at: Duration, event: Event) {
         self.scheduled += 1;
-        self.queue.push(Reverse((at, self.scheduled)));
-        self.events.insert(self.scheduled, event);
+        self.queue.insert((at, self.scheduled), event);
     }
 
     /// A duration that is `mean` on average, and often far from it.
@@ -182,7 +174,7 @@ impl World {
                     self.turn(id);
                 }
             }
-            Event::Deliver(message) => self.deliver(message),
+            Event::Deliver(message) => self.deliver(*message),
             Event::DeliverSnapshot { message, content } => self.deliver_snapshot(&message, &content),
             Event::SnapshotSent { from, to, arrived } => {
                 if let Some(running) = self.seats.get(&from).and_then(|seat| seat.running.as_ref()) {
@@ -341,7 +333,7 @@ impl World {
             self.judge.dropped(request);
         }
         if commits {
-            self.after(Duration::from_millis(100), Event::Commit(id, life));
+            self.after(self.plan.batch, Event::Commit(id, life));
             if compacts {
                 self.after(Duration::from_millis(1), Event::Compact(id, life));
             }
@@ -360,7 +352,7 @@ impl World {
                 self.after(Duration::from_millis(50), Event::SnapshotSent { from, to, arrived: false });
             } else {
                 let delay = self.transit(from) + Duration::from_nanos(10 * content.len() as u64);
-                self.after(delay, Event::DeliverSnapshot { message, content });
+                self.after(delay, Event::DeliverSnapshot { message: Box::new(message), content });
             }
         }
     }
@@ -387,10 +379,10 @@ impl World {
         let repeats = message.r#type() != MessageType::MsgProp && self.rng.random_bool(self.plan.duplication);
         if repeats {
             let delay = self.transit(from);
-            self.after(delay, Event::Deliver(message.clone()));
+            self.after(delay, Event::Deliver(Box::new(message.clone())));
         }
         let delay = self.transit(from);
-        self.after(delay, Event::Deliver(message));
+        self.after(delay, Event::Deliver(Box::new(message)));
     }
 
     fn deliver(&mut self, message: Message) {

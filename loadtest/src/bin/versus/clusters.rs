@@ -128,20 +128,19 @@ impl Cluster {
     async fn leader(&mut self) -> anyhow::Result<usize> {
         let began = Instant::now();
         while began.elapsed() < LIMIT {
-            let (mut named, mut ids) = (Vec::new(), Vec::new());
-            for member in self.members.iter_mut().filter(|member| member.process.is_some()) {
-                if let Ok(status) = member.status().await {
-                    named.push(status.leader);
+            let (mut running, mut told) = (0, Vec::new());
+            for (place, member) in self.members.iter_mut().enumerate().filter(|(_, member)| member.process.is_some()) {
+                running += 1;
+                if let Ok(StatusResponse { header: Some(header), leader, .. }) = member.status().await {
+                    told.push((place, header.member_id, leader));
                 }
             }
-            for member in &mut self.members {
-                let status = if member.process.is_some() { member.status().await.ok() } else { None };
-                ids.push(status.and_then(|status| Some(status.header?.member_id)));
-            }
-            let running = self.members.iter().filter(|member| member.process.is_some()).count();
-            let agrees = named.len() == running && named.iter().all(|leader| *leader == named[0] && *leader != 0);
-            if let Some(leader) = ids.iter().position(|id| agrees && *id == named.first().copied()) {
-                return Ok(leader);
+            let agreed = told
+                .first()
+                .map(|(_, _, leader)| *leader)
+                .filter(|first| told.len() == running && told.iter().all(|(_, _, leader)| leader == first));
+            if let Some((place, ..)) = told.iter().find(|(_, id, _)| Some(*id) == agreed) {
+                return Ok(*place);
             }
             sleep(Duration::from_millis(50)).await;
         }
