@@ -6,7 +6,6 @@
 
 use std::{
     os::unix::process::ExitStatusExt as _,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -23,8 +22,8 @@ use tokio::time::sleep;
 
 use crate::{
     cluster::{Cluster, LIMIT},
-    faults, peers,
-    target::{Kind, free_addresses},
+    faults,
+    target::{Kind, free_addresses, named_command},
 };
 
 /// Who ends, and who is there for it to lag behind and to fall behind it.
@@ -60,11 +59,8 @@ pub struct Struck {
 /// The names of all places: the binary tells them to whoever asks for one that does not exist.
 pub fn names() -> anyhow::Result<Vec<String>> {
     let dir = tempfile::tempdir()?;
-    let mut command = Command::new(peers::forebay().context(peers::BUILD)?);
     let [client, peer] = free_addresses()?;
-    command.arg("server").arg("--data-dir").arg(dir.path().join("data"));
-    command.args(["--listen-client-urls", &format!("http://{client}")]);
-    command.args(["--listen-peer-urls", &format!("http://{peer}")]);
+    let mut command = named_command(Kind::Server, "asked", dir.path(), client, peer)?;
     let said = command.env("FOREBAY_FAILPOINT", "no-such-place").output()?;
     let text = [said.stdout, said.stderr].concat();
     let text = String::from_utf8_lossy(&text);
