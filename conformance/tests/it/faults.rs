@@ -47,7 +47,7 @@ async fn k1_a_member_ends_at_every_failpoint_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k2_members_are_killed_one_after_the_other() {
-    survives("faults::k2_members_are_killed_one_after_the_other", faults::kills(cycles(100), seed())).await;
+    survives("faults::k2_members_are_killed_one_after_the_other", faults::kills(cycles(40), seed())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
