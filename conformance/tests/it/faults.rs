@@ -33,8 +33,8 @@ async fn survives(test: &str, run: impl Future<Output = anyhow::Result<Report>>)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn k1_a_member_ends_at_every_failpoint_and_comes_back() {
-    let test = "faults::k1_a_member_ends_at_every_failpoint_and_comes_back";
+async fn k1_a_member_ends_at_its_failpoints_and_comes_back() {
+    let test = "faults::k1_a_member_ends_at_its_failpoints_and_comes_back";
     if !can_run(test) {
         return;
     }
