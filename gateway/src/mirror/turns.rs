@@ -8,9 +8,9 @@
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Catch-ups that receive their first bytes.
-const SHORT_MAX: usize = 16;
+const SHORT_MAX: usize = 8;
 /// Catch-ups that go on after that.
-const LONG_MAX: usize = 4;
+const LONG_MAX: usize = 2;
 /// What a catch-up receives before it counts as long: what a member sends at once, if objects are small.
 const SHORT_BYTES: usize = 256 << 10;
 /// What a long one receives before the next has its turn.
