@@ -1,6 +1,6 @@
 //! What comparisons set up: stores, the front tiers before them, and what their metrics say.
 
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -9,6 +9,9 @@ use tokio::{
 };
 
 use crate::process::{Process, etcd_flags, free_address};
+
+/// How long a mirror may take to be filled.
+const FILL_MAX: Duration = Duration::from_secs(120);
 
 /// A store of one member, with its data and log in `scratch`: etcd, or with a `command` ours. `scheme` is what
 /// clients speak.
@@ -49,6 +52,17 @@ pub fn gateway(
     ];
     args.extend_from_slice(more);
     Process::start(forebay, &args, address, scratch.join(format!("{name}.log")))
+}
+
+/// Waits until a gateway answers from its mirror.
+pub async fn mirrored(gateway: SocketAddr) -> anyhow::Result<()> {
+    let filled = async {
+        while metric(gateway, "forebay_mirror_serving").await? != 1.0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(FILL_MAX, filled).await.context("there is no mirror")?
 }
 
 /// The value of a metric, summed over its labels, on the page that is served where clients connect.

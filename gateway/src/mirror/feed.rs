@@ -11,6 +11,7 @@
 //! | the stream breaks, stalls or is cancelled | another stream goes on at the next revision; reads go on |
 //! | the upstream compacted that revision, or said what cannot be true | nothing is answered from the mirror until it is listed anew; watches go on from where they were |
 //! | the upstream was set back, or is another | the same, and every watch ends as compacted |
+//! | the past takes long | nothing has been answered from the mirror yet; it is listed as it is now |
 //! | auth is enabled and the gateway has no user, or the keys do not fit | there is no mirror; its streams are ended and resume at the upstream |
 
 use std::{sync::Arc, time::Duration};
@@ -70,6 +71,9 @@ pub(super) enum End {
     /// A comparison with the upstream failed.
     #[error("a part of the mirror is not what the upstream has")]
     Audit,
+    /// The window's past would take too long.
+    #[error("the past takes too long to tell")]
+    Late,
     /// The upstream is not what it was.
     #[error("{0}")]
     Setback(Setback),
@@ -96,6 +100,7 @@ impl End {
             End::Fault(fault) => fault.reason(),
             End::Desync(desync) => desync.reason(),
             End::Audit => "audit",
+            End::Late => "late",
             End::Setback(Setback::Cluster) => "cluster",
             End::Setback(Setback::Revision) => "revision",
         }
@@ -133,6 +138,8 @@ pub(super) struct Feed {
     reached: Arc<Reached>,
     /// Whether all keys turned out not to fit, and the named prefixes are mirrored instead.
     is_reduced: bool,
+    /// Whether there turned out to be so much past that the mirror begins without it.
+    is_present_only: bool,
     /// Whether the upstream is no continuation of what the mirror holds.
     is_set_back: bool,
 }
@@ -140,7 +147,16 @@ pub(super) struct Feed {
 impl Feed {
     pub(super) fn new(state: Arc<State>, config: MirrorConfig) -> Feed {
         let own = Own::new(config.user.clone());
-        Feed { state, config, own, mirror: None, reached: Arc::default(), is_reduced: false, is_set_back: false }
+        Feed {
+            state,
+            config,
+            own,
+            mirror: None,
+            reached: Arc::default(),
+            is_reduced: false,
+            is_present_only: false,
+            is_set_back: false,
+        }
     }
 
     /// Feeds until it is dropped.
@@ -161,6 +177,11 @@ impl Feed {
                 }
                 End::TooLarge if !self.is_reduced && !self.config.prefixes.is_empty() => {
                     self.is_reduced = true;
+                    self.drop_mirror();
+                    continue;
+                }
+                End::Late => {
+                    self.is_present_only = true;
                     self.drop_mirror();
                     continue;
                 }
@@ -225,15 +246,16 @@ impl Feed {
             TailEnd::Status(status) => End::of(status),
             TailEnd::TooLarge => End::TooLarge,
             TailEnd::Audit => End::Audit,
+            TailEnd::Late => End::Late,
         };
         (true, end)
     }
 
     /// Fills the mirror from a list; returns at which revision it is of the present.
     async fn list(&mut self) -> Result<(Arc<Serving>, i64), End> {
-        let Feed { state, config, own, mirror, .. } = self;
+        let Feed { state, config, own, mirror, is_reduced, is_present_only, .. } = self;
         own.authenticate(&state.caller).await.map_err(End::of)?;
-        let ranges = match self.is_reduced {
+        let ranges = match is_reduced {
             true => Ranges::new(config.prefixes.iter().map(with_prefix)),
             false => Ranges::all(),
         };
@@ -243,9 +265,9 @@ impl Feed {
         let want = Want { range: tail::own_range(state, own.identity(), &ranges), revision: 0 };
         let present = state.vouch(own.identity(), false, &want).await.map_err(End::of)?;
         let begin = match mirror {
-            None => past(present, config),
+            None if !*is_present_only => past(present, config),
             // What made it be built anew may lie in the past.
-            Some(_) => present,
+            _ => present,
         };
         let live_bytes = config.max_bytes - config.window_bytes();
         let list = async |at| {

@@ -73,7 +73,7 @@ pub(super) struct Follower {
     next: i64,
     /// Whether this stream has delivered `next - 1`, and not one before it.
     delivered: bool,
-    /// The fragments of a response so far, and whose it is.
+    /// What a response told so far of its last revision, which may go on in the next fragment, and whose it is.
     fragments: Option<(i64, Vec<Event>)>,
     /// With several watchers: the events that wait until all watchers are known to have passed their revision.
     parked: BTreeMap<i64, Vec<Event>>,
@@ -118,8 +118,10 @@ impl Follower {
         }
         events.extend(response.events);
         if response.fragment {
-            self.fragments = Some((id, events));
-            return Ok(Vec::new());
+            // The last revision may go on in the next one; those before it are whole.
+            let last = events.last().map_or(0, mod_revision);
+            let whole = events.iter().rposition(|event| mod_revision(event) != last).map_or(0, |before| before + 1);
+            self.fragments = Some((id, events.split_off(whole)));
         }
         self.events(revision, events).map_err(Break::Fault)
     }
@@ -144,7 +146,7 @@ impl Follower {
     fn events(&mut self, header_revision: i64, events: Vec<Event>) -> Result<Vec<Step>, Fault> {
         let mut revisions: Vec<(i64, Vec<Event>)> = Vec::new();
         for event in events {
-            let at = event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
+            let at = mod_revision(&event);
             if at > header_revision {
                 return Err(Fault::Future);
             }
@@ -180,6 +182,10 @@ impl Follower {
         }
         Ok(steps)
     }
+}
+
+fn mod_revision(event: &Event) -> i64 {
+    event.kv.as_ref().map_or(0, |kv| kv.mod_revision)
 }
 
 #[cfg(test)]
@@ -224,6 +230,18 @@ mod tests {
         let fragment = WatchResponse { fragment: true, ..response(0, 6, &[event("a", 6)]) };
         follower.receive(fragment).unwrap();
         assert_eq!(follower.receive(response(1, 6, &[event("a", 6)])), Err(Break::Fault(Fault::Malformed)));
+    }
+
+    #[test]
+    fn b10_of_a_long_response_what_is_whole_is_applied_while_the_rest_is_on_its_way() {
+        let mut follower = whole(5);
+        let fragment = |events: &[Event]| WatchResponse { fragment: true, ..response(0, 9, events) };
+        let [a5, b5, a6, b6, a7] = [event("a", 5), event("b", 5), event("a", 6), event("b", 6), event("a", 7)];
+        assert_eq!(follower.receive(fragment(std::slice::from_ref(&a5))), Ok(vec![]));
+        let whole = Step::Apply(5, vec![a5, b5.clone()]);
+        assert_eq!(follower.receive(fragment(&[b5, a6.clone()])), Ok(vec![whole]));
+        let rest = [Step::Apply(6, vec![a6, b6.clone()]), Step::Apply(7, vec![a7.clone()])];
+        assert_eq!(follower.receive(response(0, 9, &[b6, a7])).unwrap(), rest);
     }
 
     #[test]

@@ -8,13 +8,14 @@ use prometheus::{
 };
 
 /// Why a mirror is built anew: `End::reason`.
-const REBUILDS: [&str; 18] = [
+const REBUILDS: [&str; 19] = [
     "unreachable",
     "unauthorised",
     "too_large",
     "too_old",
     "compacted",
     "audit",
+    "late",
     "cluster",
     "revision",
     "gap",

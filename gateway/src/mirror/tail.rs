@@ -1,8 +1,8 @@
 //! Follows the upstream's watch: applies what it says, and finds out when it says nothing any more.
 //!
-//! A heartbeat asks for the upstream's revision through the same rounds that reads use. If the mirror is not there
-//! within a deadline the stream is taken for dead, whatever its connection looks like, and another is opened, most
-//! likely at another member. The heartbeat also asks whether the mirror's window is compacted, and whether the gateway
+//! A heartbeat asks for the upstream's revision through the same rounds that reads use. If the mirror is not there and
+//! the stream tells nothing for a while it is taken for dead, whatever its connection looks like, and another is opened,
+//! most likely at another member. The heartbeat also asks whether the mirror's window is compacted, and whether the gateway
 //! may still read.
 
 use std::{sync::Arc, time::Duration};
@@ -39,13 +39,19 @@ use crate::replies::{self, Reply};
 
 /// How often the upstream is asked where it is.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(500);
-/// How long the mirror may be behind a revision that the upstream has before the stream is taken for dead.
+/// How long a stream may tell nothing while the upstream has a revision that the mirror has not, before it is taken for
+/// dead; doubled up to the longest until one tells something. An upstream looks through its past before it begins to.
 const STALL_MAX: Duration = Duration::from_secs(2);
+const STALL_LONGEST: Duration = Duration::from_secs(60);
+/// How long a mirror that begins in the past may take to come to the present. Nothing is answered from it until then.
+const PAST_MAX: Duration = Duration::from_secs(5);
 /// How long opening a stream may take.
 const OPEN_MAX: Duration = Duration::from_secs(3);
 /// Rest between two streams, doubled each time up to the longest, until one delivers.
 const REOPEN_PAUSE: Duration = Duration::from_millis(20);
 const REOPEN_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Why a stream was given up that told nothing, for metrics.
+const STALLED: &str = "stalled";
 
 /// Why following ended, so that the mirror has to be listed anew.
 #[derive(Debug)]
@@ -58,6 +64,8 @@ pub(super) enum TailEnd {
     TooLarge,
     /// A comparison with the upstream failed.
     Audit,
+    /// There is so much past that it keeps the mirror from the present.
+    Late,
 }
 
 /// Why one stream ended.
@@ -87,8 +95,20 @@ pub(super) async fn follow(
     present: i64,
 ) -> TailEnd {
     let ranges = mirror.reader().ranges().clone();
-    let due = Some(present);
-    let mut tail = Tail { state, own, config, mirror, serving, due, ranges, behind: None, denied: false, cursor: None };
+    let mut tail = Tail {
+        state,
+        own,
+        config,
+        mirror,
+        serving,
+        due: Some((present, Instant::now() + PAST_MAX)),
+        ranges,
+        behind: None,
+        heard: Instant::now(),
+        patience: STALL_MAX,
+        denied: false,
+        cursor: None,
+    };
     tail.serve_if_due();
     let mut pause = REOPEN_PAUSE;
     loop {
@@ -103,7 +123,14 @@ pub(super) async fn follow(
         };
         tracing::debug!(reason, "the upstream watch is opened anew");
         state.metrics.reconnected(reason);
-        pause = if tail.mirror.revision() > from { REOPEN_PAUSE } else { (pause * 2).min(REOPEN_PAUSE_MAX) };
+        if tail.mirror.revision() > from {
+            (pause, tail.patience) = (REOPEN_PAUSE, STALL_MAX);
+        } else {
+            pause = (pause * 2).min(REOPEN_PAUSE_MAX);
+            if reason == STALLED {
+                tail.patience = (tail.patience * 2).min(STALL_LONGEST);
+            }
+        }
         time::sleep(pause).await;
     }
 }
@@ -114,11 +141,15 @@ struct Tail<'a> {
     config: &'a MirrorConfig,
     mirror: &'a mut Mirror,
     serving: &'a Arc<Serving>,
-    /// The revision from which on answers are given; absent once they are.
-    due: Option<i64>,
+    /// The revision from which on answers are given, and until when it must have come; absent once they are.
+    due: Option<(i64, Instant)>,
     ranges: Ranges,
     /// A revision that the upstream has and the mirror has not, and since when that is known.
     behind: Option<(i64, Instant)>,
+    /// When the stream began, or last told of events.
+    heard: Instant,
+    /// How long it may tell nothing while the mirror is behind.
+    patience: Duration,
     /// Whether the last heartbeat or watch was refused for the gateway's rights.
     denied: bool,
     /// Where the next comparison with the upstream begins.
@@ -147,14 +178,15 @@ impl Tail<'_> {
         auditing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut comparison: Option<BoxFuture<'static, (Audited, Cursor)>> = None;
         // From now on the clock of a stall runs for this stream.
-        self.behind = self.behind.map(|(revision, _)| (revision, Instant::now()));
+        self.heard = Instant::now();
         let mut asked_progress = false;
         loop {
             let wants_progress = follower.is_parking() || self.behind.is_some();
             if wants_progress && !asked_progress && !self.ranges.is_all() {
                 asked_progress = ask_progress(&requests);
             }
-            let stalled_at = self.behind.map_or_else(Instant::now, |(_, since)| since + STALL_MAX);
+            let stalled_at = self.behind.map_or(self.heard, |(_, since)| since.max(self.heard)) + self.patience;
+            let late_at = self.due.map_or(self.heard, |(_, until)| until);
             let ended = tokio::select! {
                 setback = standing(&mut setbacks) => Err(TailEnd::Setback(setback).into()),
                 reply = replies.next() => match reply {
@@ -188,7 +220,8 @@ impl Tail<'_> {
                     asked_progress = ask_progress(&requests);
                     Ok(())
                 }
-                () = time::sleep_until(stalled_at), if self.behind.is_some() => Err(StreamEnd::Reopen("stalled")),
+                () = time::sleep_until(stalled_at), if self.behind.is_some() => Err(StreamEnd::Reopen(STALLED)),
+                () = time::sleep_until(late_at), if self.due.is_some() => Err(TailEnd::Late.into()),
             };
             if let Err(end) = ended {
                 return end;
@@ -200,6 +233,9 @@ impl Tail<'_> {
     fn receive(&mut self, follower: &mut Follower, message: Bytes, asked_progress: &mut bool) -> Result<(), StreamEnd> {
         let malformed = |_| TailEnd::Break(Break::Fault(Fault::Malformed));
         let response = WatchResponse::decode(message).map_err(malformed)?;
+        if !response.events.is_empty() {
+            self.heard = Instant::now();
+        }
         let steps = match follower.receive(response) {
             Ok(steps) => steps,
             Err(Break::Canceled(reason)) => {
@@ -245,7 +281,7 @@ impl Tail<'_> {
     }
 
     fn serve_if_due(&mut self) {
-        if self.due.take_if(|due| *due <= self.mirror.revision()).is_some() {
+        if self.due.take_if(|(due, _)| *due <= self.mirror.revision()).is_some() {
             self.state.serve(self.serving);
         }
     }

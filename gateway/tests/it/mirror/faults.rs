@@ -17,6 +17,30 @@ async fn b23_a_watch_that_is_dead_without_saying_so_is_replaced() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b23_an_upstream_that_looks_through_its_past_for_long_is_given_the_time() {
+    let setup = Setup::new().await;
+    let mut stream = setup.watch(None).await;
+    stream.create(all_from(0)).await;
+    setup.world.delay_watches(Duration::from_secs(7));
+    setup.world.break_streams();
+    setup.world.put("k", "v3");
+    assert_eq!(stream.events(1).await, ["4 k v3"]);
+    assert_eq!(setup.metric("forebay_mirror_reconnects_total", "stalled"), 2.0, "after two and four seconds");
+    assert_eq!(setup.metric("forebay_mirror_rebuilds_total", ""), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mirror_begins_at_the_present_if_the_past_takes_too_long() {
+    let world = World::new();
+    world.put("k", "v1");
+    world.delay_watches(Duration::from_secs(20));
+    let setup = Setup::over(world, MirrorConfig::default()).await;
+    assert_eq!(setup.metric("forebay_mirror_rebuilds_total", "late"), 1.0);
+    assert_eq!(value(&setup.get("k").await), "v1");
+    assert_eq!(setup.served("hit"), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn b39_streams_that_break_lose_and_repeat_nothing() {
     let setup = Setup::new().await;
     let mut stream = setup.watch(None).await;

@@ -42,6 +42,8 @@ struct State {
     mute: bool,
     /// The events of the next write are lost.
     lose_next: bool,
+    /// How long a watcher waits until it is created.
+    watch_delay: Duration,
     leaderless: bool,
     /// With auth enabled: what each token may read and write.
     rights: Option<HashMap<String, Vec<KeyRange>>>,
@@ -60,6 +62,7 @@ impl World {
             term: 2,
             mute: false,
             lose_next: false,
+            watch_delay: Duration::ZERO,
             leaderless: false,
             rights: None,
             common_name: None,
@@ -89,6 +92,11 @@ impl World {
 
     pub(crate) fn set_mute(&self, mute: bool) {
         self.0.state.lock().mute = mute;
+    }
+
+    /// Looks through the past for so long before a watcher hears anything.
+    pub(crate) fn delay_watches(&self, delay: Duration) {
+        self.0.state.lock().watch_delay = delay;
     }
 
     pub(crate) fn lose_next(&self) {
@@ -297,10 +305,14 @@ impl Source for Watched {
 
     fn admit(&self, request: &pb::WatchCreateRequest) -> Option<BoxFuture<'static, Admission>> {
         let range = KeyRange::new(request.key.clone(), request.range_end.clone());
-        let permitted = self.world.0.state.lock().permit(self.token.as_deref(), &range);
-        permitted.err().map(|error| {
+        let (permitted, delay) = {
+            let state = self.world.0.state.lock();
+            (state.permit(self.token.as_deref(), &range), state.watch_delay)
+        };
+        if let Err(error) = permitted {
             let reason = format!("rpc error: code = {:?} desc = {error}", error.code());
-            std::future::ready(Admission::Refuse(reason)).boxed()
-        })
+            return Some(std::future::ready(Admission::Refuse(reason)).boxed());
+        }
+        (!delay.is_zero()).then(|| tokio::time::sleep(delay).map(|()| Admission::Serve).boxed())
     }
 }

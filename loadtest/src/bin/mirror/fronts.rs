@@ -14,8 +14,6 @@ use tempfile::TempDir;
 use crate::{Options, report::Figures};
 
 const CONNECTIONS: usize = 10;
-/// How long the mirror may take to be filled.
-const FILL_MAX: Duration = Duration::from_secs(60);
 
 /// A way to the store.
 pub struct Front {
@@ -50,7 +48,7 @@ impl Fronts {
             all.push(Front { name, channels, process });
         }
         let fronts = Fronts { all, _scratch: scratch };
-        fronts.mirrored().await?;
+        tiers::mirrored(fronts.gateway().process.address).await?;
         Ok(fronts)
     }
 
@@ -70,17 +68,6 @@ impl Fronts {
     /// A metric of the store.
     pub async fn stores(&self, metric: &str) -> anyhow::Result<f64> {
         tiers::metric(self.direct().process.address, metric).await
-    }
-
-    /// Waits until the gateway answers from its mirror.
-    async fn mirrored(&self) -> anyhow::Result<()> {
-        let filled = async {
-            while self.gateways("forebay_mirror_serving").await? != 1.0 {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            anyhow::Ok(())
-        };
-        tokio::time::timeout(FILL_MAX, filled).await.context("there is no mirror")?
     }
 
     /// Runs some work, and counts what it cost this front and the store.

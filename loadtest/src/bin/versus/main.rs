@@ -1,6 +1,6 @@
 //! Compares servers in turns in one run: etcd, ours, and an empty gRPC server of the same stack; and the front tiers
-//! before them: etcd's `grpc-proxy`, our gateway as a process of its own before etcd and before ours, and ours with the
-//! server in one process; and our server under TLS.
+//! before them: etcd's `grpc-proxy`, our gateway as a process of its own before etcd and before ours, without a mirror
+//! too (`passing`), and ours with the server in one process (`up`); and our server under TLS.
 //!
 //! ```text
 //! cargo run --release -p forebay-loadtest --bin versus -- --etcd PATH --forebay target/release/forebay

@@ -56,15 +56,18 @@ pub async fn start(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Targ
     if let Some(etcd) = &options.etcd {
         let process = starter.server("etcd", etcd, &[], Kind::Server, &["empty"]).await?;
         let proxy = Arc::new(tiers::grpc_proxy(etcd, process.address, scratch)?);
-        starter.add("grpc-proxy", Kind::Front, &["etcd"], proxy, Some(process.clone()), None).await?;
+        starter.add("grpc-proxy", Kind::Front, &["etcd"], proxy, Some(process), None).await?;
         if let Some(forebay) = &options.forebay {
-            starter.gateway("gateway-etcd", forebay, process, &["etcd", "grpc-proxy"]).await?;
+            let store = starter.behind("behind-etcd", etcd, &[]).await?;
+            starter.gateway("gateway-etcd", forebay, store, &[], &["etcd", "grpc-proxy"]).await?;
         }
     }
     if let Some(forebay) = &options.forebay {
         let process = starter.server("forebay", forebay, &["server"], Kind::Server, &["etcd", "empty"]).await?;
         starter.server("forebay-tls", forebay, &["server"], Kind::Tls, &["forebay"]).await?;
-        starter.gateway("gateway", forebay, process, &["forebay"]).await?;
+        starter.gateway("passing", forebay, process, &["--mirror=off"], &["forebay"]).await?;
+        let store = starter.behind("behind", forebay, &["server"]).await?;
+        starter.gateway("gateway", forebay, store, &[], &["forebay"]).await?;
         starter.server("up", forebay, &["up"], Kind::Front, &["forebay"]).await?;
     }
     let address = free_address()?;
@@ -98,15 +101,28 @@ impl Starter<'_> {
         Ok(process)
     }
 
-    /// Starts our gateway, with its mirror, in front of a store.
+    /// Starts a store for a gateway alone: a mirror's watch would cost the store that others are compared with.
+    async fn behind(&self, name: &str, program: &Path, command: &[&str]) -> anyhow::Result<Arc<Process>> {
+        let process = Arc::new(tiers::store(name, program, command, "http", self.scratch)?);
+        let channels = client::Target::at(process.address).connect(CONNECTIONS).await?;
+        KEYS.load(&channels, "key/").await.with_context(|| format!("loading {name}"))?;
+        Ok(process)
+    }
+
+    /// Starts our gateway in front of a store.
     async fn gateway(
         &mut self,
         name: &'static str,
         program: &Path,
         upstream: Arc<Process>,
+        flags: &[&str],
         bases: &'static [&'static str],
     ) -> anyhow::Result<()> {
-        let process = Arc::new(tiers::gateway(name, program, upstream.address, &[], self.scratch)?);
+        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let process = Arc::new(tiers::gateway(name, program, upstream.address, &flags, self.scratch)?);
+        if flags.is_empty() {
+            tiers::mirrored(process.address).await?;
+        }
         self.add(name, Kind::Front, bases, process, Some(upstream), None).await
     }
 
