@@ -122,7 +122,8 @@ run() { # kind what
       ;;
   esac
   apiserver "$kind" "$at" "$api"
-  if python3 "$here/drive.py" "$kind" "$api" "$work" "http://127.0.0.1:$at"; then
+  if python3 "$here/drive.py" "$kind" "$api" "$work" "http://127.0.0.1:$at" &&
+    { [ "$kind" != kube ] || python3 "$here/manifests.py" "$api" "$work"; }; then
     echo "ok: $kind-apiserver on $1"
   else
     echo "failed: $kind-apiserver on $1" >&2
