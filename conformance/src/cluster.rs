@@ -20,6 +20,7 @@ use tonic::{
 };
 
 use crate::{
+    faraway::Way,
     network::Network,
     target::{Kind, Process, data_dir, free_addresses, named_command},
 };
@@ -37,6 +38,8 @@ pub struct Cluster {
     added: usize,
     // Dropped after the processes that are in it, and that write into it.
     network: Option<Network>,
+    /// How long anything takes from one member to another.
+    delay: Duration,
     dir: TempDir,
 }
 
@@ -48,6 +51,8 @@ pub struct Node {
     name: String,
     client: SocketAddr,
     peer: SocketAddr,
+    /// How the other members get there, if they are far away.
+    way: Option<Way>,
     initial_cluster: String,
     is_joining: bool,
     /// It was removed, and those who come later must not be told of it.
@@ -97,6 +102,11 @@ impl Node {
         ClusterClient::new(self.channel.clone())
     }
 
+    /// Where other members reach it.
+    fn advertised_peer(&self) -> SocketAddr {
+        self.way.as_ref().map_or(self.peer, |way| way.address)
+    }
+
     /// Where it listens for clients.
     pub fn url(&self) -> String {
         format!("http://{}", self.client)
@@ -124,20 +134,32 @@ impl Cluster {
         Cluster::started(Some(network), kinds, args).await
     }
 
+    /// The same with so much time between any two members, in each direction.
+    pub async fn start_apart(delay: Duration, kinds: &[Kind], args: &[&str]) -> anyhow::Result<Cluster> {
+        Cluster::laid_out(None, delay, kinds, args)?.all_started().await
+    }
+
     async fn started(network: Option<Network>, kinds: &[Kind], args: &[&str]) -> anyhow::Result<Cluster> {
-        let mut cluster = Cluster::planned(network, kinds, args)?;
-        for member in 0..cluster.members.len() {
-            cluster.spawn(member)?;
+        Cluster::planned(network, kinds, args)?.all_started().await
+    }
+
+    async fn all_started(mut self) -> anyhow::Result<Cluster> {
+        for member in 0..self.members.len() {
+            self.spawn(member)?;
         }
-        cluster.serving().await?;
-        Ok(cluster)
+        self.serving().await?;
+        Ok(self)
     }
 
     /// A new cluster of which no member runs yet.
     pub fn planned(network: Option<Network>, kinds: &[Kind], args: &[&str]) -> anyhow::Result<Cluster> {
+        Cluster::laid_out(network, Duration::ZERO, kinds, args)
+    }
+
+    fn laid_out(network: Option<Network>, delay: Duration, kinds: &[Kind], args: &[&str]) -> anyhow::Result<Cluster> {
         let dir = TempDir::with_prefix("conformance-cluster-")?;
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let mut cluster = Cluster { members: Vec::new(), args, added: 0, network, dir };
+        let mut cluster = Cluster { members: Vec::new(), args, added: 0, network, delay, dir };
         for kind in kinds {
             let node = cluster.node(*kind)?;
             cluster.members.push(node);
@@ -160,6 +182,7 @@ impl Cluster {
             None => free_addresses()?,
         };
         self.added += 1;
+        let way = (!self.delay.is_zero()).then(|| Way::to(peer, self.delay)).transpose()?;
         let channel = Endpoint::from_shared(format!("http://{client}"))?.connect_timeout(LIMIT).connect_lazy();
         let name = format!("m{}", self.added);
         Ok(Node {
@@ -167,6 +190,7 @@ impl Cluster {
             name,
             client,
             peer,
+            way,
             initial_cluster: String::new(),
             is_joining: false,
             is_gone: false,
@@ -176,8 +200,8 @@ impl Cluster {
     }
 
     fn initial_cluster(&self) -> String {
-        let entries =
-            self.members.iter().filter(|node| !node.is_gone).map(|node| format!("{}=http://{}", node.name, node.peer));
+        let entries = self.members.iter().filter(|node| !node.is_gone);
+        let entries = entries.map(|node| format!("{}=http://{}", node.name, node.advertised_peer()));
         entries.collect::<Vec<_>>().join(",")
     }
 
@@ -192,6 +216,8 @@ impl Cluster {
         let dir = self.dir.path().join(&node.name);
         std::fs::create_dir_all(&dir)?;
         let mut command = named_command(node.kind, &node.name, &dir, node.client, node.peer)?;
+        // Of a flag that is given twice, the last one counts.
+        command.args(["--initial-advertise-peer-urls", &format!("http://{}", node.advertised_peer())]);
         command.args(["--initial-cluster", &node.initial_cluster]);
         command.args(["--initial-cluster-state", if node.is_joining { "existing" } else { "new" }]);
         command.args(&self.args);
@@ -274,7 +300,7 @@ impl Cluster {
     /// Adds a member and starts it, by way of member `by`. Waits until it serves.
     pub async fn join(&mut self, by: usize, kind: Kind, is_learner: bool) -> anyhow::Result<usize> {
         let mut node = self.node(kind)?;
-        let add = MemberAddRequest { peer_ur_ls: vec![format!("http://{}", node.peer)], is_learner };
+        let add = MemberAddRequest { peer_ur_ls: vec![format!("http://{}", node.advertised_peer())], is_learner };
         // A cluster refuses while it is not sure that all members have long been well.
         let began = Instant::now();
         while let Err(status) = self.members[by].cluster().member_add(add.clone()).await {

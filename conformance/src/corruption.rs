@@ -54,9 +54,9 @@ pub async fn at_start(kind: Kind) -> anyhow::Result<String> {
     Ok(log)
 }
 
-/// A cluster that compares its members every second, or at compactions; what it answers to everything once the alarm is
-/// raised, and once that is disarmed.
-pub async fn while_running(kind: Kind, is_at_compactions: bool) -> anyhow::Result<Vec<String>> {
+/// A cluster that compares its members every second, or at compactions, and has found the one that differs; and who that
+/// is.
+pub async fn found(kind: Kind, is_at_compactions: bool) -> anyhow::Result<(Cluster, u64)> {
     let args: &[&str] = match is_at_compactions {
         true => &["--feature-gates=CompactHashCheck=true", "--compact-hash-check-time=1s"],
         false => &["--corrupt-check-time=1s"],
@@ -73,6 +73,12 @@ pub async fn while_running(kind: Kind, is_at_compactions: bool) -> anyhow::Resul
     for member in 0..3 {
         cluster.wait("the alarm on all", async |cluster| Ok(raised(cluster, member).await? == [changed])).await?;
     }
+    Ok((cluster, changed))
+}
+
+/// What such a cluster answers to everything, and once the alarm is disarmed.
+pub async fn while_running(kind: Kind, is_at_compactions: bool) -> anyhow::Result<Vec<String>> {
+    let (cluster, changed) = found(kind, is_at_compactions).await?;
     let mut answers = Vec::new();
     for member in [0, CHANGED] {
         answers.extend(operations(&cluster, member).await);

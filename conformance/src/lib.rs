@@ -10,7 +10,7 @@
 //! What is recorded comes from [`cases`] (one per fact of the protocol), from seeded random
 //! [`programs`] and [`watches`], from [`http`] requests and from [`etcdctl`] itself. [`crash`] asks
 //! the other question: whether what was acknowledged is still there after a `kill -9`; [`cluster`] asks it of several
-//! members, of one kind or mixed; [`faults`] of what is done to them from outside, in a [`network`] of their own too, and
+//! members, of one kind or mixed; [`faults`] of what is done to them from outside, in a [`network`] of their own too or [far away](faraway) from each other, and
 //! [`failpoints`] of those that end at a named place, [`corruption`] of those that hold something else than the others; [`histories`] has what was seen through two gateways checked while members fail;
 //! [`metrics`] reads what both count; [`advisories`] tries what etcd's advisories are about;
 //! [`content`] is everything that a member has, for moving its files, and [`tools`] runs what reads them.
@@ -44,6 +44,7 @@ pub mod content;
 pub mod corruption;
 pub mod crash;
 pub mod failpoints;
+pub mod faraway;
 pub mod faults;
 pub mod flaps;
 pub mod gateways;

@@ -78,6 +78,8 @@ pub(super) struct Machine {
     pub(super) cpus: usize,
     /// Of the last minute.
     pub(super) load: f64,
+    pub(super) memory: u64,
+    pub(super) memory_available: u64,
     pub(super) swap_used: u64,
 }
 
@@ -190,12 +192,20 @@ pub(super) fn machine(targets: &[Target]) -> Option<Machine> {
     }
     let load = fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()?;
     let memory = fs::read_to_string("/proc/meminfo").ok()?;
-    let kib = |name: &str| -> u64 {
-        let line = memory.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    let told = |name: &str| -> Option<u64> {
+        let line = memory.lines().find_map(|line| line.strip_prefix(name))?;
+        let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+        Some(kib << 10)
     };
+    let swap = |name| told(name).unwrap_or(0);
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    Some(Machine { cpus, load, swap_used: (kib("SwapTotal:") - kib("SwapFree:").min(kib("SwapTotal:"))) << 10 })
+    Some(Machine {
+        cpus,
+        load,
+        memory: told("MemTotal:")?,
+        memory_available: told("MemAvailable:")?,
+        swap_used: swap("SwapTotal:").saturating_sub(swap("SwapFree:")),
+    })
 }
 
 /// The newest file of a directory.

@@ -1,5 +1,8 @@
 //! `forebay doctor` before what was made ill on purpose: does it find the illness, and name the next command?
 
+mod full;
+mod slow;
+
 use std::{
     fs,
     os::unix::fs::FileExt as _,
@@ -68,6 +71,12 @@ async fn channel(url: String) -> Channel {
     Endpoint::from_shared(url).unwrap().connect().await.unwrap()
 }
 
+/// The endpoints of all members of a cluster, as a flag.
+fn endpoints(cluster: &Cluster) -> String {
+    let urls: Vec<String> = cluster.members.iter().map(forebay_conformance::cluster::Node::url).collect();
+    format!("--endpoints={}", urls.join(","))
+}
+
 fn is_missing(test: &str, kinds: &[Kind]) -> bool {
     let missing = kinds.iter().find_map(|kind| kind.missing()).or(Kind::Server.missing());
     if let Some(missing) = missing {
@@ -83,8 +92,7 @@ async fn a_member_that_died_is_missed_and_the_others_are_well() {
     }
     let mut cluster = Cluster::start(&[Kind::Server; 3], &[]).await.unwrap();
     cluster.leader().await.unwrap();
-    let urls: Vec<String> = cluster.members.iter().map(forebay_conformance::cluster::Node::url).collect();
-    let endpoints = format!("--endpoints={}", urls.join(","));
+    let endpoints = endpoints(&cluster);
     let well = examine(&[&endpoints]).unwrap();
     well.expect("running", "PASS", "3 of 3").unwrap();
     well.expect("leader", "PASS", "all follow").unwrap();
@@ -193,8 +201,7 @@ async fn a_restless_cluster_a_member_that_never_starts_and_a_lost_quorum_are_fou
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let urls: Vec<String> = cluster.members.iter().map(forebay_conformance::cluster::Node::url).collect();
-    let endpoints = format!("--endpoints={}", urls.join(","));
+    let endpoints = endpoints(&cluster);
     // Who hears of the new member last is waited for.
     let mut ill = examine(&[&endpoints]).unwrap();
     for _ in 0..50 {
@@ -209,7 +216,7 @@ async fn a_restless_cluster_a_member_that_never_starts_and_a_lost_quorum_are_fou
 
     cluster.kill(0);
     cluster.kill(1);
-    let alone = format!("--endpoints={}", urls[2]);
+    let alone = format!("--endpoints={}", cluster.members[2].url());
     let mut left = examine(&[&alone, "--timeout=2s"]).unwrap();
     for _ in 0..50 {
         if left.expect("leader", "FAIL", "knows no leader").is_ok() {

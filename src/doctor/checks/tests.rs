@@ -127,10 +127,14 @@ fn slow_reads_disks_networks_and_machines_are_found() {
     assert_eq!(verdict("disk", page(&fsync("2.048"))), Verdict::Fail);
     let far = "etcd_network_peer_round_trip_time_seconds_bucket{To=\"2\",le=\"0.4\"} 5\n";
     assert_eq!(verdict("network", page(far)), Verdict::Warn);
-    let machine = |load, swap_used| move |facts: &mut Facts| facts.machine = Some(Machine { cpus: 2, load, swap_used });
-    assert_eq!(verdict("machine", machine(9.0, 0)), Verdict::Warn);
-    assert_eq!(verdict("machine", machine(0.1, 1 << 30)), Verdict::Warn);
-    assert_eq!(verdict("machine", machine(0.1, 0)), Verdict::Pass);
+    let machine = |load, memory_available, swap_used| {
+        let machine = Machine { cpus: 2, load, memory: 8 << 30, memory_available, swap_used };
+        move |facts: &mut Facts| facts.machine = Some(machine)
+    };
+    assert_eq!(verdict("machine", machine(9.0, 4 << 30, 0)), Verdict::Warn);
+    assert_eq!(verdict("machine", machine(0.1, 100 << 20, 0)), Verdict::Warn);
+    assert_eq!(verdict("machine", machine(0.1, 4 << 30, 1 << 30)), Verdict::Warn);
+    assert_eq!(verdict("machine", machine(0.1, 4 << 30, 0)), Verdict::Pass);
 }
 
 #[test]
@@ -139,8 +143,15 @@ fn elections_backlogs_and_history_without_end_are_found() {
     let restless = format!("etcd_server_leader_changes_seen_total 9\nprocess_start_time_seconds {}\n", now - 60);
     assert_eq!(verdict("raft", |facts| facts.endpoints[0].page = Some(Page::parse(&restless))), Verdict::Warn);
     assert_eq!(verdict("raft", |facts| status(facts).index = 9_000), Verdict::Warn);
-    let kept = FINE.replace("current_revision 100", "current_revision 2000000");
-    assert_eq!(verdict("data", |facts| facts.endpoints[0].page = Some(Page::parse(&kept))), Verdict::Warn);
+    let kept = |current: u64, compact: i64| {
+        let page = FINE.replace("current_revision 100", &format!("current_revision {current}"));
+        let page = Page::parse(&page.replace("compact_revision -1", &format!("compact_revision {compact}")));
+        verdict("data", move |facts| facts.endpoints[0].page = Some(page))
+    };
+    assert_eq!(
+        (kept(200_000, -1), kept(200_000, 100), kept(2_000_000, 100)),
+        (Verdict::Warn, Verdict::Pass, Verdict::Warn)
+    );
 }
 
 #[test]
