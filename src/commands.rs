@@ -32,14 +32,18 @@ pub struct Described {
     pub choices: &'static [&'static str],
     /// Whether its value names a file or a folder.
     pub is_path: bool,
+    /// Its value if it is not given; empty for none.
+    pub default: String,
 }
 
-fn described<S>(flags: &[Flag<S>]) -> Vec<Described> {
+fn described<S: Default>(flags: &[Flag<S>]) -> Vec<Described> {
+    let mut defaults = S::default();
     let known = flags.iter().filter(|flag| flag.unused().is_none());
     known
         .map(|flag| Described {
             name: flag.name,
             help: flag.help,
+            default: flag.slot.show(&mut defaults),
             is_switch: flag.slot.is_switch(),
             choices: if let Slot::Choice(_, words) = flag.slot { words } else { &[] },
             is_path: is_path(flag.name),
@@ -57,6 +61,7 @@ fn plain(names: &'static [&'static str]) -> Vec<Described> {
     let flag = |name: &'static &'static str| Described {
         name: name.trim_start_matches('-'),
         help: "",
+        default: String::new(),
         is_switch: *name == "--once",
         choices: &[],
         is_path: is_path(name.trim_start_matches('-')),
@@ -97,7 +102,7 @@ pub fn all() -> Vec<Command> {
         command(
             "policy",
             "what a policy file says",
-            &["check", "explain", "diff", "default", "schema"],
+            &["check", "explain", "diff", "apply", "status", "default", "schema"],
             described(&explain::flags()),
         ),
         command(

@@ -41,23 +41,33 @@ fn flag_names(command: &Command) -> String {
 fn bash(commands: &[Command]) -> String {
     let names: Vec<&str> = commands.iter().map(|command| command.name).collect();
     let mut script = format!(
-        "# Completion of forebay for bash. To have it in every shell:\n#   forebay completion bash > /etc/bash_completion.d/forebay\n\
-         _forebay() {{\n  local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} command=${{COMP_WORDS[1]}} words=\"\"\n  \
-         if [ \"$COMP_CWORD\" -eq 1 ]; then\n    COMPREPLY=($(compgen -W \"{}\" -- \"$word\"))\n    return\n  fi\n  case \"$command $before\" in\n",
+        r#"# Completion of forebay for bash. To have it in every shell:
+#   forebay completion bash > /etc/bash_completion.d/forebay
+_forebay() {{
+  local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} command=${{COMP_WORDS[1]}} words=""
+  # Bash takes --flag=value for three words.
+  if [ "$word" = = ]; then word=""
+  elif [ "$before" = = ]; then before=${{COMP_WORDS[COMP_CWORD-2]}}; fi
+  # Flags without a command are those of up.
+  if [[ $command == -* ]]; then command=up
+  elif [ "$COMP_CWORD" -eq 1 ]; then
+    COMPREPLY=($(compgen -W "{}" -- "$word"))
+    return
+  fi
+  case "$command $before" in
+"#,
         names.join(" ")
     );
     for command in commands {
         for flag in &command.flags {
             let reply = match flag {
-                Described { choices: [_, ..], .. } => format!("-W \"{}\"", flag.choices.join(" ")),
-                Described { is_path: true, .. } => "-f".to_owned(),
+                Described { choices: [_, ..], .. } => {
+                    format!(r#"COMPREPLY=($(compgen -W "{}" -- "$word")); "#, flag.choices.join(" "))
+                }
+                Described { is_path: true, .. } => String::new(),
                 _ => continue,
             };
-            let _ = writeln!(
-                script,
-                "    \"{} --{}\") COMPREPLY=($(compgen {reply} -- \"$word\")); return ;;",
-                command.name, flag.name
-            );
+            let _ = writeln!(script, r#"    "{} --{}") {reply}return ;;"#, command.name, flag.name);
         }
     }
     script += "  esac\n  case $command in\n";
@@ -65,8 +75,13 @@ fn bash(commands: &[Command]) -> String {
         let words = [command.words.join(" "), flag_names(command)].join(" ");
         let _ = writeln!(script, "    {}) words=\"{}\" ;;", command.name, words.trim());
     }
+    // What is left open is a file, as readline completes it.
     script
-        + "  esac\n  COMPREPLY=($(compgen -W \"$words\" -- \"$word\"))\n  [ \"${#COMPREPLY[@]}\" -gt 0 ] || COMPREPLY=($(compgen -f -- \"$word\"))\n}\ncomplete -F _forebay forebay\n"
+        + r#"  esac
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+}
+complete -o default -F _forebay forebay
+"#
 }
 
 /// Text within single quotes of a POSIX shell.
@@ -81,8 +96,9 @@ fn zsh(commands: &[Command]) -> String {
     for command in commands {
         let _ = writeln!(script, "    '{}:{}'", command.name, plain(command.summary));
     }
-    script +=
-        "  )\n  if (( CURRENT == 2 )); then\n    _describe command commands\n    return\n  fi\n  case ${words[2]} in\n";
+    script += "  )\n  local command=${words[2]}\n  # Flags without a command are those of up.\n  \
+         if [[ $command == -* ]]; then command=up\n  elif (( CURRENT == 2 )); then\n    _describe command commands\n    \
+         return\n  fi\n  case $command in\n";
     for command in commands {
         let _ = write!(script, "    {}) _arguments", command.name);
         for flag in &command.flags {
@@ -92,7 +108,9 @@ fn zsh(commands: &[Command]) -> String {
                 Described { is_path: true, .. } => ":file:_files".to_owned(),
                 _ => ":value:".to_owned(),
             };
-            let _ = write!(script, " '--{}[{}]{value}'", flag.name, plain(flag.help));
+            // With `=` behind its name, `--flag=value` is understood beside `--flag value`.
+            let equals = if value.is_empty() { "" } else { "=" };
+            let _ = write!(script, " '--{}{equals}[{}]{value}'", flag.name, plain(flag.help));
         }
         match command.words {
             [] => {}
@@ -117,7 +135,9 @@ fn fish(commands: &[Command]) -> String {
         );
     }
     for command in commands {
-        let when = format!("-n '__fish_seen_subcommand_from {}'", command.name);
+        // Flags without a command are those of up.
+        let or_none = if command.name == "up" { "__fish_use_subcommand; or " } else { "" };
+        let when = format!("-n '{or_none}__fish_seen_subcommand_from {}'", command.name);
         if !command.words.is_empty() {
             let _ = writeln!(script, "complete -c forebay {when} -f -a '{}'", command.words.join(" "));
         }
@@ -196,5 +216,12 @@ mod tests {
         assert_eq!(complete("forebay doctor --back"), "--backups");
         assert_eq!(complete("forebay doctor --output j"), "json");
         assert_eq!(complete("forebay policy ex"), "explain");
+        assert_eq!(complete("forebay policy st"), "status");
+        // As bash splits `--output=j` and `--output=`.
+        assert_eq!(complete("forebay doctor --output = j"), "json");
+        assert_eq!(complete("forebay doctor --output ="), "table json");
+        assert_eq!(complete("forebay --listen-m"), "--listen-metrics-urls");
+        // A file is readline's to complete.
+        assert_eq!(complete("forebay doctor --data-dir /t"), "");
     }
 }

@@ -52,7 +52,7 @@ Usage:
   forebay top                  who does how much through a gateway of this machine, live
   forebay quota                the quotas that a gateway keeps, and how much of them is used
   forebay tap                  every request of a gateway, as it ends
-  forebay policy VERB ...      what a policy file says: check, explain, diff
+  forebay policy VERB ...      what a policy says and does: check, explain, diff, status
   forebay utl COMMAND ...      etcd's files without a member: snapshots, hashes, checks, dumps, space
   forebay bench LOAD           load on any etcd, and how long it really took
   forebay doctor               what is wrong with an etcd, and what to run next

@@ -78,7 +78,11 @@ fn page(command: &Command) -> String {
     }
     for flag in told {
         let value = if flag.is_switch { "" } else { " \\fIvalue\\fR" };
-        let _ = write!(page, ".TP\n\\fB\\-\\-{}\\fR{value}\n{}\n", escaped(flag.name), escaped(flag.help));
+        let default = match flag.default.as_str() {
+            "" | "false" => String::new(),
+            text => format!("Default: {}\n", escaped(text)),
+        };
+        let _ = write!(page, ".TP\n\\fB\\-\\-{}\\fR{value}\n{}\n{default}", escaped(flag.name), escaped(flag.help));
     }
     page + ".SH SEE ALSO\n.BR forebay (1)\n"
 }
