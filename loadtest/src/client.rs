@@ -110,6 +110,7 @@ impl Target {
         let tls = self.tls_of(&url)?;
         // Of scheme http also under TLS, which the connector below has done.
         let endpoint = Endpoint::from_shared(format!("http://{authority}"))?
+            .user_agent("forebay-bench")?
             .connect_timeout(self.dial_timeout)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(8 << 20);

@@ -64,7 +64,10 @@ impl TargetReport {
         let mut all = Measured::default();
         for round in &self.rounds {
             for (name, points) in &round.timeline {
-                let shifted = points.iter().map(|point| super::run::Point { at: point.at + all.seconds, ..*point });
+                // What little comes after the last whole second is none, and would look like a server that stopped.
+                let is_whole = |point: &&super::run::Point| point.at < round.seconds + 0.5 || point.at <= 1.0;
+                let points = points.iter().filter(is_whole);
+                let shifted = points.map(|point| super::run::Point { at: point.at + all.seconds, ..*point });
                 all.timeline.entry(name.clone()).or_default().extend(shifted);
             }
             all.seconds += round.seconds;

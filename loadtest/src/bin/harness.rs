@@ -7,7 +7,7 @@
 //!
 //! `harness`: both send `--total 50000` puts to the empty server, in turns, as fast as they are answered; what is compared
 //! is requests for each second of CPU that the tool took, and what each reports with what the server counted. `scrape`:
-//! `--clients 10000` addresses each ask a gateway once.
+//! `--clients 10000` addresses each ask a gateway once. It fails if a figure is not what it should be.
 
 use std::{
     fs,
@@ -29,6 +29,10 @@ use tokio::{
 const AT_ONCE: usize = 64;
 /// Scrapes that are measured, one after the other.
 const SCRAPES: usize = 20;
+/// What a scrape may take.
+const SCRAPE_MAX: Duration = Duration::from_millis(20);
+/// How large its page may be.
+const PAGE_BYTES_MAX: usize = 1 << 20;
 
 struct Options {
     forebay: PathBuf,
@@ -114,7 +118,9 @@ fn harness(options: &Options, benchmark: &Path) -> anyhow::Result<()> {
         ratios.push(of_ours / of_benchmark);
     }
     ratios.sort_by(f64::total_cmp);
-    println!("median x{:.2}; all {} requests of each turn were reported", ratios[ratios.len() / 2], options.total);
+    let median = ratios[ratios.len() / 2];
+    println!("median x{median:.2}; all {} requests of each turn were reported", options.total);
+    ensure!(median >= 1.0, "forebay bench costs more CPU than etcd's benchmark");
     Ok(())
 }
 
@@ -169,12 +175,14 @@ async fn scrape(options: &Options) -> anyhow::Result<()> {
         bytes = page.len();
     }
     took.sort();
+    let median = took[SCRAPES / 2];
     println!(
         "a scrape after {} clients: median {:.1} ms, slowest {:.1} ms, {:.0} KiB",
         options.clients,
-        took[SCRAPES / 2].as_secs_f64() * 1e3,
+        median.as_secs_f64() * 1e3,
         took[SCRAPES - 1].as_secs_f64() * 1e3,
         bytes as f64 / 1024.0
     );
+    ensure!(median <= SCRAPE_MAX && bytes <= PAGE_BYTES_MAX, "a scrape takes too long, or is too large");
     Ok(())
 }

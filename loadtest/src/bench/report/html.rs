@@ -18,10 +18,12 @@ const COLOURS: usize = 6;
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--line:#d0d7de;--c0:#0969da;--c1:#bc4c00;--c2:#1a7f37;--c3:#8250df;--c4:#bf3989;--c5:#57606a}
 @media(prefers-color-scheme:dark){:root{--ink:#e6edf3;--paper:#0d1117;--line:#30363d;--c0:#58a6ff;--c1:#f0883e;--c2:#3fb950;--c3:#bc8cff;--c4:#f778ba;--c5:#8b949e}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:60rem;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:76rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.2rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 td:first-child,th:first-child{text-align:left}svg{width:100%;height:auto}text{fill:var(--ink);font-size:11px}
-.grid{stroke:var(--line)}.plot{fill:none;stroke-width:1.6}.key{font-weight:600}";
+.grid{stroke:var(--line)}.plot{fill:none;stroke-width:1.6}.key{font-weight:600}
+.left{text-align:left}.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(34rem,100%),1fr));gap:0 2rem}
+.plots>div{overflow-x:auto}.plots svg{min-width:30rem}";
 
 /// The page.
 pub fn html(report: &Report) -> String {
@@ -36,6 +38,7 @@ pub fn html(report: &Report) -> String {
     for series in report.series() {
         let _ = write!(page, "<h2>{}</h2>", escape(series));
         table(&mut page, report, series);
+        page += "<div class=\"plots\">";
         let percentiles =
             plot_each(report, |target| target.all.all.series.get(series).map(percentile_line).unwrap_or_default());
         let nines = [(0.0, "0"), (1.0, "90 %"), (2.0, "99 %"), (3.0, "99.9 %"), (4.0, "99.99 %")];
@@ -47,6 +50,7 @@ pub fn html(report: &Report) -> String {
             });
             plot(&mut page, title, &lines, &[]);
         }
+        page += "</div>";
     }
     errors(&mut page, report);
     counts(&mut page, report);
@@ -58,29 +62,34 @@ type Figure = (&'static str, fn(&Point) -> f64);
 
 const FIGURES: [Figure; 3] = [
     ("answers a second, over time", |point| point.answered as f64),
-    ("p50 of each second, ms", |point| point.p50_ms),
-    ("p99 of each second, ms", |point| point.p99_ms),
+    ("p50 of each second, ms", |point| if point.max_ms > 0.0 { point.p50_ms } else { f64::NAN }),
+    ("p99 of each second, ms", |point| if point.max_ms > 0.0 { point.p99_ms } else { f64::NAN }),
 ];
 
 fn table(page: &mut String, report: &Report, series: &str) {
     *page += "<table><tr><th>target</th><th>answers</th><th>a second</th>";
+    // What comparing is for stands where it is seen without scrolling.
+    if report.targets.len() > 1 {
+        *page += "<th>rate, multiple</th><th>p99, multiple</th>";
+    }
     for percent in PERCENTILES {
         let _ = write!(page, "<th>p{percent} ms</th>");
     }
-    *page += "<th>max ms</th><th>rate, multiple</th><th>p99, multiple</th></tr>";
+    *page += "<th>max ms</th></tr>";
     for (place, target) in report.targets.iter().enumerate() {
         let Some(latencies) = target.all.all.series.get(series) else { continue };
         let (count, rate) = (target.all.all.answered_of(series), target.all.rate(series));
         let _ = write!(page, "<tr><td>{}</td><td>{count}</td><td>{rate:.1}</td>", escape(&target.name));
+        if report.targets.len() > 1 {
+            for ratio in [report.rate_ratio(place, series), report.latency_ratio(place, series, 99.0)] {
+                let shown = ratio.filter(|_| place > 0).map(|ratio| ratio.to_string());
+                let _ = write!(page, "<td>{}</td>", shown.unwrap_or_default());
+            }
+        }
         for percent in PERCENTILES {
             let _ = write!(page, "<td>{:.3}</td>", milliseconds(latencies.percentile(percent)));
         }
-        let _ = write!(page, "<td>{:.3}</td>", milliseconds(latencies.max()));
-        for ratio in [report.rate_ratio(place, series), report.latency_ratio(place, series, 99.0)] {
-            let shown = ratio.filter(|_| place > 0).map(|ratio| ratio.to_string());
-            let _ = write!(page, "<td>{}</td>", shown.unwrap_or_default());
-        }
-        *page += "</tr>";
+        let _ = write!(page, "<td>{:.3}</td></tr>", milliseconds(latencies.max()));
     }
     *page += "</table>";
 }
@@ -89,11 +98,14 @@ fn errors(page: &mut String, report: &Report) {
     if report.targets.iter().all(|target| target.all.all.failures.is_empty()) {
         return;
     }
-    *page += "<h2>errors</h2><table><tr><th>target</th><th>count</th><th>code</th><th>text</th></tr>";
+    *page += "<h2>errors</h2><table><tr><th>target</th><th>count</th><th class=\"left\">code</th><th class=\"left\">text</th></tr>";
     for target in &report.targets {
         for (failure, count) in &target.all.all.failures {
             let (name, code, text) = (escape(&target.name), escape(&failure.code), escape(&failure.text));
-            let _ = write!(page, "<tr><td>{name}</td><td>{count}</td><td>{code}</td><td>{text}</td></tr>");
+            let _ = write!(
+                page,
+                "<tr><td>{name}</td><td>{count}</td><td class=\"left\">{code}</td><td class=\"left\">{text}</td></tr>"
+            );
         }
     }
     *page += "</table>";
@@ -104,10 +116,11 @@ fn counts(page: &mut String, report: &Report) {
     if report.targets.iter().all(|target| target.all.all.counts.is_empty()) {
         return;
     }
-    *page += "<h2>counted</h2><table><tr><th>target</th><th>count</th><th>what</th></tr>";
+    *page += "<h2>counted</h2><table><tr><th>target</th><th>count</th><th class=\"left\">what</th></tr>";
     for target in &report.targets {
         for (what, count) in &target.all.all.counts {
-            let _ = write!(page, "<tr><td>{}</td><td>{count}</td><td>{}</td></tr>", escape(&target.name), escape(what));
+            let (name, what) = (escape(&target.name), escape(what));
+            let _ = write!(page, "<tr><td>{name}</td><td>{count}</td><td class=\"left\">{what}</td></tr>");
         }
     }
     *page += "</table>";
@@ -129,33 +142,50 @@ fn percentile_line(latencies: &Latencies) -> Line {
 fn plot(page: &mut String, title: &str, lines: &[Line], marks: &[(f64, &str)]) {
     let points = || lines.iter().flatten();
     let x_max = points().map(|(x, _)| *x).fold(0.0, f64::max);
-    let y_max = points().map(|(_, y)| *y).fold(0.0, f64::max) * 1.05;
-    if x_max <= 0.0 || y_max <= 0.0 {
+    let highest = points().map(|(_, y)| *y).fold(0.0, f64::max);
+    if x_max <= 0.0 || highest <= 0.0 {
         return;
     }
+    let y_step = step(highest);
+    let y_max = y_step * 4.0;
     let x_at = |x: f64| MARGIN + x / x_max * (WIDTH - 2.0 * MARGIN);
     let y_at = |y: f64| HEIGHT - MARGIN / 2.0 - y / y_max * (HEIGHT - MARGIN);
-    let _ = write!(page, "<h3>{}</h3><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">", escape(title));
-    for step in 0..=4 {
-        let value = y_max * f64::from(step) / 4.0;
+    let _ = write!(page, "<div><h3>{}</h3><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">", escape(title));
+    for line in 0..=4 {
+        let value = y_step * f64::from(line);
         let (y, end) = (y_at(value), WIDTH - MARGIN);
         let _ = write!(page, "<path class=\"grid\" d=\"M{MARGIN} {y:.1}H{end}\"/>");
         let _ = write!(page, "<text x=\"4\" y=\"{:.1}\">{}</text>", y + 4.0, short(value));
     }
     let made: Vec<(f64, String)> = match marks {
-        [] => (0..=4).map(|step| x_max * f64::from(step) / 4.0).map(|x| (x, format!("{x:.0} s"))).collect(),
+        [] => {
+            let steps = (0..=4).map(|mark| step(x_max) * f64::from(mark));
+            steps.filter(|x| *x <= x_max).map(|x| (x, format!("{x} s"))).collect()
+        }
         marks => marks.iter().map(|(x, label)| (*x, (*label).to_owned())).collect(),
     };
     for (x, label) in made {
         let _ = write!(page, "<text x=\"{:.1}\" y=\"{}\">{}</text>", x_at(x) - 8.0, HEIGHT - 6.0, escape(&label));
     }
     for (place, line) in lines.iter().enumerate() {
-        let path: Vec<String> = line.iter().map(|(x, y)| format!("{:.1} {:.1}", x_at(*x), y_at(*y))).collect();
+        // Where there is nothing to be shown, the line has a gap.
+        let parts = line.split(|(_, y)| y.is_nan()).filter(|part| !part.is_empty());
+        let path: String = parts.fold(String::new(), |path, part| {
+            let points: Vec<String> = part.iter().map(|(x, y)| format!("{:.1} {:.1}", x_at(*x), y_at(*y))).collect();
+            path + "M" + &points.join("L")
+        });
         if !path.is_empty() {
-            let _ = write!(page, "<path class=\"plot\" stroke=\"{}\" d=\"M{}\"/>", colour(place), path.join("L"));
+            let _ = write!(page, "<path class=\"plot\" stroke=\"{}\" d=\"{path}\"/>", colour(place));
         }
     }
-    *page += "</svg>";
+    *page += "</svg></div>";
+}
+
+/// A round number, of which four reach a value.
+fn step(highest: f64) -> f64 {
+    let power = 10_f64.powf((highest / 4.0).log10().floor());
+    let rounds = [1.0, 2.0, 2.5, 5.0].into_iter().map(|round| round * power);
+    rounds.into_iter().find(|step| step * 4.0 >= highest).unwrap_or(10.0 * power)
 }
 
 fn colour(place: usize) -> String {
@@ -166,7 +196,7 @@ fn short(value: f64) -> String {
     match value {
         value if value >= 1e6 => format!("{:.1}M", value / 1e6),
         value if value >= 1e4 => format!("{:.0}k", value / 1e3),
-        value if value >= 100.0 => format!("{value:.0}"),
+        value if value >= 10.0 || value.fract() == 0.0 => format!("{value:.0}"),
         value => format!("{value:.2}"),
     }
 }
@@ -189,7 +219,14 @@ mod tests {
         }
         assert_eq!(page.matches("<svg").count(), 4);
         assert_eq!(page.matches("class=\"plot\"").count(), 8, "a line for each target in each plot");
+        assert!(page.contains("rate, multiple") && page.contains("x1.00 (1.00 to 1.00)"), "both are compared");
         assert!(page.contains("&lt;no&gt; leader &amp; more") && !page.contains("<no>"));
         assert!(page.contains("prefers-color-scheme:dark"));
+    }
+
+    #[test]
+    fn axes_have_round_numbers() {
+        let steps = [0.9, 1.0, 7.9, 8.0, 8.1, 31.0, 582.0, 1e6].map(step);
+        assert_eq!(steps, [0.25, 0.25, 2.0, 2.0, 2.5, 10.0, 200.0, 250_000.0]);
     }
 }
