@@ -87,6 +87,7 @@ spec:
       onLimit: Queue
     - name: default
       matchingPrecedence: 9000
+      mode: Enforce
       match: {}
       priorityLevel: system
 ";

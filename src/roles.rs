@@ -302,13 +302,15 @@ fn ready(urls: &[Url]) {
 
 /// Tells a newcomer what to try.
 fn greet(config: &ServerConfig) {
-    let Some(url) = config.listen_client_urls.first() else { return };
+    // Where it listens may be no address that anybody can connect to, as 0.0.0.0.
+    let Some(url) = config.advertise_client_urls.first() else { return };
     let endpoint = url.as_str();
     let text = format!(
         "\nforebay listens on {endpoint}, data in {}. Try, from another terminal:\n\
          \n  etcdctl --endpoints {endpoint} put greeting hello\
          \n  etcdctl --endpoints {endpoint} watch --prefix greet\
          \n  curl -s {endpoint}/v3/kv/range -d '{{\"key\":\"Z3JlZXRpbmc=\"}}'\n\
+         \nThe console is at {endpoint}/console/.\n\
          \nCtrl-C stops it.\n",
         config.data_dir.display()
     );

@@ -28,7 +28,7 @@ function table(head, rows, empty) {
   const cell = (value, at) => {
     if (value instanceof Node) return el('td', {}, value);
     if (value?.n !== undefined) return el('td', { class: 'n' }, value.text);
-    return el('td', { class: numeric[at] ? 'n' : '' }, String(value));
+    return el('td', { class: numeric[at] ? 'n' : '' }, typeof value === 'number' ? count(value) : String(value));
   };
   return el('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': head.join(', ') },
     el('table', {},
@@ -45,9 +45,13 @@ function spark(values) {
   const shown = values.slice(-60);
   const top = Math.max(...shown, 1e-9);
   const step = 100 / Math.max(shown.length - 1, 1);
-  const path = document.createElementNS('http://www.w3.org/2000/svg', 'path');
-  path.setAttribute('d', shown.map((value, at) => `${at ? 'L' : 'M'}${(at * step).toFixed(1)} ${(29 - value / top * 28).toFixed(1)}`).join(''));
-  svg.append(path);
+  const line = shown.map((value, at) => `${at ? 'L' : 'M'}${(at * step).toFixed(1)} ${(29 - value / top * 26).toFixed(1)}`).join('');
+  for (const [name, shape] of [['area', `${line}V30H0Z`], ['line', line]]) {
+    const path = document.createElementNS('http://www.w3.org/2000/svg', 'path');
+    path.setAttribute('class', name);
+    path.setAttribute('d', shape);
+    svg.append(path);
+  }
   return svg;
 }
 
@@ -333,9 +337,10 @@ function clients() {
 
 function draft(row) {
   const quoted = text => JSON.stringify(text);
+  const level = state.policy?.levels.some(level => level.name === 'workload') ? 'workload' : 'catch-all';
   const rule = `    - name: held-${row.rpc.toLowerCase()}\n      matchingPrecedence: 1000\n      mode: Shadow\n` +
     `      match: {subjects: [${quoted(row.client)}], rpcs: [${row.rpc}], keys: [${quoted(row.prefix)}]}\n` +
-    `      priorityLevel: workload\n      limits: {requests: ${Math.max(1, Math.ceil(row.requestsPerSecond / 2))}/s}\n      onLimit: Queue\n`;
+    `      priorityLevel: ${level}\n      limits: {requests: ${Math.max(1, Math.ceil(row.requestsPerSecond / 2))}/s}\n      onLimit: Queue\n`;
   dialog('A rule for this client', el('p', {}, 'Under flowRules of the policy file. It only counts until mode is Enforce.'), el('pre', { tabindex: 0 }, rule));
 }
 
@@ -647,7 +652,7 @@ function difference(before, after) {
 
 function keys() {
   const list = el('div', { id: 'listing' }, el('p', { class: 'soft' }, 'reading'));
-  const detail = el('div', { id: 'detail' });
+  const detail = el('div', { id: 'detail' }, el('p', { class: 'soft' }, 'choose a key'));
   const fail = (place, error) => place.replaceChildren(el('p', { class: 'bad' }, error.message), /user|token|permission/i.test(error.message) ? login() : '');
   const login = () => {
     const form = el('form', { class: 'row', onsubmit: async event => {
