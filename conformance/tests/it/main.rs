@@ -2,6 +2,7 @@
 
 mod advisories;
 mod auth;
+mod bench;
 mod boards;
 mod cases;
 mod clients;
@@ -20,6 +21,7 @@ mod hostile;
 mod http;
 mod metrics;
 mod openapi;
+mod packaging;
 mod programs;
 mod promises;
 mod specs;
