@@ -65,7 +65,7 @@ async fn members_far_from_each_other_are_found_with_what_that_costs() {
     if is_missing("doctor::slow::members_far_from_each_other_are_found_with_what_that_costs", &[]) {
         return;
     }
-    let cluster = Cluster::start_apart(Duration::from_millis(75), &[Kind::Server; 3], &[]).await.unwrap();
+    let cluster = Cluster::start_apart(Duration::from_millis(60), &[Kind::Server; 3], &[]).await.unwrap();
     cluster.leader().await.unwrap();
     let began = Instant::now();
     loop {
