@@ -9,7 +9,7 @@
 //! In reading order: [`Address`] names an endpoint, `connector` opens a socket to it, `connection`
 //! is one HTTP/2 connection, `exchange` one call on it with its `upload`, `probe` asks for its
 //! health, `endpoint` keeps connections open, `pool` chooses between endpoints, `forward` takes a
-//! call through all of it.
+//! call through all of it, unless it is `deadly`.
 
 mod address;
 mod backoff;
@@ -17,6 +17,7 @@ mod budget;
 mod cluster;
 mod connection;
 mod connector;
+mod deadly;
 mod endpoint;
 mod exchange;
 mod forward;

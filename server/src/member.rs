@@ -399,44 +399,48 @@ impl Member {
     /// judge.
     ///
     /// Dropping the future does not undo the proposal.
-    pub(crate) async fn propose(
+    pub(crate) fn propose(
         &self,
         caller: &Caller,
         request: InternalRaftRequest,
         deadline: Deadline,
-    ) -> Result<Outcome, Status> {
-        self.propose_as_leader(caller, None, request, deadline).await
+    ) -> impl Future<Output = Result<Outcome, Status>> + Send {
+        self.propose_as_leader(caller, None, request, deadline)
     }
 
     /// As [`Member::propose`], but only while this member leads in that term, if one is given.
-    pub(crate) async fn propose_as_leader(
+    ///
+    /// The request, of more than a kilobyte, is encoded before there is a future: one that held it, and all that await
+    /// that one, would be many kilobytes for each call that is open.
+    pub(crate) fn propose_as_leader(
         &self,
         caller: &Caller,
         term: Option<u64>,
         mut request: InternalRaftRequest,
         deadline: Deadline,
-    ) -> Result<Outcome, Status> {
+    ) -> impl Future<Output = Result<Outcome, Status>> + Send {
         let start = Instant::now();
         let kind = Kind::of(&request);
         let id = self.0.ids.next();
         request.header = Some(caller.header(id));
-        let size = request.encoded_len();
-        if size > self.0.config.max_request_bytes {
-            return Err(Error::RequestTooLarge.into());
-        }
-        let data = Bytes::from(request.encode_to_vec());
+        let fits = request.encoded_len() <= self.0.config.max_request_bytes;
+        let encoded = fits.then(|| Bytes::from(request.encode_to_vec()));
         // What a leader decides on its own is no client's, and has no quota.
         let is_first = self.0.config.priority_request && request.lease_revoke.is_some();
-        let propose = |raft: &RaftHandle, proposal| match is_first {
-            true => raft.propose_first(proposal),
-            false => raft.propose(proposal),
-        };
-        let answered = match self.0.quotas.concern(&request) {
-            false => self.wait_for(id, deadline, |raft| propose(raft, Proposal { id, data, term })).await?,
-            true => self.propose_within_quotas(&request, id, data, deadline).await?,
-        };
-        self.0.metrics.request_seconds.observe(kind, answered.is_some(), start.elapsed());
-        self.outcome(answered, deadline)
+        let within_quotas = self.0.quotas.concern(&request).then(|| Box::new(request));
+        async move {
+            let data = encoded.ok_or(Error::RequestTooLarge)?;
+            let propose = |raft: &RaftHandle, proposal| match is_first {
+                true => raft.propose_first(proposal),
+                false => raft.propose(proposal),
+            };
+            let answered = match within_quotas {
+                None => self.wait_for(id, deadline, |raft| propose(raft, Proposal { id, data, term })).await?,
+                Some(request) => Box::pin(self.propose_within_quotas(&request, id, data, deadline)).await?,
+            };
+            self.0.metrics.request_seconds.observe(kind, answered.is_some(), start.elapsed());
+            self.outcome(answered, deadline)
+        }
     }
 
     /// Proposes something under this id and waits for what it did; `None` if that did not become known in time.

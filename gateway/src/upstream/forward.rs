@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use forebay_edge::{Response, grpc};
+use futures::FutureExt as _;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri,
     header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE},
@@ -11,7 +12,7 @@ use http::{
 use tokio::time::Instant;
 
 use super::{
-    Address, Pool,
+    Address, Pool, deadly,
     exchange::{Break, exchange},
     pool::Tried,
     upload::Upload,
@@ -35,6 +36,10 @@ impl Pool {
     pub(super) async fn forward(&self, call: Call) -> Result<Response, Failure> {
         let pool = &*self.0;
         let method = call.method;
+        let call = match deadly::may_be(method) {
+            true => deadly::judged(call, pool.message_bytes_max).boxed().await?,
+            false => call,
+        };
         let (head, body) = call.request.into_parts();
         let mut upload = Upload::new(method, body, pool.message_bytes_max);
         if method.shape != Shape::Duplex {

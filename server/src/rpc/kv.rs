@@ -130,9 +130,9 @@ pub(super) async fn put(member: Member, request: Request) -> Result<Response, St
     let (parts, put) = grpc::unary::<PutRequest>(request, member.config().max_message_bytes()).await?;
     member.check_quota(apply::put_cost(&put))?;
     check::put(&put)?;
-    let request = InternalRaftRequest { put: Some(put), ..Default::default() };
     let deadline = member.deadline(&parts.headers)?;
     let caller = member.caller(&parts, deadline).await?;
+    let request = InternalRaftRequest { put: Some(put), ..Default::default() };
     let Outcome::Put(result) = member.propose(&caller, request, deadline).await? else {
         unreachable!("a put was proposed")
     };
@@ -142,9 +142,9 @@ pub(super) async fn put(member: Member, request: Request) -> Result<Response, St
 pub(super) async fn delete_range(member: Member, request: Request) -> Result<Response, Status> {
     let (parts, delete) = grpc::unary::<DeleteRangeRequest>(request, member.config().max_message_bytes()).await?;
     check::delete_range(&delete)?;
-    let request = InternalRaftRequest { delete_range: Some(delete), ..Default::default() };
     let deadline = member.deadline(&parts.headers)?;
     let caller = member.caller(&parts, deadline).await?;
+    let request = InternalRaftRequest { delete_range: Some(delete), ..Default::default() };
     let Outcome::DeleteRange(result) = member.propose(&caller, request, deadline).await? else {
         unreachable!("a deletion was proposed")
     };
@@ -199,9 +199,9 @@ async fn read(member: Member, parts: &Parts, txn: TxnRequest, deadline: Deadline
 pub(super) async fn compact(member: Member, request: Request) -> Result<Response, Status> {
     let (parts, compaction) = rights::unary::<CompactionRequest>(&member, request).await?;
     let physical = compaction.physical;
-    let request = InternalRaftRequest { compaction: Some(compaction), ..Default::default() };
     let deadline = member.deadline(&parts.headers)?;
     let caller = member.caller(&parts, deadline).await?;
+    let request = InternalRaftRequest { compaction: Some(compaction), ..Default::default() };
     let Outcome::Compact(finished) = member.propose(&caller, request, deadline).await? else {
         unreachable!("a compaction was proposed")
     };

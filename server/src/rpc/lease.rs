@@ -18,9 +18,9 @@ pub(super) async fn grant(member: Member, request: Request) -> Result<Response, 
         // Positive, so that it reads well in hex, and unlike any other member's.
         grant.id = (member.next_request_id() & i64::MAX as u64) as i64;
     }
-    let request = InternalRaftRequest { lease_grant: Some(grant), ..Default::default() };
     let deadline = member.deadline(&parts.headers)?;
     let caller = member.caller(&parts, deadline).await?;
+    let request = InternalRaftRequest { lease_grant: Some(grant), ..Default::default() };
     let Outcome::LeaseGrant(granted) = member.propose(&caller, request, deadline).await? else {
         unreachable!("a grant was proposed")
     };
@@ -30,9 +30,9 @@ pub(super) async fn grant(member: Member, request: Request) -> Result<Response, 
 
 pub(super) async fn revoke(member: Member, request: Request) -> Result<Response, Status> {
     let (parts, revoke) = rights::unary::<LeaseRevokeRequest>(&member, request).await?;
-    let request = InternalRaftRequest { lease_revoke: Some(revoke), ..Default::default() };
     let deadline = member.deadline(&parts.headers)?;
     let caller = member.caller(&parts, deadline).await?;
+    let request = InternalRaftRequest { lease_revoke: Some(revoke), ..Default::default() };
     member.propose(&caller, request, deadline).await?;
     Ok(grpc::reply_message(&LeaseRevokeResponse { header: Some(member.header()) }))
 }
