@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use forebay_loadtest::process::free_address;
+use forebay_loadtest::process::{cpu_of, free_address, rss_of};
 use forebay_proto::etcdserverpb::{
     MemberListRequest, SnapshotRequest, cluster_client::ClusterClient, maintenance_client::MaintenanceClient,
 };
@@ -250,6 +250,30 @@ impl Target {
         self.member_process.terminate().await
     }
 
+    /// Everything that member and gateway logged.
+    pub fn logs(&self) -> String {
+        let files = ["member.log", "gateway.log"].map(|name| self.dir.path().join(name));
+        files
+            .iter()
+            .filter_map(|file| std::fs::read(file).ok())
+            .map(|log| String::from_utf8_lossy(&log).into_owned())
+            .collect()
+    }
+
+    /// The memory that member and gateway have resident, in bytes.
+    pub fn rss(&self) -> anyhow::Result<u64> {
+        self.processes().map(|process| rss_of(process.child.id())).sum()
+    }
+
+    /// The CPU time that member and gateway took so far.
+    pub fn cpu(&self) -> anyhow::Result<Duration> {
+        self.processes().map(|process| cpu_of(process.child.id())).sum()
+    }
+
+    fn processes(&self) -> impl Iterator<Item = &Process> {
+        std::iter::once(&self.member_process).chain(&self.gateway_process)
+    }
+
     /// What the member logged last.
     pub fn log(&self) -> String {
         self.member_process.log()
@@ -351,8 +375,9 @@ pub(crate) fn data_dir(dir: &Path) -> PathBuf {
     dir.join("data")
 }
 
-/// What decides how watches are answered, and so has to be the same in a gateway.
-const SHARED: [&str; 2] = ["--max-request-bytes", "--watch-progress-notify-interval"];
+/// What decides how clients are answered, and what is said of them, and so has to be the same in a gateway.
+const SHARED: [&str; 5] =
+    ["--max-request-bytes", "--watch-progress-notify-interval", "--cors", "--host-whitelist", "--log-level"];
 
 /// The password of user root, where there is one.
 pub const ROOT_PASSWORD: &str = "toor";

@@ -54,12 +54,7 @@ impl Process {
 
     /// User and system CPU time so far, by the operating system's accounting.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The command name may hold spaces; the numbered fields follow its closing parenthesis.
-        let fields: Vec<&str> = stat.rsplit_once(')').context("no command in stat")?.1.split_whitespace().collect();
-        let ticks = |index: usize| fields.get(index).context("stat is too short")?.parse::<u64>().context("stat");
-        // 100 ticks a second is fixed in Linux's interface to user space.
-        Ok(Duration::from_millis(10 * (ticks(11)? + ticks(12)?)))
+        cpu_of(self.child.id())
     }
 
     /// Bytes that it has had written to the disk, by the operating system's accounting.
@@ -71,20 +66,35 @@ impl Process {
 
     /// Resident memory in bytes.
     pub fn rss(&self) -> anyhow::Result<u64> {
-        self.memory("VmRSS:")
+        rss_of(self.child.id())
     }
 
     /// The most that [`Process::rss`] ever was.
     pub fn rss_max(&self) -> anyhow::Result<u64> {
-        self.memory("VmHWM:")
+        memory(self.child.id(), "VmHWM:")
     }
+}
 
-    fn memory(&self, of: &str) -> anyhow::Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(of)).context("no such line in status")?;
-        let kib: u64 = line.split_whitespace().next().context("the line has no value")?.parse()?;
-        Ok(kib * 1024)
-    }
+/// User and system CPU time of a process so far, by the operating system's accounting.
+pub fn cpu_of(process: u32) -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The command name may hold spaces; the numbered fields follow its closing parenthesis.
+    let fields: Vec<&str> = stat.rsplit_once(')').context("no command in stat")?.1.split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).context("stat is too short")?.parse::<u64>().context("stat");
+    // 100 ticks a second is fixed in Linux's interface to user space.
+    Ok(Duration::from_millis(10 * (ticks(11)? + ticks(12)?)))
+}
+
+/// The memory that a process has resident, in bytes.
+pub fn rss_of(process: u32) -> anyhow::Result<u64> {
+    memory(process, "VmRSS:")
+}
+
+fn memory(process: u32, of: &str) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(of)).context("no such line in status")?;
+    let kib: u64 = line.split_whitespace().next().context("the line has no value")?.parse()?;
+    Ok(kib * 1024)
 }
 
 impl Drop for Process {

@@ -62,7 +62,8 @@ fn every_test_that_the_threat_model_names_is_there() {
     let named = cells.filter(|cell| cell.starts_with('`'));
     let tests: Vec<&str> = named.flat_map(|tests| tests.split(", ")).map(|test| test.trim_matches('`')).collect();
     assert!(tests.len() > 40, "the tables are not where they were");
-    for test in tests.into_iter().filter(|test| *test != "advisories") {
+    // Of two of the names there are tables.
+    for test in tests.into_iter().filter(|test| !["advisories", "hostile"].contains(test)) {
         assert!(text.contains(&format!("fn {test}(")), "there is no test {test}");
     }
 }

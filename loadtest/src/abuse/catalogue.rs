@@ -19,7 +19,10 @@ use tokio::{io::AsyncWriteExt as _, sync::watch, task::JoinSet, time};
 use tonic::{Code, Status, client::Grpc};
 use tonic_prost::ProstCodec;
 
-use super::{Abuse, floods};
+use super::{
+    Abuse,
+    floods::{self, Flood},
+};
 use crate::client::{Connection, MAX_ANSWER, Target};
 
 /// Where the abuse comes from.
@@ -78,11 +81,13 @@ fn scaled(size: f64, count: u32) -> usize {
     ((f64::from(count) * size) as usize).max(1)
 }
 
-/// Abuses a target, from an address of its own if there can be one, until it is told to stop.
+/// Abuses a target, from an address of its own if there can be one, until it is told to stop. Floods of frames give way
+/// to others as [`Plan`](super::Plan) says.
 pub async fn abuse(
     abuse: Abuse,
     target: &Target,
     size: f64,
+    gives_way: i32,
     mut stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<Did> {
     let target = &Target { source: Some(SOURCE), ..target.clone() };
@@ -98,15 +103,19 @@ pub async fn abuse(
         Abuse::ConnectionFlood => scaled(size, 2_000),
         Abuse::OpenStreams | Abuse::RapidReset | Abuse::FrameFlood => 1,
     };
-    let frames: Option<&'static [floods::Kind]> = match abuse {
-        Abuse::OpenStreams => Some(&[floods::Kind::Streams]),
-        Abuse::RapidReset => Some(&[floods::Kind::Resets]),
+    let frames: Option<&'static [Flood]> = match abuse {
+        Abuse::OpenStreams => Some(&[Flood::Streams]),
+        Abuse::RapidReset => Some(&[Flood::Resets]),
         Abuse::FrameFlood => Some(&floods::FRAMES),
         _ => None,
     };
     if let Some(kinds) = frames {
-        tasks.spawn(floods::flood(target.clone(), kinds, Arc::clone(&counts)));
-    } else if abuse == Abuse::ConnectionFlood {
+        let thread = floods::begin(target.clone(), kinds, gives_way, Arc::clone(&counts), stopped)?;
+        let ended = tokio::task::spawn_blocking(|| thread.join());
+        ended.await?.map_err(|_| anyhow::anyhow!("the flood panicked"))?;
+        return Ok(counts.did());
+    }
+    if abuse == Abuse::ConnectionFlood {
         for n in 0..clients {
             tasks.spawn(flood(target.clone(), n, Arc::clone(&counts)));
         }

@@ -1,27 +1,40 @@
 //! Connections by hand: what HTTP/2 lets a client send, without end.
 
 use std::{
+    io,
     sync::{Arc, atomic::Ordering},
+    thread,
     time::Duration,
 };
 
+use anyhow::Context as _;
+use rustix::process::setpriority_process;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    runtime,
+    sync::watch,
     time,
 };
 
-use super::catalogue::Counts;
+use super::{
+    catalogue::Counts,
+    frames::{
+        self, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS,
+        WINDOW_UPDATE, call, frame, preface,
+    },
+};
 use crate::client::{Stream, Target};
 
 /// What a connection is flooded with.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Kind {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flood {
     /// Calls whose requests do not end.
     Streams,
     /// Calls that are taken back at once.
     Resets,
     Settings,
     Pings,
+    Priorities,
     WindowUpdates,
     EmptyData,
     /// A head that does not end.
@@ -29,27 +42,41 @@ pub(super) enum Kind {
 }
 
 /// Everything but calls.
-pub(super) const FRAMES: [Kind; 5] =
-    [Kind::Settings, Kind::Pings, Kind::WindowUpdates, Kind::EmptyData, Kind::Continuations];
+pub(super) const FRAMES: [Flood; 6] =
+    [Flood::Settings, Flood::Pings, Flood::Priorities, Flood::WindowUpdates, Flood::EmptyData, Flood::Continuations];
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
 /// Frames that are written at once.
 const BATCH: u32 = 256;
 
-/// Floods one connection after the other, each for as long as the server bears it.
-pub(super) async fn flood(target: Target, kinds: &[Kind], counts: Arc<Counts>) {
-    for kind in kinds.iter().cycle() {
+/// A thread that floods one connection after the other, each for as long as the server bears it.
+///
+/// It gives way to everybody else by so much, since in truth it has a machine of its own.
+pub(super) fn begin(
+    target: Target,
+    floods: &'static [Flood],
+    gives_way: i32,
+    counts: Arc<Counts>,
+    mut stopped: watch::Receiver<bool>,
+) -> anyhow::Result<thread::JoinHandle<()>> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
+    let work = move || {
+        // Of this thread alone. Where it may not, it is as any other.
+        let _ = setpriority_process(None, gives_way);
+        runtime.block_on(async {
+            tokio::select! {
+                () = flood(target, floods, &counts) => {}
+                _ = stopped.wait_for(|stopped| *stopped) => {}
+            }
+        });
+    };
+    thread::Builder::new().name("flood".to_owned()).spawn(work).context("a thread")
+}
+
+async fn flood(target: Target, floods: &[Flood], counts: &Counts) {
+    for flood in floods.iter().cycle() {
         match target.dial_ready().await {
             Ok(stream) => {
-                let _ = send(stream, *kind, &counts).await;
+                let _ = send(stream, *flood, counts).await;
                 counts.refused.fetch_add(1, Ordering::Relaxed);
             }
             Err(_) => {
@@ -60,8 +87,36 @@ pub(super) async fn flood(target: Target, kinds: &[Kind], counts: Arc<Counts>) {
     }
 }
 
+/// Whether a server answers behind so many frames, or ends the connection.
+pub async fn is_borne(target: &Target, flood: Flood, frames: u32) -> anyhow::Result<bool> {
+    const LAST: &[u8; 8] = b"the last";
+    let (mut reader, mut writer) = tokio::io::split(target.dial_ready().await?);
+    let send = async {
+        writer.write_all(&[preface(), first(flood)].concat()).await?;
+        for n in 0..frames / BATCH {
+            writer.write_all(&batch(flood, n)).await?;
+        }
+        let end = match flood {
+            Flood::Continuations => frame(CONTINUATION, END_HEADERS, 1, &[]),
+            _ => Vec::new(),
+        };
+        writer.write_all(&[end, frame(PING, 0, 0, LAST)].concat()).await
+    };
+    let answered = async {
+        while let Some(read) = frames::read(&mut reader).await {
+            if read.kind == PING && read.payload == LAST {
+                return true;
+            }
+        }
+        false
+    };
+    // Who has had enough does not read on.
+    let (_, answered) = tokio::join!(send, answered);
+    Ok(answered)
+}
+
 /// Returns when the server has ended the connection.
-async fn send(stream: Stream, kind: Kind, counts: &Counts) -> std::io::Result<()> {
+async fn send(stream: Stream, flood: Flood, counts: &Counts) -> io::Result<()> {
     let (mut reader, mut writer) = tokio::io::split(stream);
     // Who does not read is only stopped by it.
     let drain = async {
@@ -70,12 +125,9 @@ async fn send(stream: Stream, kind: Kind, counts: &Counts) -> std::io::Result<()
         Ok(())
     };
     let flood = async {
-        writer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
-        writer.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
-        writer.write_all(&begin(kind)).await?;
+        writer.write_all(&[preface(), first(flood)].concat()).await?;
         for n in 0.. {
-            let frames: Vec<u8> = (n * BATCH..(n + 1) * BATCH).flat_map(|n| next(kind, n)).collect();
-            writer.write_all(&frames).await?;
+            writer.write_all(&batch(flood, n)).await?;
             counts.done.fetch_add(BATCH.into(), Ordering::Relaxed);
         }
         Ok(())
@@ -86,46 +138,34 @@ async fn send(stream: Stream, kind: Kind, counts: &Counts) -> std::io::Result<()
     }
 }
 
+fn batch(flood: Flood, n: u32) -> Vec<u8> {
+    (n * BATCH..(n + 1) * BATCH).flat_map(|n| next(flood, n)).collect()
+}
+
 /// What comes before the flood.
-fn begin(kind: Kind) -> Vec<u8> {
-    match kind {
-        Kind::EmptyData => head(END_HEADERS, 1),
-        Kind::Continuations => head(END_STREAM, 1),
+fn first(flood: Flood) -> Vec<u8> {
+    match flood {
+        Flood::EmptyData => head(END_HEADERS, 1),
+        Flood::Continuations => head(END_STREAM, 1),
         _ => Vec::new(),
     }
 }
 
-fn next(kind: Kind, n: u32) -> Vec<u8> {
+fn next(flood: Flood, n: u32) -> Vec<u8> {
     let stream = n.wrapping_mul(2).wrapping_add(1) & 0x7fff_ffff;
-    match kind {
-        Kind::Streams => head(END_HEADERS, stream),
-        Kind::Resets => [head(END_HEADERS | END_STREAM, stream), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat(),
-        Kind::Settings => frame(SETTINGS, 0, 0, &[]),
-        Kind::Pings => frame(PING, 0, 0, &[7; 8]),
-        Kind::WindowUpdates => frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
-        Kind::EmptyData => frame(DATA, 0, 1, &[]),
-        Kind::Continuations => frame(CONTINUATION, 0, 1, &[]),
+    match flood {
+        Flood::Streams => head(END_HEADERS, stream),
+        Flood::Resets => [head(END_HEADERS | END_STREAM, stream), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat(),
+        Flood::Settings => frame(SETTINGS, 0, 0, &[]),
+        Flood::Pings => frame(PING, 0, 0, &[7; 8]),
+        Flood::Priorities => frame(PRIORITY, 0, stream, &[0, 0, 0, 0, 1]),
+        Flood::WindowUpdates => frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
+        Flood::EmptyData => frame(DATA, 0, 1, &[]),
+        Flood::Continuations => frame(CONTINUATION, 0, 1, &[]),
     }
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let [_, a, b, c] = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
-    let mut frame = vec![a, b, c, kind, flags];
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
 }
 
 /// The head of a call of Watch, whose answer goes on for as long as its request does.
 fn head(flags: u8, stream: u32) -> Vec<u8> {
-    let mut block = vec![0x83, 0x86]; // POST and http, from the static table
-    for (name, value) in
-        [(&[0x04][..], "/etcdserverpb.Watch/Watch"), (&[0x01], "etcd"), (&[0x0f, 0x10], "application/grpc")]
-    {
-        // Of the static table only the name, without Huffman codes, kept in no table.
-        block.extend(name);
-        block.push(u8::try_from(value.len()).expect("a short value"));
-        block.extend(value.as_bytes());
-    }
-    frame(HEADERS, flags, stream, &block)
+    frame(HEADERS, flags, stream, &call("/etcdserverpb.Watch/Watch"))
 }

@@ -7,6 +7,7 @@
 mod bystander;
 mod catalogue;
 mod floods;
+pub mod frames;
 
 use std::{
     net::SocketAddr,
@@ -24,6 +25,7 @@ use tokio::{sync::watch, time};
 use self::bystander::Bystander;
 pub use self::bystander::Felt;
 pub use self::catalogue::{Did, abuse, preload};
+pub use self::floods::{Flood, is_borne};
 use crate::client::Target;
 
 /// One entry of the catalogue.
@@ -104,12 +106,15 @@ pub struct Plan {
     pub around: Duration,
     /// Puts a second of the bystander.
     pub puts: u32,
+    /// By how much floods of frames give way to the server and the bystander, in steps of `nice`. Who floods in earnest
+    /// has a machine of its own; here, what it costs to send takes CPU time from those that are measured.
+    pub gives_way: i32,
 }
 
 impl Default for Plan {
     fn default() -> Plan {
         let (lasts, around) = (Duration::from_secs(10), Duration::from_secs(3));
-        Plan { size: 1.0, lasts, around, puts: 200 }
+        Plan { size: 1.0, lasts, around, puts: 200, gives_way: 19 }
     }
 }
 
@@ -157,7 +162,8 @@ pub async fn run(
         }
     });
     let (stop, stopped) = watch::channel(false);
-    let abusing = tokio::spawn(async move { self::abuse(abuse, &Target::at(address), plan.size, stopped).await });
+    let abusing =
+        tokio::spawn(async move { self::abuse(abuse, &Target::at(address), plan.size, plan.gives_way, stopped).await });
     time::sleep(plan.lasts).await;
     bystander.turn();
     stop.send_replace(true);
