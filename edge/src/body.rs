@@ -12,7 +12,10 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tonic::Status;
 
-use crate::listener::{HeldAnswer, OpenRequest};
+use crate::{
+    grpc::Incomplete,
+    listener::{Collected, HeldAnswer, Intake, OpenRequest},
+};
 
 /// What is sent of ready data at a time. The rest stays countable here and does not vanish in the connection's buffers.
 const PIECE: usize = 64 << 10;
@@ -38,6 +41,14 @@ pub struct Body {
     weight: usize,
     /// That memory as the listener counts it, if it is much.
     held: Option<HeldAnswer>,
+    /// Of a gRPC request from the network: what somebody holds of the message that is not whole yet.
+    coming: Option<Box<Coming>>,
+}
+
+/// A message of which a part has come.
+struct Coming {
+    message: Incomplete,
+    collected: Collected,
 }
 
 enum Kind {
@@ -51,7 +62,17 @@ enum Kind {
 
 impl Body {
     fn of(kind: Kind) -> Body {
-        Body { kind, meter: None, _open: None, weight: 0, held: None }
+        Body { kind, meter: None, _open: None, weight: 0, held: None, coming: None }
+    }
+
+    /// A gRPC request from the network. What has come of a message that is not whole is counted: whoever reads it has to
+    /// keep that for as long as the client likes.
+    pub(crate) fn of_messages(body: Incoming, intake: Intake) -> Body {
+        if http_body::Body::is_end_stream(&body) {
+            return Body::from(body);
+        }
+        let coming = Coming { message: Incomplete::default(), collected: Collected::new(Some(intake)) };
+        Body { coming: Some(Box::new(coming)), ..Body::from(body) }
     }
 
     /// Keeps a request open, and its memory counted, until its answer is out or given up.
@@ -158,10 +179,17 @@ impl http_body::Body for Body {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Body { kind, meter, held, .. } = &mut *self;
+        let Body { kind, meter, held, coming, .. } = &mut *self;
         let frame = std::task::ready!(kind.poll_frame(cx));
         if let Some(held) = held {
             held.moved();
+        }
+        if let (Some(Coming { message, collected }), Some(Ok(frame))) = (coming.as_deref_mut(), &frame)
+            && let Some(data) = frame.data_ref()
+            && collected.set(message.note(data)).is_err()
+        {
+            *coming = None;
+            return Poll::Ready(Some(Err(Status::from(forebay_proto::Error::TooManyRequests).into())));
         }
         if let (Some(meter), Some(Ok(frame))) = (meter, &frame) {
             if let Some(data) = frame.data_ref() {

@@ -245,7 +245,10 @@ impl<M: Message + Default> Messages<M> {
                         self.buffer.push(data);
                     }
                 }
-                Some(Err(_)) => return Poll::Ready(Err(Status::cancelled("context canceled"))),
+                Some(Err(error)) => {
+                    let refused = error.downcast::<Status>().map(|status| *status);
+                    return Poll::Ready(Err(refused.unwrap_or_else(|_| Status::cancelled("context canceled"))));
+                }
                 None if self.buffer.len() == 0 => return Poll::Ready(Ok(None)),
                 None => return Poll::Ready(Err(Status::internal("unexpected EOF"))),
             }
@@ -265,6 +268,39 @@ impl<M: Message + Default> Messages<M> {
             (1, None) => Err(Status::internal("grpc: compressed flag set with identity or empty encoding")),
             (flag, _) => Err(Status::internal(format!("grpc: received unexpected payload format {flag}"))),
         }
+    }
+}
+
+/// Follows the messages of a body, without keeping any.
+#[derive(Debug, Default)]
+pub(crate) struct Incomplete {
+    prefix: [u8; PREFIX],
+    /// How much of the present message has come, its prefix included.
+    came: usize,
+}
+
+impl Incomplete {
+    /// Reads on; how much of a message has come that is not whole.
+    pub(crate) fn note(&mut self, mut piece: &[u8]) -> usize {
+        while !piece.is_empty() {
+            if self.came < PREFIX {
+                let taken = piece.len().min(PREFIX - self.came);
+                self.prefix[self.came..][..taken].copy_from_slice(&piece[..taken]);
+                self.came += taken;
+                piece = &piece[taken..];
+            }
+            if self.came >= PREFIX {
+                let [_, a, b, c, d] = self.prefix;
+                let whole = PREFIX + u32::from_be_bytes([a, b, c, d]) as usize;
+                let taken = piece.len().min(whole - self.came);
+                self.came += taken;
+                piece = &piece[taken..];
+                if self.came == whole {
+                    self.came = 0;
+                }
+            }
+        }
+        self.came
     }
 }
 

@@ -120,8 +120,8 @@ pub struct Limits {
     pub max_connections_per_source: Option<usize>,
     /// How long a connection may be without requests. Clients of gRPC connect again by themselves.
     pub idle_timeout: Duration,
-    /// Bytes of long answers that are on their way, and of long JSON requests that are coming. When it is used up, ranges
-    /// and such requests are refused.
+    /// Bytes of long answers that are on their way, and of long requests that are coming. When it is used up, ranges and
+    /// such requests are refused.
     pub max_answer_bytes: usize,
     /// How long a client may take nothing of a long answer, or send nothing of a long request, while others are refused
     /// for want of its memory.
@@ -313,12 +313,13 @@ where
             let open = seat.open();
             let is_range = is_range(request.uri().path());
             let is_grpc = content_type_is_grpc(request.headers());
-            if !is_grpc {
-                request.extensions_mut().insert(Intake::new(answers.clone(), seat.clone()));
-            }
+            let intake = Intake::new(answers.clone(), seat.clone());
             let answer = if is_range && answers.are_too_many() {
                 Either::Left(future::ready(too_many_requests(is_grpc)))
+            } else if is_grpc {
+                Either::Right(handler(request.map(|body| Body::of_messages(body, intake))))
             } else {
+                request.extensions_mut().insert(intake);
                 Either::Right(handler(request.map(Body::from)))
             };
             let (answers, seat) = (answers.clone(), seat.clone());

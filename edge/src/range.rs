@@ -69,18 +69,20 @@ pub fn respond(result: RangeResult, base: &ResponseHeader) -> Response {
     }
     let header = Some(result.header(base));
     let RangeResult { kvs, form, more, count, .. } = result;
-    let mut out = BytesMut::with_capacity(2 * PIECE_BYTES);
-    out.put_slice(&grpc::prefix(len));
-    RangeResponse { header, ..Default::default() }.encode_raw(&mut out);
+    let mut head = BytesMut::from(&grpc::prefix(len)[..]);
+    RangeResponse { header, ..Default::default() }.encode_raw(&mut head);
     let tail = RangeResponse { more, count, ..Default::default() }.encode_to_vec();
     let trailers = Some(grpc::trailers(&Status::ok("")));
-    let weight = kvs.capacity() * size_of::<Version>() + PIECE_BYTES;
-    grpc::respond(Body::new(Pieces { out, kvs: kvs.into_iter(), form, tail, trailers }).weighing(weight))
+    // A client that opens its window by a byte has one piece in the connection's buffers and another behind it.
+    let largest = kvs.iter().map(|version| version.len(form)).max().unwrap_or(0);
+    let weight = kvs.capacity() * size_of::<Version>() + (2 * (PIECE_BYTES + largest)).min(len);
+    grpc::respond(Body::new(Pieces { head, kvs: kvs.into_iter(), form, tail, trailers }).weighing(weight))
 }
 
-/// A message that is written as it is taken.
+/// A message that is written as it is taken. Between two pieces it holds no buffer.
 struct Pieces {
-    out: BytesMut,
+    /// What comes before the keys; empty once it was taken.
+    head: BytesMut,
     kvs: std::vec::IntoIter<Version>,
     form: Form,
     /// What comes after the keys; empty once it was taken.
@@ -88,25 +90,39 @@ struct Pieces {
     trailers: Option<HeaderMap>,
 }
 
+impl Pieces {
+    /// The next piece, in a buffer of its length; empty at the end.
+    fn next(&mut self) -> Bytes {
+        let (mut len, mut count) = (self.head.len(), 0);
+        for version in self.kvs.as_slice() {
+            if len >= PIECE_BYTES {
+                break;
+            }
+            len += version.field_len(self.form);
+            count += 1;
+        }
+        let is_last = count == self.kvs.len();
+        let mut out = BytesMut::with_capacity(len + if is_last { self.tail.len() } else { 0 });
+        out.put(std::mem::take(&mut self.head));
+        self.kvs.by_ref().take(count).for_each(|version| version.write_field(KVS, self.form, &mut out));
+        if is_last {
+            out.put_slice(&std::mem::take(&mut self.tail));
+        }
+        out.freeze()
+    }
+}
+
 impl http_body::Body for Pieces {
     type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Pieces { out, kvs, form, tail, trailers } = &mut *self;
-        while out.len() < PIECE_BYTES {
-            let Some(version) = kvs.next() else {
-                out.put_slice(&std::mem::take(tail));
-                break;
-            };
-            version.write_field(KVS, *form, out);
-        }
-        if out.is_empty() {
-            return Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
-        }
-        let piece = std::mem::take(out).freeze();
-        out.reserve(2 * PIECE_BYTES);
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        let piece = self.next();
+        let frame = match piece.is_empty() {
+            true => self.trailers.take().map(Frame::trailers),
+            false => Some(Frame::data(piece)),
+        };
+        Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -187,6 +203,24 @@ mod tests {
             assert_eq!(trailers.unwrap()["grpc-status"], "0");
             assert_eq!(sent[..grpc::PREFIX], grpc::prefix(whole.len()));
             assert!(sent[grpc::PREFIX..] == whole[..], "{keys} keys of {value_bytes} bytes");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_response_weighs_what_it_holds_while_nobody_takes_it() {
+        for (keys, value_bytes) in [(1, 300 << 10), (20, 1 << 20), (4000, 1000)] {
+            let reader = keyspace(keys, value_bytes).reader();
+            let result = reader.evaluate(|snapshot| eval::range(snapshot, &everything())).unwrap();
+            let mut body = respond(result, &BASE).into_body();
+            let weight = body.weight();
+            // One that is in the connection's buffers, and the next.
+            let mut held = 0;
+            for _ in 0..2 {
+                let Some(Ok(Ok(piece))) = body.frame().await.map(|frame| frame.map(Frame::into_data)) else { break };
+                let buffer = piece.try_into_mut().expect("nobody else has it");
+                held += buffer.capacity();
+            }
+            assert!(held <= weight && weight < held * 2 + 100_000, "{keys} of {value_bytes}: {held} of {weight}");
         }
     }
 

@@ -55,10 +55,14 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// A body's error is a failure; whatever is not one broke the stream.
+    /// A body's error is a failure, or a refusal of the listener; whatever is neither broke the stream.
     pub(crate) fn from_body(error: BoxError) -> Failure {
-        match error.downcast::<Failure>() {
-            Ok(failure) => *failure,
+        let error = match error.downcast::<Failure>() {
+            Ok(failure) => return *failure,
+            Err(error) => error,
+        };
+        match error.downcast::<Status>() {
+            Ok(refusal) => Failure::Refused(*refusal),
             Err(error) => Failure::Broken(error),
         }
     }

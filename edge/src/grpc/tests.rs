@@ -23,6 +23,21 @@ async fn collect(body: Body, headers: HeaderMap, max: usize) -> Result<Vec<PutRe
     Ok(all)
 }
 
+#[test]
+fn what_has_come_of_a_message_is_known_however_the_network_cut_it() {
+    let wire: Vec<u8> = [0, 1, 300, 7].iter().flat_map(|len| encode(&put(*len))).collect();
+    for size in 1..wire.len() {
+        let (mut incomplete, mut all) = (Incomplete::default(), Pieces::default());
+        for piece in wire.chunks(size) {
+            all.push(Bytes::copy_from_slice(piece));
+            while let Some([_, a, b, c, d]) = all.peek_prefix()
+                && all.take_message(u32::from_be_bytes([a, b, c, d]) as usize).is_some()
+            {}
+            assert_eq!(incomplete.note(piece), all.len(), "pieces of {size}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn messages_arrive_whole_however_the_network_cut_them() {
     let expected = vec![put(0), put(1), put(300), put(70_000)];

@@ -1,5 +1,4 @@
-//! The memory of what is on its way: answers, and the requests of the JSON API, which are collected before they are
-//! requests.
+//! The memory of what is on its way: answers, and requests, which are collected before they are carried out.
 //!
 //! A client that asks for much and reads slowly makes us hold it, and so does one that sends much and slowly. What is
 //! long shares a budget: when it is used up, a read or a long request is refused with what etcd says when it has too
@@ -123,7 +122,7 @@ impl HeldAnswer {
     }
 }
 
-/// Where a request is counted while it is collected; an extension of requests that are not gRPC.
+/// Where a request is counted while it is collected: of gRPC by its body, else an extension by which the reader does.
 #[derive(Clone)]
 pub(crate) struct Intake {
     answers: Arc<Answers>,

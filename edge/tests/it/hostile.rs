@@ -1,6 +1,7 @@
 //! Clients that mean harm, one kind a test, and beside each a normal one that must not notice.
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     sync::{
         Arc,
@@ -17,8 +18,8 @@ use forebay_edge::{
     tls::{Acceptor, ClientOptions, Connector, Protocol, ServerOptions, Verify, self_signed},
 };
 use forebay_proto::etcdserverpb::PutResponse;
-use futures::{FutureExt as _, future::BoxFuture};
-use http_body_util::{BodyExt as _, Empty};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use http_body_util::{BodyExt as _, Empty, StreamBody};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prometheus::Registry;
@@ -374,6 +375,53 @@ async fn requests_as_json_that_never_end_take_no_more_than_their_budget() {
         assert!(started.elapsed() < Duration::from_secs(20), "after {refused} refusals");
     }
     assert!(ends_within(Duration::from_secs(5), &mut slow).await, "it is cut when others want its memory");
+}
+
+/// A call over gRPC that announces a long message and sends a part of it: its status, or none if the connection ends.
+async fn call_a_part(address: SocketAddr, part: usize) -> tokio::task::JoinHandle<Option<Code>> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) =
+        http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream)).await.unwrap();
+    let begun = [&grpc::prefix(2 << 20)[..], &vec![0; part]].concat();
+    let begun = futures::stream::iter([Ok::<_, Infallible>(http_body::Frame::data(Bytes::from(begun)))]);
+    let body = StreamBody::new(begun.chain(futures::stream::pending()));
+    let request = http::Request::post(format!("http://edge{PUT}")).header("content-type", "application/grpc");
+    let answer = sender.send_request(request.body(body).unwrap());
+    tokio::spawn(async move {
+        let (_connection, _sender) = (tokio::spawn(connection), sender);
+        let answer = answer.await.ok()?;
+        Some(Code::from_bytes(answer.headers().get("grpc-status")?.as_bytes()))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_never_end_take_no_more_than_their_budget() {
+    let limits = Limits { max_answer_bytes: 1 << 20, answer_timeout: Duration::from_secs(2), ..Limits::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let reading = |request| async {
+        let read = grpc::unary_bytes(request, 2 << 20).await;
+        read.map_or_else(grpc::refuse, |_| grpc::reply_message(&PutResponse::default()))
+    };
+    tokio::spawn(serve(listener, reading, limits, Drain::default(), Duration::from_secs(1)));
+    let mut slow = call_a_part(address, 700 << 10).await;
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut slow).await.is_err(), "it is waited for");
+    let started = Instant::now();
+    let mut refused = 0;
+    loop {
+        let mut another = call_a_part(address, 700 << 10).await;
+        match tokio::time::timeout(Duration::from_millis(300), &mut another).await {
+            Err(_) if refused > 0 => break,
+            Err(_) => another.abort(),
+            Ok(answer) => {
+                assert_eq!(answer.unwrap(), Some(Code::ResourceExhausted));
+                refused += 1;
+            }
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "after {refused} refusals");
+    }
+    let cut = tokio::time::timeout(Duration::from_secs(5), slow).await.expect("it is cut when others want its memory");
+    assert_eq!(cut.unwrap(), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
