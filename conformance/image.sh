@@ -4,7 +4,7 @@
 # Usage: conformance/image.sh               (the build takes minutes)
 #        IMAGE=forebay:0.1.0 conformance/image.sh      an image that is there already
 # STAND_INS=1 makes both base images here, under their names, for where no registry can be reached: of Debian's packages, as
-# they are made, and of this machine's Rust. It needs root, debootstrap and rustup's toolchain 1.95.
+# they are made, and of this machine's Rust. It needs root, debootstrap and Rust 1.95.
 # PODMAN and PODMAN_RUN are podman's command and what `podman run` needs besides, where the defaults do not work:
 #   PODMAN="podman --runtime runc --cgroup-manager cgroupfs" PODMAN_RUN="--ulimit nofile=4096:4096 --ulimit nproc=4096:4096"
 set -euo pipefail
@@ -32,9 +32,10 @@ ok() { echo "ok: $1"; }
 
 stand_ins() {
   command -v debootstrap >/dev/null || skip "no debootstrap; apt-get install debootstrap"
+  rustc --version | grep -q ' 1\.95\.' || skip "the image is built with Rust 1.95; rustup default 1.95"
   debootstrap --variant=minbase --include=gcc,libc6-dev,ca-certificates bookworm "$work/build" >"$work/log" 2>&1 \
     || { tail "$work/log" >&2; exit 1; }
-  local rust; rust=$(rustc +1.95 --print sysroot)
+  local rust; rust=$(rustc --print sysroot)
   cp -r "$rust/bin" "$rust/lib" "$work/build/usr/local/"
   # Whom this machine trusts, for fetching crates.
   cp -L /etc/ssl/certs/ca-certificates.crt "$work/build/etc/ssl/certs/"

@@ -236,12 +236,24 @@ pub fn top(args: &[String]) -> Result<ExitCode, Problem> {
         if !live {
             return Ok(print(&page));
         }
-        // Home, the page, and nothing of what stood there before.
-        if print(&format!("\x1b[H{}\x1b[J", page.replace('\n', "\x1b[K\n"))) != ExitCode::SUCCESS {
+        if print(&drawn(&page, screen_rows())) != ExitCode::SUCCESS {
             return Ok(ExitCode::SUCCESS);
         }
         thread::sleep(REDRAW);
     }
+}
+
+/// A page on a screen: from its upper left corner, and nothing of what stood there before. What does not fit is left out at
+/// the end and to the right, because what counts most stands first.
+fn drawn(page: &str, rows: usize) -> String {
+    let lines = page.lines().take(rows.saturating_sub(1)).map(|line| format!("{line}\x1b[K\n"));
+    format!("\x1b[?7l\x1b[H{}\x1b[J\x1b[?7h", lines.collect::<String>())
+}
+
+/// How many lines the terminal has, if it tells.
+fn screen_rows() -> usize {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+    size.map(|size| usize::from(size.ws_row)).filter(|rows| *rows > 0).unwrap_or(usize::MAX)
 }
 
 /// `forebay quota`.
@@ -407,6 +419,13 @@ mod tests {
         assert_eq!(lines[0], "CLIENT,PREFIX,RPC,REQ/s,OBJ/req,B/obj,LOAD/s,%,p50 ms,p99 ms,QUEUED,REFUSED");
         assert_eq!(lines[1], "ip=10.0.0.1,/registry/jobs/,Range,0.4,320186,1.1KiB,133.5MiB,100,41.0,2100.0,2,0");
         assert!(lines[4].starts_with("(others),"));
+    }
+
+    #[test]
+    fn a_screen_shows_what_stands_first() {
+        let shown = drawn("head\nmost\nless\nleast\n", 3);
+        assert!(shown.contains("head") && shown.contains("most\x1b[K\n") && !shown.contains("less"), "{shown:?}");
+        assert!(drawn("a\nb\n", usize::MAX).contains("b\x1b[K\n"), "no terminal tells less than everything");
     }
 
     #[test]

@@ -52,8 +52,9 @@ impl View {
         if self.is_quiet || (!self.is_drawn && self.ticks % PLAIN_EVERY != 1) {
             return;
         }
+        // What is wider than the terminal is cut off: a second line would not be drawn over.
         let line = line(&self.label, measured.seconds / self.seconds, last, measured.all.failed());
-        self.write(&if self.is_drawn { format!("\r\x1b[2K{line}") } else { format!("{line}\n") });
+        self.write(&if self.is_drawn { format!("\r\x1b[2K\x1b[?7l{line}\x1b[?7h") } else { format!("{line}\n") });
     }
 
     /// All runs have ended.
@@ -73,12 +74,12 @@ fn line(label: &str, done: f64, last: &Interval, failed: u64) -> String {
     let done = done.clamp(0.0, 1.0);
     let filled = (done * BAR as f64).round() as usize;
     let mut line = format!("{label} [{}{}] {:>3.0} %", "#".repeat(filled), ".".repeat(BAR - filled), done * 100.0);
+    if failed > 0 {
+        line += &format!("  {failed} errors");
+    }
     for (name, latencies) in &last.series {
         let (p50, p99) = (milliseconds(latencies.percentile(50.0)), milliseconds(latencies.percentile(99.0)));
         line += &format!("  {name} {}/s p50 {p50:.2} p99 {p99:.2} ms", last.answered_of(name));
-    }
-    if failed > 0 {
-        line += &format!("  {failed} errors");
     }
     line
 }
@@ -92,7 +93,6 @@ mod tests {
         let mut interval = Interval::default();
         interval.series.entry("put".to_owned()).or_default().record(Duration::from_millis(2));
         let text = line("etcd 1/3", 0.5, &interval, 7);
-        assert!(text.starts_with("etcd 1/3 [############............]  50 %  put 1/s p50 2.0"), "{text}");
-        assert!(text.ends_with("7 errors"), "{text}");
+        assert!(text.starts_with("etcd 1/3 [############............]  50 %  7 errors  put 1/s p50 2.0"), "{text}");
     }
 }
