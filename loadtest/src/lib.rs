@@ -8,6 +8,7 @@ pub mod abuse;
 pub mod bench;
 pub mod check;
 pub mod client;
+pub mod elsewhere;
 pub mod empty;
 pub mod history;
 pub mod process;

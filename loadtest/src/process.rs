@@ -11,6 +11,8 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
+use crate::elsewhere;
+
 /// A running server; ended when dropped.
 #[derive(Debug)]
 pub struct Process {
@@ -25,12 +27,10 @@ impl Process {
     /// `log`.
     pub fn start(program: &Path, args: &[String], address: SocketAddr, log: PathBuf) -> anyhow::Result<Process> {
         let output = File::create(&log)?;
-        let child = Command::new(program)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .spawn()
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let child = elsewhere::as_server(|| command.spawn())
+            .flatten()
             .with_context(|| format!("cannot start {}", program.display()))?;
         let mut process = Process { child, address, log };
         let deadline = Instant::now() + Duration::from_secs(20);

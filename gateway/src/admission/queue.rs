@@ -96,12 +96,9 @@ impl<S: Handler> Handler for Queue<S> {
         }
         let began = Instant::now();
         let response = self.inner.handle(call).boxed().await;
-        // How long a large answer takes says more of it than of the upstream.
         if let Some(outcome) = outcome(admitted.rpc, &response) {
             pressure.answered(outcome);
-            if admitted.cost.seats == 1 {
-                seat.answered(began.elapsed(), admitted.cost.units, outcome);
-            }
+            seat.answered(began.elapsed(), admitted.cost.units, outcome);
         }
         // With the head of its answer the upstream has done the work. How long the client takes to read
         // the rest is a matter of memory and must not keep others from a seat.

@@ -28,6 +28,8 @@ const PER_CLIENT: usize = 500;
 const GRANTING: usize = 8;
 /// A stream that broke is opened again after this.
 const REOPEN: Duration = Duration::from_millis(500);
+/// How long a store is asked what became of them.
+const ASKED_MAX: Duration = Duration::from_secs(30);
 
 /// Leases that are kept alive until the end.
 pub(crate) struct Leases {
@@ -57,24 +59,32 @@ impl Leases {
         Ok(leases)
     }
 
-    /// Stops; returns how many were lost, as their clients heard or as the store says.
+    /// Stops; returns how many were lost, as their clients heard or as the store says or does not say.
     pub(crate) async fn end(mut self, store: &Target) -> anyhow::Result<u64> {
         let connections = store.connect(4).await?;
         let mut asking = JoinSet::new();
         for (part, ids) in self.ids.chunks(self.ids.len().div_ceil(4).max(1)).enumerate() {
             let (mut client, ids) = (LeaseClient::new(connections[part].clone()), ids.to_vec());
             asking.spawn(async move {
-                let mut gone = 0;
-                for id in ids {
-                    let answer = client.lease_time_to_live(LeaseTimeToLiveRequest { id, keys: false }).await?;
-                    gone += u64::from(answer.into_inner().ttl <= 0);
+                let mut gone = 0u64;
+                let until = time::Instant::now() + ASKED_MAX;
+                for (asked, &id) in ids.iter().enumerate() {
+                    // A store that was overloaded a moment ago is busy with that still.
+                    let ttl = loop {
+                        match client.lease_time_to_live(LeaseTimeToLiveRequest { id, keys: false }).await {
+                            Ok(answer) => break answer.into_inner().ttl,
+                            Err(_) if time::Instant::now() < until => time::sleep(REOPEN).await,
+                            Err(_) => return gone + (ids.len() - asked) as u64,
+                        }
+                    };
+                    gone += u64::from(ttl <= 0);
                 }
-                anyhow::Ok(gone)
+                gone
             });
         }
         let mut gone = 0;
         while let Some(counted) = asking.join_next().await {
-            gone += counted??;
+            gone += counted?;
         }
         self.renewing.abort_all();
         Ok(gone.max(self.lost.load(Ordering::Relaxed)))

@@ -8,7 +8,7 @@
 //! of etcd, where gateways guard. `rate`: a rule of 200 requests a second for `--seconds 60`. `overload`: ten times what is
 //! served at most, for `--seconds`, on bare etcd and through a gateway that has no mirror, with `--leases 50000` of five
 //! seconds beside. `storm`: 20 clients list `--stored 320186` objects, on bare etcd and through a gateway with
-//! `--memory-limit 1GiB`. `--only overload,storm` picks.
+//! `--memory-limit 1GiB`. `--only overload,storm` picks. Servers have one half of the processors, clients the other.
 
 mod leases;
 mod limits;
@@ -18,6 +18,7 @@ mod storm;
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
+use forebay_loadtest::elsewhere;
 
 /// What there is to measure.
 const ALL: [&str; 4] = ["quota", "rate", "overload", "storm"];
@@ -36,6 +37,7 @@ struct Options {
 
 fn main() -> anyhow::Result<()> {
     let options = options(std::env::args().skip(1))?;
+    elsewhere::divide()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(run(&options))
 }

@@ -45,9 +45,9 @@ pub(crate) async fn overload(options: &Options, etcd: &Path) -> anyhow::Result<(
 async fn measure(name: &str, front: &Process, store: &Process, options: &Options) -> anyhow::Result<()> {
     plan(None, AROUND).prepare(&Target::at(store.address)).await?;
     let target = Target::at(front.address);
+    let leases = Leases::begin(&target, options.leases).await?;
     let most = run(&plan(None, AROUND), &target).await?;
     let peak = most.rate(SERIES);
-    let leases = Leases::begin(&target, options.leases).await?;
     let beside = run(&plan(Some(10.0 * peak), options.seconds), &target).await?;
     let lost = leases.end(&Target::at(store.address)).await?;
     let after = run(&plan(Some(0.5 * peak), AROUND), &target).await?;
