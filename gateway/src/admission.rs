@@ -20,6 +20,7 @@ mod identity;
 mod intake;
 mod lists;
 mod loaded;
+mod logins;
 mod memory;
 mod metrics;
 mod namespace;
@@ -77,6 +78,7 @@ use self::{
     held::Held,
     identity::{Identities, TokenId},
     loaded::Loaded,
+    logins::Logins,
     memory::Memory,
     pressure::Pressure,
     quotas::Budgets,
@@ -115,6 +117,8 @@ struct Shared {
     identities: Identities,
     /// Whose logins the upstream refused.
     guesses: Mutex<Guesses>,
+    /// Who logs in just now.
+    logins: Logins,
     sizes: Mutex<Sizes>,
     /// The watches that clients have open, wherever their events come from.
     watched: Mutex<Watched>,
@@ -225,6 +229,7 @@ impl Admission {
             accounts: Mutex::new(Accounts::new()),
             identities: Identities::new(),
             guesses: Mutex::new(Guesses::new(RandomState::new(), seats::now(), 1)),
+            logins: Logins::default(),
             sizes: Mutex::new(Sizes::new(SIZES)),
             watched: Mutex::default(),
             memory,

@@ -78,7 +78,7 @@ fn fail(bucket: &mut Bucket, now: Instant, pace: Pace) {
 }
 
 /// What one client has to itself: of an IPv6 address the half that it is given, for it chooses the other.
-fn network(address: IpAddr) -> u128 {
+pub fn network(address: IpAddr) -> u128 {
     match address.to_canonical() {
         IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
         IpAddr::V6(address) => address.to_bits() >> 64 << 64,

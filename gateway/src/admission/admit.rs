@@ -137,7 +137,9 @@ impl<S> Admit<S> {
             None => (message, body),
         };
         let asked = message.as_ref().and_then(|message| scan(method, message));
+        let mut turn = None;
         if let Some((address, user)) = login(&client, asked.as_ref()) {
+            turn = Some(shared.logins.turn(address).await);
             let wait = shared.guesses.lock().wait(now(), address, user);
             if !wait.is_zero() {
                 let refusal = Refusal::guesses(wait);
@@ -173,7 +175,7 @@ impl<S> Admit<S> {
             cost,
             policy: loaded,
         });
-        let held = Held::new(self.admission.clone(), Arc::clone(&admitted), receipt, reserved, confinement);
+        let held = Held::new(self.admission.clone(), Arc::clone(&admitted), receipt, (reserved, turn), confinement);
         if !wait.is_zero() {
             shared.metrics.rate_wait.observe(wait.as_secs_f64());
             time::sleep(wait).await;

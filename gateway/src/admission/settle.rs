@@ -13,7 +13,7 @@ use forebay_proto::{Error, etcdserverpb::AuthenticateResponse};
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use prost::Message as _;
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tonic::Code;
 
 use super::{
@@ -32,7 +32,8 @@ pub(super) struct Held {
     admission: Admission,
     admitted: Arc<Admitted>,
     receipt: Option<Receipt>,
-    _memory: Reserved,
+    /// Its memory and, of a login, its turn.
+    _reserved: (Reserved, Option<OwnedSemaphorePermit>),
     /// For a client that sees a part of the key space.
     confinement: Option<Confinement>,
     began: Instant,
@@ -51,7 +52,7 @@ impl Held {
         admission: Admission,
         admitted: Arc<Admitted>,
         receipt: Receipt,
-        _memory: Reserved,
+        _reserved: (Reserved, Option<OwnedSemaphorePermit>),
         confinement: Option<Confinement>,
     ) -> Held {
         let fields = match admitted.rpc {
@@ -67,7 +68,7 @@ impl Held {
             admission,
             admitted,
             receipt,
-            _memory,
+            _reserved,
             confinement,
             began,
             tally,

@@ -56,6 +56,21 @@ async fn h10_who_guesses_passwords_is_held_back_before_the_upstream_has_to_look(
 }
 
 #[tokio::test(start_paused = true)]
+async fn h10_guesses_that_come_at_once_are_not_all_tried() {
+    let setup = Setup::new(1).await;
+    let upstream = &setup.fakes[0];
+    for _ in 0..100 {
+        upstream.then(Act::Status(3, Error::AuthFailed.message()));
+    }
+    let guesses = (0..100).map(|_| log_in(&setup, "192.0.2.1", "root"));
+    let answers = futures::future::join_all(guesses).await;
+    let told_wrong = answers.iter().filter(|answer| answer.status() == told(Error::AuthFailed)).count();
+    assert!((10..=25).contains(&told_wrong), "{told_wrong} guesses were tried");
+    let refused = answers.iter().filter(|answer| answer.status() == told(Error::TooManyRequests)).count();
+    assert_eq!(told_wrong + refused, 100);
+}
+
+#[tokio::test(start_paused = true)]
 async fn h10_logins_that_succeed_and_other_failures_are_not_counted() {
     let setup = Setup::new(1).await;
     for act in [Act::Answer("\u{12}\u{1}t"), Act::Status(14, "etcdserver: request timed out"), Act::Status(9, "x")] {
