@@ -10,7 +10,7 @@ use rustix::{
     process::setpriority_process,
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
 };
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 /// The processors of servers, if they have some of their own.
 static SERVERS: OnceLock<CpuSet> = OnceLock::new();
@@ -42,15 +42,37 @@ pub(crate) fn as_server<T>(work: impl FnOnce() -> T) -> io::Result<T> {
     Ok(done)
 }
 
-/// A runtime for clients beside whom others are measured: its threads run when nobody else wants to.
-pub fn runtime(threads: usize) -> io::Result<Runtime> {
-    Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name("elsewhere")
-        .on_thread_start(|| {
-            // Of the calling thread alone, in Linux. Where it may not, it is as any other.
-            let _ = setpriority_process(None, LEAST);
-        })
-        .enable_all()
-        .build()
+/// Clients beside whom others are measured: their threads run when nobody else wants to. What they do ends when it is
+/// dropped.
+#[derive(Debug)]
+pub struct Elsewhere(Option<Runtime>);
+
+impl Elsewhere {
+    /// Threads for two processors.
+    pub fn new() -> io::Result<Elsewhere> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("elsewhere")
+            .on_thread_start(|| {
+                // Of the calling thread alone, in Linux. Where it may not, it is as any other.
+                let _ = setpriority_process(None, LEAST);
+            })
+            .enable_all()
+            .build()?;
+        Ok(Elsewhere(Some(runtime)))
+    }
+
+    /// Where to spawn them.
+    pub fn handle(&self) -> &Handle {
+        self.0.as_ref().expect("invariant: it is there until the drop").handle()
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        // A task may drop it, which must not wait.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }

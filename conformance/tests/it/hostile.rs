@@ -89,7 +89,7 @@ async fn h1_streams_without_end_take_the_memory_of_etcd_3_4() {
     let dir = tempfile::tempdir().unwrap();
     let Some(etcd) = etcd("hostile::h1", "http", dir.path()).map(Arc::new) else { return };
     let plan =
-        Plan { lasts: Duration::from_secs(1), around: Duration::from_millis(200), gives_way: 0, ..Plan::default() };
+        Plan { lasts: Duration::from_secs(1), around: Duration::from_millis(200), gives_way: false, ..Plan::default() };
     let mut growth = 0;
     // A busy machine lets nobody open many in a second.
     for _ in 0..20 {

@@ -81,13 +81,11 @@ fn scaled(size: f64, count: u32) -> usize {
     ((f64::from(count) * size) as usize).max(1)
 }
 
-/// Abuses a target, from an address of its own if there can be one, until it is told to stop. Floods of frames give way
-/// to others as [`Plan`](super::Plan) says.
+/// Abuses a target, from an address of its own if there can be one, until it is told to stop.
 pub async fn abuse(
     abuse: Abuse,
     target: &Target,
     size: f64,
-    gives_way: i32,
     mut stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<Did> {
     let target = &Target { source: Some(SOURCE), ..target.clone() };
@@ -110,12 +108,8 @@ pub async fn abuse(
         _ => None,
     };
     if let Some(kinds) = frames {
-        let thread = floods::begin(target.clone(), kinds, gives_way, Arc::clone(&counts), stopped)?;
-        let ended = tokio::task::spawn_blocking(|| thread.join());
-        ended.await?.map_err(|_| anyhow::anyhow!("the flood panicked"))?;
-        return Ok(counts.did());
-    }
-    if abuse == Abuse::ConnectionFlood {
+        tasks.spawn(floods::flood(target.clone(), kinds, Arc::clone(&counts)));
+    } else if abuse == Abuse::ConnectionFlood {
         for n in 0..clients {
             tasks.spawn(flood(target.clone(), n, Arc::clone(&counts)));
         }

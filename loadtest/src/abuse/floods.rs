@@ -3,16 +3,11 @@
 use std::{
     io,
     sync::{Arc, atomic::Ordering},
-    thread,
     time::Duration,
 };
 
-use anyhow::Context as _;
-use rustix::process::setpriority_process;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    runtime,
-    sync::watch,
     time,
 };
 
@@ -48,35 +43,12 @@ pub(super) const FRAMES: [Flood; 6] =
 /// Frames that are written at once.
 const BATCH: u32 = 256;
 
-/// A thread that floods one connection after the other, each for as long as the server bears it.
-///
-/// It gives way to everybody else by so much, since in truth it has a machine of its own.
-pub(super) fn begin(
-    target: Target,
-    floods: &'static [Flood],
-    gives_way: i32,
-    counts: Arc<Counts>,
-    mut stopped: watch::Receiver<bool>,
-) -> anyhow::Result<thread::JoinHandle<()>> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("a runtime")?;
-    let work = move || {
-        // Of this thread alone. Where it may not, it is as any other.
-        let _ = setpriority_process(None, gives_way);
-        runtime.block_on(async {
-            tokio::select! {
-                () = flood(target, floods, &counts) => {}
-                _ = stopped.wait_for(|stopped| *stopped) => {}
-            }
-        });
-    };
-    thread::Builder::new().name("flood".to_owned()).spawn(work).context("a thread")
-}
-
-async fn flood(target: Target, floods: &[Flood], counts: &Counts) {
+/// Floods one connection after the other, each for as long as the server bears it.
+pub(super) async fn flood(target: Target, floods: &[Flood], counts: Arc<Counts>) {
     for flood in floods.iter().cycle() {
         match target.dial_ready().await {
             Ok(stream) => {
-                let _ = send(stream, *flood, counts).await;
+                let _ = send(stream, *flood, &counts).await;
                 counts.refused.fetch_add(1, Ordering::Relaxed);
             }
             Err(_) => {

@@ -20,13 +20,13 @@ use std::{
 
 use anyhow::Context as _;
 use serde::Serialize;
-use tokio::{sync::watch, time};
+use tokio::{runtime::Handle, sync::watch, time};
 
 use self::bystander::Bystander;
 pub use self::bystander::Felt;
 pub use self::catalogue::{Did, abuse, preload};
 pub use self::floods::{Flood, is_borne};
-use crate::client::Target;
+use crate::{client::Target, elsewhere::Elsewhere};
 
 /// One entry of the catalogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -106,15 +106,15 @@ pub struct Plan {
     pub around: Duration,
     /// Puts a second of the bystander.
     pub puts: u32,
-    /// By how much floods of frames give way to the server and the bystander, in steps of `nice`. Who floods in earnest
-    /// has a machine of its own; here, what it costs to send takes CPU time from those that are measured.
-    pub gives_way: i32,
+    /// Whether the abuser's threads run when neither server nor bystander want to. In earnest it has a machine of its own;
+    /// here, what it costs to send takes CPU time from those that are measured.
+    pub gives_way: bool,
 }
 
 impl Default for Plan {
     fn default() -> Plan {
         let (lasts, around) = (Duration::from_secs(10), Duration::from_secs(3));
-        Plan { size: 1.0, lasts, around, puts: 200, gives_way: 19 }
+        Plan { size: 1.0, lasts, around, puts: 200, gives_way: true }
     }
 }
 
@@ -162,8 +162,9 @@ pub async fn run(
         }
     });
     let (stop, stopped) = watch::channel(false);
-    let abusing =
-        tokio::spawn(async move { self::abuse(abuse, &Target::at(address), plan.size, plan.gives_way, stopped).await });
+    let elsewhere = plan.gives_way.then(Elsewhere::new).transpose()?;
+    let begin = elsewhere.as_ref().map_or_else(Handle::current, |elsewhere| elsewhere.handle().clone());
+    let abusing = begin.spawn(async move { self::abuse(abuse, &Target::at(address), plan.size, stopped).await });
     time::sleep(plan.lasts).await;
     bystander.turn();
     stop.send_replace(true);

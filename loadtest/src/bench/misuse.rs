@@ -51,7 +51,7 @@ impl Misuse {
             tokio::time::sleep_until((begin + each * place).into()).await;
             let (stop, stopped) = watch::channel(false);
             let abused = target.clone();
-            let abusing = tokio::spawn(async move { abuse::abuse(entry, &abused, self.size, 0, stopped).await });
+            let abusing = tokio::spawn(async move { abuse::abuse(entry, &abused, self.size, stopped).await });
             tokio::time::sleep_until((begin + each * (place + 1)).into()).await;
             stop.send_replace(true);
             let Ok(ended) = tokio::time::timeout(ENDS, abusing).await else { continue };

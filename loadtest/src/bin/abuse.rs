@@ -6,7 +6,8 @@
 //! ```
 //!
 //! `--only list-all,big-values` picks entries, `--seconds 60` and `--size 16` make them last longer and do more,
-//! `--policy FILE` is given to the gateway, `--json` prints a line of JSON for each row instead.
+//! `--policy FILE` is given to the gateway, `--json` prints a line of JSON for each row instead. Servers have one half of
+//! the processors, clients the other.
 
 use std::{
     net::SocketAddr,
@@ -19,6 +20,7 @@ use anyhow::{Context as _, bail};
 use forebay_loadtest::{
     abuse::{self, Abuse, Felt, Plan, Report},
     client::Target as Behind,
+    elsewhere,
     process::{Process, etcd_flags, free_address},
 };
 
@@ -33,6 +35,7 @@ struct Options {
 
 fn main() -> anyhow::Result<()> {
     let options = options(std::env::args().skip(1))?;
+    elsewhere::divide()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(run(&options))
 }
