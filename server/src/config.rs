@@ -112,6 +112,11 @@ pub struct Config {
     pub priority_request: bool,
     /// Silence after which a stream of another member is given up.
     pub peer_read_timeout: Duration,
+    /// How long another member may leave unacknowledged what it was sent before the connection is given up.
+    pub peer_write_timeout: Duration,
+    /// Whether a member that reaches the others waits hardly any longer for a leader of theirs before it stands for
+    /// election the first time.
+    pub advance_first_election: bool,
     /// Whether connections to other members come from the address that this one advertises to them.
     pub set_local_address: bool,
     /// Skips fsync. Loses acknowledged writes in a power cut; for tests alone.
@@ -147,6 +152,11 @@ impl Config {
     /// The largest gRPC message that is read.
     pub fn max_message_bytes(&self) -> usize {
         self.max_request_bytes + GRPC_OVERHEAD_BYTES
+    }
+
+    /// The election timeout in heartbeats.
+    pub(crate) fn election_ticks(&self) -> usize {
+        (self.election_timeout.as_millis() / self.heartbeat_interval.as_millis().max(1)) as usize
     }
 
     /// How long a request may wait for raft.
@@ -234,6 +244,8 @@ impl Default for Config {
             lease_checkpoint_persist: false,
             priority_request: false,
             peer_read_timeout: Duration::from_secs(5),
+            peer_write_timeout: Duration::from_secs(5),
+            advance_first_election: true,
             set_local_address: false,
             unsafe_no_fsync: false,
         }

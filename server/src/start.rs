@@ -9,7 +9,7 @@ use std::{
 };
 
 use forebay_edge::{
-    listener::{self, Drain, Limits, Port},
+    listener::{self, Drain, Limits, Listener, Port},
     tls::Connector,
     watch::Watches,
 };
@@ -44,7 +44,7 @@ use crate::{
     corrupt, downgrade, files,
     member::{Ended, Inner, MAINTENANCE_MAX, Member, Running, SNAPSHOTS_MAX},
     metrics::Metrics,
-    peer::{Client, Identity, PeerMetrics, PeerService, Peers, Receiver, id_text},
+    peer::{Client, Identity, PeerMetrics, PeerService, Peers, Receiver, Timeouts, id_text},
     proposals::{RequestIds, Waiters},
     quotas::Quotas,
     raft::{self, RaftMetrics},
@@ -172,7 +172,8 @@ pub async fn start_on(
         files::open(&files, db::Options { sync, disk: opening_disk, ..db::Options::default() })
     })
     .await?;
-    let client = Client::new(peer_ports.connector, config.peer_read_timeout, config.local_address());
+    let timeouts = Timeouts { read: config.peer_read_timeout, write: config.peer_write_timeout };
+    let client = Client::new(peer_ports.connector, timeouts, config.local_address());
     let plan = match wal::exists(&*disk, &config.wal_path()) {
         true => bootstrap::replan(&config),
         false => Some(bootstrap::plan(&config, &client).await?),
@@ -306,7 +307,10 @@ pub async fn start_on(
         running,
     }));
     tokio::spawn(upkeep::expire_waiters(member.clone()));
-    serve_peers(peer_ports.ports, &PeerService::new(peers, receiver, member.clone()), &member);
+    if member.config().advance_first_election {
+        tokio::spawn(upkeep::advance_first_election(member.clone()));
+    }
+    serve_peers(peer_ports.ports, &PeerService::new(peers, receiver, member.clone()), timeouts, &member);
     if let Err(error) = go_public(&member, registry).await {
         member.stop().await;
         return Err(error);
@@ -354,8 +358,13 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Answers other members, until the member is stopped.
-fn serve_peers(ports: Vec<Port>, service: &PeerService, member: &Member) {
+fn serve_peers(ports: Vec<Port>, service: &PeerService, timeouts: Timeouts, member: &Member) {
     for port in ports {
+        if let Listener::Tcp(listener) = &port.listener
+            && let Err(error) = timeouts.bound(listener)
+        {
+            tracing::warn!(%error, "members that acknowledge nothing are noticed late");
+        }
         let service = service.clone();
         let answer = move |request| {
             let service = service.clone();
@@ -394,10 +403,9 @@ fn end(ended: &watch::Sender<Option<Ended>>, reason: Ended) {
 }
 
 pub(crate) fn raft_config(config: &Config) -> raft::RaftConfig {
-    let ticks = config.election_timeout.as_millis() / config.heartbeat_interval.as_millis().max(1);
     raft::RaftConfig {
         tick: config.heartbeat_interval,
-        election_ticks: ticks as usize,
+        election_ticks: config.election_ticks(),
         pre_vote: config.pre_vote,
         snapshot_count: config.snapshot_count,
         snapshot_catchup_entries: config.snapshot_catchup_entries,

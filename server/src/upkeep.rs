@@ -8,7 +8,7 @@ use forebay_proto::{
     etcdserverpb::{InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest},
 };
 use futures::StreamExt as _;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{
     auth::Caller,
@@ -20,8 +20,32 @@ use crate::{
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Revokes that are under way at once.
 const REVOKES_IN_FLIGHT: usize = 16;
+/// How often a member that begins looks whom it reaches.
+const REACHED_INTERVAL: Duration = Duration::from_millis(50);
 /// How late a timeout may be noticed.
 const TIMEOUT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Has a member of a cluster that is up wait hardly any longer for its leader before it stands for election the first
+/// time: as soon as two others are reached, the time that is left is two ticks and what chance adds. Where nobody is
+/// reached for a while it waits as long as ever, for it may be the one that is cut off.
+pub(crate) async fn advance_first_election(member: Member) {
+    let config = member.config();
+    let reached = async {
+        let mut looks = interval(REACHED_INTERVAL);
+        while member.0.peers.active() < 2 {
+            looks.tick().await;
+        }
+    };
+    tokio::select! {
+        reached = timeout(config.peer_read_timeout, reached) => {
+            if reached.is_ok() && member.raft_status().leader == 0 {
+                // A stopped thread needs none.
+                let _ = member.0.raft.advance_ticks(config.election_ticks().saturating_sub(2));
+            }
+        }
+        () = member.draining() => {}
+    }
+}
 
 /// Revokes leases as they run out, on the leader. Ends when the member stops.
 pub(crate) async fn expire_leases(member: Member) {

@@ -1,7 +1,6 @@
 //! The bundled server's flags: every one that etcd 3.7 has, and what becomes of them.
 
 mod host;
-mod not_yet;
 mod settings;
 mod table;
 mod validate;

@@ -65,6 +65,8 @@ pub(super) fn member(config: &ServerConfig) -> anyhow::Result<forebay_server::Co
         priority_request: config.feature_gates.priority_request,
         set_local_address: config.feature_gates.set_member_local_addr,
         peer_read_timeout: config.raft_read_timeout,
+        peer_write_timeout: config.raft_write_timeout,
+        advance_first_election: config.initial_election_tick_advance,
         features: (config.gates.iter())
             .map(|&Gate { name, stage, enabled }| forebay_server::Feature { name, stage, enabled })
             .collect(),

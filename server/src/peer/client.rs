@@ -1,7 +1,7 @@
 //! Requests to other members: HTTP/1.1, one connection for each. Streams keep theirs for long, and everything else is
 //! rare.
 
-use std::{collections::BTreeMap, io, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, io, net::IpAddr, os::fd::AsFd, time::Duration};
 
 use bytes::Bytes;
 use forebay_edge::{Body, tls::Connector};
@@ -12,6 +12,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt::set_tcp_user_timeout;
 use serde::Deserialize;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 
@@ -30,9 +31,26 @@ const ANSWER_BYTES_MAX: usize = 100 << 20;
 #[derive(Clone)]
 pub(crate) struct Client {
     tls: Option<Connector>,
-    read_timeout: Duration,
+    timeouts: Timeouts,
     /// Where connections come from; wherever the way begins if there is none.
     from: Option<IpAddr>,
+}
+
+/// How long another member may keep still.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    /// On a stream of its messages.
+    pub(crate) read: Duration,
+    /// While it has not acknowledged what it was sent.
+    pub(crate) write: Duration,
+}
+
+impl Timeouts {
+    /// Has the system end a connection, or those that a listening socket accepts, whose other side acknowledges nothing.
+    pub(crate) fn bound(&self, socket: impl AsFd) -> io::Result<()> {
+        let millis = u32::try_from(self.write.as_millis()).unwrap_or(u32::MAX);
+        Ok(set_tcp_user_timeout(socket, millis)?)
+    }
 }
 
 /// An answer that was read whole.
@@ -74,14 +92,14 @@ pub(crate) enum ClientError {
 }
 
 impl Client {
-    /// With `tls` it also reaches members whose URLs say https. A stream that is silent for `read_timeout` is given up.
-    pub(crate) fn new(tls: Option<Connector>, read_timeout: Duration, from: Option<IpAddr>) -> Client {
-        Client { tls, read_timeout, from }
+    /// With `tls` it also reaches members whose URLs say https.
+    pub(crate) fn new(tls: Option<Connector>, timeouts: Timeouts, from: Option<IpAddr>) -> Client {
+        Client { tls, timeouts, from }
     }
 
     /// Silence after which a stream is given up.
     pub(super) fn read_timeout(&self) -> Duration {
-        self.read_timeout
+        self.timeouts.read
     }
 
     /// Sends a request to `base`, a peer URL, and returns once the head of the answer is there.
@@ -101,7 +119,7 @@ impl Client {
             Some("https") => Some(self.tls.as_ref().ok_or_else(refused)?),
             _ => return Err(refused()),
         };
-        let connecting = tokio::time::timeout(PATIENCE, connect(authority, tls, self.from)).await;
+        let connecting = tokio::time::timeout(PATIENCE, self.connect(authority, tls)).await;
         let mut sender = connecting.map_err(|_| ClientError::Timeout(PATIENCE))??;
         let mut request = Request::new(body);
         *request.method_mut() = method;
@@ -138,33 +156,30 @@ impl Client {
         }
         Ok(answer)
     }
-}
 
-/// Connects to a member. The connection ends with the answer's body, or when nobody waits for the answer any more.
-async fn connect(
-    authority: &Authority,
-    tls: Option<&Connector>,
-    from: Option<IpAddr>,
-) -> Result<SendRequest<Body>, ClientError> {
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let port = authority.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
-    let stream = match from {
-        None => TcpStream::connect((host, port)).await,
-        Some(from) => connect_from(from, host, port).await,
-    };
-    let stream = stream.map_err(failed)?;
-    stream.set_nodelay(true).map_err(failed)?;
-    match tls {
-        None => {
-            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-            tokio::spawn(connection);
-            Ok(sender)
-        }
-        Some(tls) => {
-            let stream = tls.connect(stream, host).await.map_err(failed)?;
-            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-            tokio::spawn(connection);
-            Ok(sender)
+    /// Connects to a member. The connection ends with the answer's body, or when nobody waits for the answer any more.
+    async fn connect(&self, authority: &Authority, tls: Option<&Connector>) -> Result<SendRequest<Body>, ClientError> {
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let port = authority.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+        let stream = match self.from {
+            None => TcpStream::connect((host, port)).await,
+            Some(from) => connect_from(from, host, port).await,
+        };
+        let stream = stream.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        self.timeouts.bound(&stream).map_err(failed)?;
+        match tls {
+            None => {
+                let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+                tokio::spawn(connection);
+                Ok(sender)
+            }
+            Some(tls) => {
+                let stream = tls.connect(stream, host).await.map_err(failed)?;
+                let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+                tokio::spawn(connection);
+                Ok(sender)
+            }
         }
     }
 }
@@ -250,9 +265,22 @@ pub(crate) async fn get_versions(
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::sockopt::tcp_user_timeout;
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_is_bounded_hands_its_bound_to_those_it_accepts() {
+        let timeouts = Timeouts { read: PATIENCE, write: Duration::from_secs(7) };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        timeouts.bound(&listener).unwrap();
+        let (accepted, connected) = tokio::join!(listener.accept(), TcpStream::connect(listener.local_addr().unwrap()));
+        let (accepted, connected) = (accepted.unwrap().0, connected.unwrap());
+        assert_eq!(tcp_user_timeout(&accepted).unwrap(), 7_000);
+        timeouts.bound(&connected).unwrap();
+        assert_eq!(tcp_user_timeout(&connected).unwrap(), 7_000);
+    }
 
     #[tokio::test]
     async fn connections_come_from_the_address_that_was_set() {

@@ -30,7 +30,7 @@ mod service;
 
 pub(crate) use self::{
     calls::{HashKvAnswer, HashKvQuery},
-    client::{Answer, Client, ClientError, get_members, get_versions},
+    client::{Answer, Client, ClientError, Timeouts, get_members, get_versions},
     identity::{Identity, id_text},
     metrics::PeerMetrics,
     peers::Peers,

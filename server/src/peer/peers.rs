@@ -167,6 +167,11 @@ impl Peers {
         self.link(id)?.active_since()
     }
 
+    /// How many members are reached.
+    pub(crate) fn active(&self) -> usize {
+        self.0.links.load().values().filter(|link| link.active_since().is_some()).count()
+    }
+
     /// Ends all links.
     pub(crate) fn close(&self) {
         let _changing = self.0.changing.lock();

@@ -226,6 +226,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
                 }
                 Control::TransferLeader(to) => self.node.transfer_leader(to),
                 Control::Campaign => self.node.campaign(),
+                Control::AdvanceTicks(ticks) => (0..ticks).for_each(|_| self.node.tick()),
                 Control::Unreachable(id) => self.node.unreachable(id),
                 Control::SnapshotSent { to, arrived } => {
                     self.sending_to.remove(&to);

@@ -197,6 +197,11 @@ impl RaftHandle {
         self.control(Control::Campaign)
     }
 
+    /// So many ticks have passed as far as elections are concerned.
+    pub(crate) fn advance_ticks(&self, ticks: usize) -> Result<(), Refused> {
+        self.control(Control::AdvanceTicks(ticks))
+    }
+
     /// Asks the leader to hand over to another voter. Watch [`RaftHandle::status`] for the outcome.
     pub fn transfer_leader(&self, to: u64) -> Result<(), Refused> {
         self.control(Control::TransferLeader(to))
@@ -355,6 +360,7 @@ pub(super) enum Control {
     ConfChange(ConfChange),
     TransferLeader(u64),
     Campaign,
+    AdvanceTicks(usize),
     Unreachable(u64),
     SnapshotSent { to: u64, arrived: bool },
     Snapshot { message: Box<Message>, done: oneshot::Sender<()> },

@@ -288,6 +288,24 @@ fn everything_that_waits_becomes_one_batch_with_one_sync() {
     rig.stop();
 }
 
+#[test]
+fn a_member_whose_ticks_are_advanced_waits_less_for_a_leader() {
+    let slow = RaftConfig { tick: Duration::from_secs(3600), ..config() };
+    let rig = try_start(&disk(), slow, &[7, 8, 9], Applied::default(), NoPeers).unwrap();
+    let handle = rig.handle();
+    let role_after = |ticks| {
+        handle.advance_ticks(ticks).unwrap();
+        // What was asked before is done, and told, by the end of the turn before the second answer.
+        for _ in 0..2 {
+            assert!(handle.progress().unwrap().blocking_recv().unwrap().is_none());
+        }
+        handle.status().role
+    };
+    assert_eq!(role_after(8), Role::Follower, "less than the shortest timeout");
+    assert_ne!(role_after(12), Role::Follower, "the longest timeout");
+    rig.stop();
+}
+
 #[tokio::test]
 async fn reads_see_what_was_acknowledged_before_them() {
     let rig = start(&disk(), config(), Applied::default());

@@ -5,7 +5,7 @@ use crate::{
     flags::{
         Notice,
         go::Duration,
-        server::{self, not_yet::NOT_YET, settings},
+        server::{self, settings},
     },
     logging::Level,
 };
@@ -39,9 +39,6 @@ pub(super) fn remarks(said: &Said, found: &mut Found) {
                     .with("reason", because),
             );
         }
-    }
-    for flag in NOT_YET.into_iter().filter(|flag| said.given.contains(flag)) {
-        found.notice(Notice::new(Level::Warn, "flag has no effect yet").with("flag-name", flag));
     }
     for (flag, timeout) in [("raft-read-timeout", s.raft_read_timeout), ("raft-write-timeout", s.raft_write_timeout)] {
         if timeout < MIN_RAFT_TIMEOUT {
