@@ -498,7 +498,7 @@ impl Member {
     /// Refuses a write that the backend quota or the disk has no room for, and raises the alarm.
     pub(crate) fn check_quota(&self, cost: u64) -> Result<(), Error> {
         let fits = |quota| self.0.backend.size() + cost < quota;
-        if !self.0.reserve.is_short() && self.0.config.quota_backend_bytes.is_none_or(fits) {
+        if self.0.config.quota_backend_bytes.is_none_or(fits) && self.0.reserve.lets_in(cost) {
             return Ok(());
         }
         let member = self.clone();

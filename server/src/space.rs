@@ -5,7 +5,7 @@
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicI64, Ordering},
     time::Duration,
 };
 
@@ -17,31 +17,55 @@ use crate::member::Member;
 const RESERVE_MAX: u64 = 64 << 20;
 /// Of a small disk, only this part is kept.
 const RESERVE_PART: u64 = 8;
-/// How often is looked. What is written in between must fit into the reserve.
+/// How often is looked.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// Whether space is short, as it was when somebody looked last.
-#[derive(Debug, Default)]
-pub(crate) struct Reserve(AtomicBool);
+/// What may still be written.
+#[derive(Debug)]
+pub(crate) struct Reserve {
+    /// Bytes beyond the reserve, as it was when somebody looked last and less what was let in since; below zero there is
+    /// no room.
+    room: AtomicI64,
+    /// What was let in since.
+    taken: AtomicI64,
+}
+
+impl Default for Reserve {
+    fn default() -> Reserve {
+        Reserve { room: AtomicI64::new(i64::MAX), taken: AtomicI64::new(0) }
+    }
+}
 
 impl Reserve {
     pub(crate) fn is_short(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.room.load(Ordering::Relaxed) < 0
+    }
+
+    /// Lets in a write of so many bytes, if there is room: a fast disk is full before somebody looks again.
+    pub(crate) fn lets_in(&self, bytes: u64) -> bool {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX / 4);
+        self.taken.fetch_add(bytes, Ordering::Relaxed);
+        // In the log, and in the db file.
+        let needed = bytes.saturating_mul(2);
+        self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| Some(room.saturating_sub(needed)))
+            >= Ok(needed)
     }
 
     /// Looks at the disks that hold these directories.
     pub(crate) fn look(&self, disk: &dyn Disk, directories: [&Path; 2]) {
-        let is_short = |directory: &Path| match disk.space(directory) {
-            Ok(space) => is_short(space),
-            // A disk that cannot be asked is found out by writing to it.
-            Err(_) => false,
-        };
-        self.0.store(directories.into_iter().any(is_short), Ordering::Relaxed);
+        // What was let in a moment ago is in the log, and may not be in the db file yet.
+        let pending = self.taken.swap(0, Ordering::Relaxed);
+        // A disk that cannot be asked is found out by writing to it.
+        let room = |directory: &Path| disk.space(directory).map_or(i64::MAX, room);
+        let room = directories.into_iter().map(room).min().unwrap_or(i64::MAX);
+        self.room.store(room.saturating_sub(pending), Ordering::Relaxed);
     }
 }
 
-fn is_short(space: Space) -> bool {
-    space.free < RESERVE_MAX.min(space.total / RESERVE_PART)
+/// The bytes that are free beyond the reserve.
+fn room(space: Space) -> i64 {
+    let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    signed(space.free) - signed(RESERVE_MAX.min(space.total / RESERVE_PART))
 }
 
 /// Looks after the disks and raises the alarm. Ends when the member stops.
@@ -71,8 +95,16 @@ mod tests {
 
     #[test]
     fn the_reserve_is_64_mib_or_an_eighth_of_a_small_disk() {
-        let short = |free, total| is_short(Space { free, total });
-        assert!(short((64 << 20) - 1, 100 << 30) && !short(64 << 20, 100 << 30));
-        assert!(short((25 << 20) - 1, 200 << 20) && !short(25 << 20, 200 << 20));
+        let room = |free, total| room(Space { free, total });
+        assert_eq!((room((64 << 20) - 1, 100 << 30), room(64 << 20, 100 << 30)), (-1, 0));
+        assert_eq!((room((25 << 20) - 1, 200 << 20), room(25 << 20, 200 << 20)), (-1, 0));
+    }
+
+    #[test]
+    fn what_is_let_in_between_two_looks_has_room_in_log_and_db() {
+        let reserve = Reserve { room: AtomicI64::new(100), taken: AtomicI64::new(0) };
+        assert!(reserve.lets_in(30) && reserve.lets_in(20) && !reserve.is_short());
+        assert!(!reserve.lets_in(1) && reserve.is_short());
+        assert!(Reserve::default().lets_in(u64::MAX), "nobody has looked yet");
     }
 }
