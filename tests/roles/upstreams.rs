@@ -20,12 +20,16 @@ async fn endpoint(identity: KeyPair, what: &'static str, told: mpsc::UnboundedSe
     tokio::spawn(async move {
         loop {
             let (stream, from): (_, SocketAddr) = listener.accept().await.unwrap();
-            let said = async {
-                let (mut stream, _) = acceptor.accept(stream, from).await.ok()?;
-                stream.read_u8().await.ok()
-            };
-            let said = said.await.is_some();
-            let _ = told.send((what, said));
+            let (acceptor, told) = (acceptor.clone(), told.clone());
+            // Somebody who is silent keeps nobody else.
+            tokio::spawn(async move {
+                let said = async {
+                    let (mut stream, _) = acceptor.accept(stream, from).await.ok()?;
+                    stream.read_u8().await.ok()
+                };
+                let said = said.await.is_some();
+                let _ = told.send((what, said));
+            });
         }
     });
     port
