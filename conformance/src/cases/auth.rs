@@ -5,7 +5,7 @@ use forebay_proto::{
     etcdserverpb as pb,
 };
 
-use super::{cases, requests::*};
+use super::{cases, maintenance::settle, requests::*};
 use crate::{session::Session, streams::Shape};
 
 cases! { "auth":
@@ -280,6 +280,7 @@ async fn range_stream_permissions(s: &mut Session) -> anyhow::Result<()> {
 }
 
 async fn admin_only(s: &mut Session) -> anyhow::Result<()> {
+    settle(s).await?;
     people(s).await;
     s.log_in("alice", "secret").await;
     everything(s).await;

@@ -35,7 +35,7 @@ fn alarm(action: i32, member_id: u64, alarm: i32) -> pb::AlarmRequest {
 
 /// Waits until the storage version is that of the cluster, which it follows by a moment: until then it is that of the
 /// first release that has one. Releases without the field are waited for in vain, and not for long.
-async fn settle(s: &mut Session) -> anyhow::Result<()> {
+pub(super) async fn settle(s: &mut Session) -> anyhow::Result<()> {
     for _ in 0..100 {
         let mut client = MaintenanceClient::new(s.channel.clone());
         let status = client.status(pb::StatusRequest {}).await?.into_inner();
