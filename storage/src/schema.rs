@@ -52,6 +52,8 @@ const FINISHED_COMPACTION: &[u8] = b"finishedCompactRev";
 /// The key of [`storage_version`] in bucket [`META`].
 pub const STORAGE_VERSION: &[u8] = b"storageVersion";
 const CLUSTER_VERSION: &[u8] = b"clusterVersion";
+/// Ours; etcd keeps it and does not look at it.
+const LAST_WRITTEN: &[u8] = b"forebayLastWritten";
 const DOWNGRADE: &[u8] = b"downgrade";
 const AUTH_ENABLED: &[u8] = b"authEnabled";
 const AUTH_REVISION: &[u8] = b"authRevision";
@@ -94,6 +96,14 @@ pub enum Error {
         /// What the value should be.
         expected: &'static str,
     },
+    /// What was written last is not there.
+    #[error("revision {written} was written to it, but it ends at {last}: the disk lost a write")]
+    Lost {
+        /// The revision that was written.
+        written: i64,
+        /// The last one that there is.
+        last: i64,
+    },
 }
 
 fn malformed(bucket: &[u8], key: &[u8], expected: &'static str) -> Error {
@@ -109,6 +119,27 @@ pub fn create(txn: &mut WriteTxn<'_>) -> db::Result<()> {
         Value::new(AUTH, AUTH_REVISION, 1u64.to_be_bytes()).put(txn)?;
     }
     Ok(())
+}
+
+/// A bucket that a file has lost. Every release since 3.4 makes all of them at its first start, before anything is put into
+/// these; so a file that holds something, and not all buckets, is damaged. etcd 3.7 makes anew what is missing, and goes
+/// on without keys, or without auth, as if there had never been any.
+pub fn lost_bucket(txn: &ReadTxn) -> Result<Option<&'static [u8]>, Error> {
+    let is_present = |name| txn.bucket(name).map(|bucket| bucket.is_some());
+    let holds_something = |name| match txn.bucket(name)? {
+        Some(bucket) => bucket.cursor().next_entry().map(|entry| entry.is_some()),
+        None => Ok(false),
+    };
+    let mut is_used = read_applied(txn)?.0 > 0;
+    for name in BUCKETS.into_iter().filter(|name| ![META, AUTH].contains(name)) {
+        is_used = is_used || holds_something(name)?;
+    }
+    for name in BUCKETS.into_iter().filter(|_| is_used) {
+        if !is_present(name)? {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// The key of a version in bucket [`KEY`]: both numbers big-endian with `_` between, and `t` behind
@@ -155,6 +186,11 @@ impl std::ops::Deref for RevisionKey {
 /// The index and term of the last entry whose effect the file holds.
 pub fn applied(index: u64, term: u64) -> [Value; 2] {
     [Value::new(META, CONSISTENT_INDEX, index.to_be_bytes()), Value::new(META, TERM, term.to_be_bytes())]
+}
+
+/// The largest key that was ever written to bucket [`KEY`].
+pub fn last_written(key: &RevisionKey) -> Value {
+    Value::new(META, LAST_WRITTEN, &**key)
 }
 
 /// The configuration as of that entry, as Go prints it.
@@ -288,6 +324,25 @@ pub fn read_compactions(txn: &ReadTxn) -> Result<(Option<i64>, Option<i64>), Err
     Ok((read(SCHEDULED_COMPACTION)?, read(FINISHED_COMPACTION)?))
 }
 
+/// Fails if what was written last to bucket [`KEY`] is not there, and no compaction removed it. A page that a disk did not
+/// write, and reported as written, leaves the file as it was a while ago: every page is sound, and up to its last revision
+/// it holds what other members do.
+pub fn check_last_written(txn: &ReadTxn) -> Result<(), Error> {
+    let Some(value) = get(txn, META, LAST_WRITTEN)? else { return Ok(()) };
+    let revision = |key: &[u8]| RevisionKey::parse(key).map(|(main, sub, _)| (main, sub));
+    let written = revision(&value).ok_or_else(|| malformed(META, LAST_WRITTEN, "a revision"))?;
+    let last = match txn.bucket(KEY)? {
+        Some(keys) => keys.last()?.and_then(|(key, _)| revision(&key)),
+        None => None,
+    };
+    let (scheduled, finished) = read_compactions(txn)?;
+    if last >= Some(written) || scheduled.max(finished) >= Some(written.0) {
+        return Ok(());
+    }
+    let (main, _) = last.unwrap_or_default();
+    Err(Error::Lost { written: written.0, last: main })
+}
+
 /// The version of the schema. Files before 3.6 have none.
 pub fn read_storage_version(txn: &ReadTxn) -> Result<Option<String>, Error> {
     let Some(value) = get(txn, META, STORAGE_VERSION)? else { return Ok(None) };
@@ -360,7 +415,14 @@ fn values<T>(
 /// The hash that Maintenance.Hash answers: every bucket with its name and content, but for what
 /// members that hold the same may differ in.
 pub fn hash(txn: &ReadTxn) -> db::Result<u32> {
-    hash_with(txn, |bucket, key| bucket == META && [CONSISTENT_INDEX, TERM, STORAGE_VERSION].contains(&key))
+    const MAY_DIFFER: [&[u8]; 4] = [CONSISTENT_INDEX, TERM, STORAGE_VERSION, LAST_WRITTEN];
+    hash_with(txn, |bucket, key| bucket == META && MAY_DIFFER.contains(&key))
+}
+
+/// The hash that `etcd-dump-db hash` prints: as [`hash`], but it knows of nothing that is ours.
+pub fn hash_as_dumped(txn: &ReadTxn) -> db::Result<u32> {
+    const MAY_DIFFER: [&[u8]; 3] = [CONSISTENT_INDEX, TERM, STORAGE_VERSION];
+    hash_with(txn, |bucket, key| bucket == META && MAY_DIFFER.contains(&key))
 }
 
 /// The hash that `etcdutl snapshot status` prints: every bucket with its name and content.
@@ -407,6 +469,44 @@ mod tests {
         assert_eq!(read_conf_state(&txn).unwrap(), None);
         assert!(!read_auth_enabled(&txn).unwrap());
         assert_eq!(read_membership(&txn).unwrap(), Membership::default());
+    }
+
+    #[test]
+    fn k13_keys_that_were_written_last_and_are_gone_are_missed() {
+        let (_dir, db) = scratch();
+        let change = |change: &dyn Fn(&mut WriteTxn<'_>)| {
+            let mut txn = db.begin_write().unwrap();
+            change(&mut txn);
+            txn.commit().unwrap();
+            check_last_written(&db.begin_read())
+        };
+        let keys = [(5, 0), (6, 0), (6, 1)].map(|(main, sub)| RevisionKey::new(main, sub, sub == 1));
+        let all = change(&|txn| {
+            keys.iter().for_each(|key| txn.bucket(KEY).unwrap().put(key, b"").unwrap());
+            last_written(&keys[2]).put(txn).unwrap();
+        });
+        assert!(all.is_ok(), "{all:?}");
+        let without = |count: usize| {
+            change(&move |txn| {
+                let mut bucket = txn.bucket(KEY).unwrap();
+                keys[keys.len() - count..].iter().for_each(|key| _ = bucket.delete(key).unwrap());
+            })
+        };
+        assert!(matches!(without(1), Err(Error::Lost { written: 6, last: 6 })));
+        assert!(matches!(without(2), Err(Error::Lost { written: 6, last: 5 })));
+        assert!(matches!(without(3), Err(Error::Lost { written: 6, last: 0 })));
+        assert!(matches!(change(&|txn| assert!(txn.delete_bucket(KEY).unwrap())), Err(Error::Lost { .. })));
+        // What a compaction removed is not missed, nor what came later.
+        assert!(change(&|txn| scheduled_compaction(6).put(txn).unwrap()).is_ok());
+        let later = RevisionKey::new(7, 0, false);
+        assert!(
+            change(&|txn| {
+                scheduled_compaction(5).put(txn).unwrap();
+                create(txn).unwrap();
+                txn.bucket(KEY).unwrap().put(&later, b"").unwrap();
+            })
+            .is_ok()
+        );
     }
 
     #[test]

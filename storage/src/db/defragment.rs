@@ -1,6 +1,7 @@
 //! Putting another file in the place of the database: itself without its holes, or one that came from elsewhere.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -59,7 +60,7 @@ fn write_copy(from: &ReadTxn, path: &Path, temporary: &Path, options: &Options) 
     // Nothing needs to be durable before the whole is.
     let lazily = Options { page_size: from.meta.page_size, sync: false, ..options.clone() };
     let writer = Mutex::new(open_writer(temporary, path, &lazily, None)?);
-    copy(from, &writer)?;
+    copy(from, &writer, options.sync)?;
     let mut writer = writer.into_inner();
     writer.sync = options.sync;
     reach(Point::DefragCopied);
@@ -70,26 +71,50 @@ fn write_copy(from: &ReadTxn, path: &Path, temporary: &Path, options: &Options) 
     Ok(writer)
 }
 
-fn copy(from: &ReadTxn, to: &Mutex<Writer>) -> Result<()> {
+/// How many bytes of entries are copied between two syncs. A large value makes every other sync on this disk, those of
+/// the log above all, wait for as much to be written at once.
+const SYNC_EVERY: usize = 16 << 20;
+
+/// Has the disk keep up with what is copied.
+struct Keeper {
+    store: Arc<Store>,
+    sync: bool,
+    copied: usize,
+}
+
+impl Keeper {
+    fn copied(&mut self, bytes: usize) -> Result<()> {
+        self.copied += bytes;
+        if self.sync && self.copied >= SYNC_EVERY {
+            self.copied = 0;
+            self.store.file.sync_data().map_err(self.store.io("fsync", 0))?;
+        }
+        Ok(())
+    }
+}
+
+fn copy(from: &ReadTxn, to: &Mutex<Writer>, sync: bool) -> Result<()> {
+    let mut keeper = Keeper { store: to.lock().store.clone(), sync, copied: 0 };
     // One transaction, however large: it writes ahead what would take too much memory.
     let mut txn = WriteTxn::begin(to.lock())?;
     for name in from.buckets()? {
         let bucket = from.bucket(&name)?.ok_or_else(|| Error::NoBucket(name.clone()))?;
-        copy_bucket(&bucket, txn.create_bucket_if_missing(&name)?)?;
+        copy_bucket(&bucket, txn.create_bucket_if_missing(&name)?, &mut keeper)?;
     }
     txn.commit()
 }
 
-fn copy_bucket(from: &Bucket<'_>, mut to: BucketMut<'_>) -> Result<()> {
+fn copy_bucket(from: &Bucket<'_>, mut to: BucketMut<'_>, keeper: &mut Keeper) -> Result<()> {
     to.set_sequence(from.sequence);
     to.set_fill(APPEND_FILL);
     let mut cursor = from.cursor();
     while let Some(entry) = cursor.next_entry()? {
         if entry.is_bucket {
             let nested = from.bucket(entry.key)?.ok_or_else(|| Error::NoBucket(entry.key.to_vec()))?;
-            copy_bucket(&nested, to.reborrow().into_bucket_or_create(entry.key)?)?;
+            copy_bucket(&nested, to.reborrow().into_bucket_or_create(entry.key)?, keeper)?;
         } else {
             to.put(entry.key, entry.value)?;
+            keeper.copied(entry.key.len() + entry.value.len())?;
         }
     }
     Ok(())

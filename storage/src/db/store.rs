@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
@@ -17,6 +18,8 @@ use super::page::{self, Header, Page};
 
 /// Pages read in one go at most while walking a tree.
 const AHEAD_PAGES: u64 = 256;
+/// A buffer of [`AHEAD_PAGES`] is not kept for less than this.
+const WINDOW_PAGES_MIN: u64 = 32;
 /// Pages between two children that are read along, overflow pages mostly, rather than asked for one by one.
 const GAP_PAGES: u64 = 8;
 /// A page with more overflow than this must prove that its elements need it before memory is taken.
@@ -114,17 +117,50 @@ pub(super) struct Pages<'s> {
     window_at: u64,
     /// How many pages the next read ahead may take: doubles as a walk goes on, so that a short one stays cheap.
     ahead: u64,
+    /// Of a walk over everything.
+    buffers: Option<Buffers>,
     bytes_read: usize,
+}
+
+/// Buffers that a walk reads into again once nobody looks at them any more. To get as much memory from the system as the
+/// file has takes longer than to read it, and whoever copies out of pages finds them warm.
+#[derive(Debug, Clone, Default)]
+struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Buffers {
+    fn lend(&self, length: usize) -> Lent {
+        let buffer = self.0.lock().pop().unwrap_or_else(|| vec![0; length]);
+        debug_assert_eq!(buffer.len(), length, "the buffers of a walk have one length");
+        Lent { buffer, home: self.clone() }
+    }
+}
+
+/// A buffer that goes back when it is dropped.
+struct Lent {
+    buffer: Vec<u8>,
+    home: Buffers,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.home.0.lock().push(std::mem::take(&mut self.buffer));
+    }
 }
 
 impl<'s> Pages<'s> {
     pub(super) fn new(store: &'s Store, high_water: u64) -> Self {
-        Self { store, high_water, window: Bytes::new(), window_at: 0, ahead: 4, bytes_read: 0 }
+        Self { store, high_water, window: Bytes::new(), window_at: 0, ahead: 4, buffers: None, bytes_read: 0 }
     }
 
     /// For a walk over everything.
     pub(super) fn eager(store: &'s Store, high_water: u64) -> Self {
-        Self { ahead: AHEAD_PAGES, ..Self::new(store, high_water) }
+        Self { ahead: AHEAD_PAGES, buffers: Some(Buffers::default()), ..Self::new(store, high_water) }
     }
 
     /// The bytes of all pages that were handed out.
@@ -170,7 +206,7 @@ impl<'s> Pages<'s> {
         let bytes = match self.windowed(id) {
             Some(bytes) => bytes,
             None => {
-                self.window = store.read_pages(id, ahead.min(self.high_water - id))?;
+                self.window = self.read_window(id, ahead.min(self.high_water - id))?;
                 self.window_at = id;
                 self.window.clone()
             }
@@ -195,6 +231,16 @@ impl<'s> Pages<'s> {
         };
         self.bytes_read += length;
         Page::parse(bytes).map_err(|flaw| store.corrupt(id, flaw))
+    }
+
+    fn read_window(&self, id: u64, count: u64) -> Result<Bytes> {
+        let store = self.store;
+        let buffers = self.buffers.as_ref().filter(|_| (WINDOW_PAGES_MIN..=AHEAD_PAGES).contains(&count));
+        let Some(buffers) = buffers else { return store.read_pages(id, count) };
+        let length = count as usize * store.page_size;
+        let mut lent = buffers.lend(AHEAD_PAGES as usize * store.page_size);
+        store.read(&mut lent.buffer[..length], id * store.page_size as u64)?;
+        Ok(Bytes::from_owner(lent).slice(..length))
     }
 
     /// Refuses a page whose last element does not reach into its last pages, before they are read: a flipped bit in

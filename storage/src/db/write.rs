@@ -131,6 +131,8 @@ impl<'db> WriteTxn<'db> {
         unseen.into_iter().for_each(|run| freelist.give_back(run));
         store.state(|state| {
             freelist.commit(meta.txid, &written, &freed, !state.pins.is_empty());
+            // The meta page is durable: what no reader sees is free from now on, and counts as such.
+            freelist.release(&state.pins, state.closed);
             state.meta = meta;
             state.free_pages = freelist.free_count();
         });

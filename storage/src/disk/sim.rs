@@ -12,6 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -38,6 +39,9 @@ struct State {
     mutations: u64,
     /// Syncs are promised and not done.
     lies: bool,
+    is_read_only: bool,
+    /// How long each sync of a file takes.
+    sync_takes: Duration,
 }
 
 #[derive(Debug)]
@@ -89,6 +93,16 @@ impl SimDisk {
     /// From now on a sync does nothing, and says that it has: for finding out whether that would be noticed.
     pub fn lie(&self) {
         self.state.lock().lies = true;
+    }
+
+    /// From now on nothing can be changed, as on a file system that was mounted anew after an error; or it can again.
+    pub fn set_read_only(&self, is_read_only: bool) {
+        self.state.lock().is_read_only = is_read_only;
+    }
+
+    /// From now on each sync of a file takes so long.
+    pub fn slow_down(&self, sync_takes: Duration) {
+        self.state.lock().sync_takes = sync_takes;
     }
 
     /// Whether the fault asked for has happened.
@@ -153,6 +167,9 @@ impl SimDisk {
     fn mutate(&self, path: &Path) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.state.lock();
         state.mutations += 1;
+        if state.is_read_only {
+            return Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the file system is read-only"));
+        }
         match &mut state.fault {
             Some(fault) if path.to_string_lossy().contains(fault.place) => match fault.spared.checked_sub(1) {
                 Some(spared) => fault.spared = spared,
@@ -328,6 +345,10 @@ impl DiskFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        let takes = self.disk.state.lock().sync_takes;
+        if !takes.is_zero() {
+            std::thread::sleep(takes);
+        }
         let failed = match self.disk.mutate(&self.path) {
             Ok(state) if state.lies => return Ok(()),
             state => state.err(),

@@ -1,6 +1,6 @@
 //! What a log must not wait for: preallocating the next segment, removing old ones.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use super::error::{Context as _, WalError};
 use crate::{
@@ -20,14 +20,17 @@ pub(super) struct Helper {
     segment_bytes: u64,
     /// The next segment, if it was asked for.
     next: Option<Work<Result<Prepared, WalError>>>,
-    removals: Vec<Work<()>>,
+    /// Segments that are to be removed, oldest first.
+    superfluous: Vec<PathBuf>,
+    /// Removes some that are older than those; resolves to what it could not remove.
+    removal: Option<Work<Vec<PathBuf>>>,
     /// Segments asked for so far. Two temporary names alternate, so that one is never in use while it is made.
     count: u64,
 }
 
 impl Helper {
     pub(super) fn new(disk: Arc<dyn Disk>, dir: PathBuf, segment_bytes: u64) -> Self {
-        Self { disk, dir, segment_bytes, next: None, removals: Vec::new(), count: 0 }
+        Self { disk, dir, segment_bytes, next: None, superfluous: Vec::new(), removal: None, count: 0 }
     }
 
     /// Begins to make the next segment, unless that is under way.
@@ -48,16 +51,24 @@ impl Helper {
         self.next.take().ok_or_else(|| gone("cannot be started"))?.join().map_err(|_| gone("has panicked"))?
     }
 
-    /// Removes a segment in the background.
-    pub(super) fn remove(&mut self, path: PathBuf) {
-        reach(Point::WalRemove);
-        let disk = self.disk.clone();
-        let removal = self.begin(move || match disk.remove(&path) {
-            Ok(()) => tracing::info!(path = %path.display(), "purged a WAL segment"),
-            Err(error) => tracing::warn!(path = %path.display(), %error, "cannot purge a WAL segment"),
-        });
-        self.removals.retain(|removal| !removal.is_finished());
-        self.removals.extend(removal);
+    /// Removes segments in the background, oldest first and none before those older than it are gone: a gap would look as
+    /// if the log had lost what was there. What is left is tried again at the next call.
+    pub(super) fn remove(&mut self, paths: impl Iterator<Item = PathBuf>) {
+        self.superfluous.extend(paths);
+        if self.removal.as_ref().is_some_and(|removal| !removal.is_finished()) {
+            return;
+        }
+        if let Some(Ok(left)) = self.removal.take().map(Work::join) {
+            self.superfluous.splice(..0, left);
+        }
+        if self.superfluous.is_empty() {
+            return;
+        }
+        let (disk, paths) = (self.disk.clone(), self.superfluous.clone());
+        self.removal = self.begin(move || remove(&*disk, paths));
+        if self.removal.is_some() {
+            self.superfluous.clear();
+        }
     }
 
     fn begin<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<Work<T>> {
@@ -69,13 +80,29 @@ impl Helper {
 impl Drop for Helper {
     fn drop(&mut self) {
         // A panic there has been reported by its own thread.
-        for removal in self.removals.drain(..) {
-            let _ = removal.join();
-        }
+        let _ = self.removal.take().map(Work::join);
         if let Some(Ok(Ok(left))) = self.next.take().map(Work::join) {
             let _ = self.disk.remove(&left.path);
         }
     }
+}
+
+/// Removes files in this order until one of them stays; returns that one and those after it.
+fn remove(disk: &dyn Disk, mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    let is_gone = |path: &PathBuf| {
+        reach(Point::WalRemove);
+        match disk.remove(path) {
+            Ok(()) => tracing::info!(path = %path.display(), "purged a WAL segment"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot purge a WAL segment");
+                return false;
+            }
+        }
+        true
+    };
+    let gone = paths.iter().take_while(|path| is_gone(path)).count();
+    paths.split_off(gone)
 }
 
 fn prepare(disk: &dyn Disk, path: PathBuf, segment_bytes: u64) -> Result<Prepared, WalError> {

@@ -26,7 +26,7 @@ pub(crate) mod tests;
 
 use std::{
     collections::VecDeque,
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -118,9 +118,13 @@ struct Segment {
     file: Box<dyn DiskFile>,
 }
 
-/// Whether a directory holds a log.
-pub fn exists(disk: &dyn Disk, dir: &Path) -> bool {
-    segment::list(disk, dir).is_ok()
+/// Whether a directory holds a log, sound or not.
+pub fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool, WalError> {
+    match disk.list(dir) {
+        Ok(names) => Ok(names.iter().any(|name| SegmentName::parse(name).is_some())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).context("list", dir),
+    }
 }
 
 impl Wal {
@@ -128,7 +132,7 @@ impl Wal {
     ///
     /// It is built beside `dir` and renamed, so a log that exists is complete.
     pub fn create(disk: Arc<dyn Disk>, dir: &Path, options: Options, metadata: Bytes) -> Result<Self, WalError> {
-        if exists(&*disk, dir) {
+        if exists(&*disk, dir)? {
             return Err(WalError::Exists { path: dir.to_owned() });
         }
         let building = suffixed(dir, ".tmp");
@@ -318,12 +322,11 @@ impl Wal {
         let names = self.held.iter().chain([&self.tail]).map(|segment| segment.name);
         let needed = names.take_while(|name| name.index < index).count().saturating_sub(1);
         self.released.extend(self.held.drain(..needed).map(|segment| segment.name));
-        while self.options.segments_max > 0
-            && self.released.len() + self.held.len() + 1 > self.options.segments_max
-            && let Some(name) = self.released.pop_front()
-        {
-            self.helper.remove(name.path(&self.dir));
-        }
+        let beyond = match self.options.segments_max {
+            0 => 0,
+            max => self.segments().saturating_sub(max).min(self.released.len()),
+        };
+        self.helper.remove(self.released.drain(..beyond).map(|name| name.path(&self.dir)));
     }
 
     /// How many segments the directory holds.

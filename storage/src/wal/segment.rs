@@ -19,7 +19,7 @@ impl SegmentName {
         dir.join(format!("{:016x}-{:016x}.wal", self.sequence, self.index))
     }
 
-    fn parse(name: &str) -> Option<Self> {
+    pub(super) fn parse(name: &str) -> Option<Self> {
         let (sequence, index) = name.strip_suffix(".wal")?.split_once('-')?;
         let hex = |digits: &str| {
             let valid = digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit());

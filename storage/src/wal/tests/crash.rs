@@ -143,7 +143,7 @@ fn a_creation_cut_short_leaves_no_log_or_a_whole_one() {
         drop(made);
         let crashes = [disk.crash(|| false), disk.crash(|| true)];
         for crashed in crashes.into_iter().chain(disk.has_failed().then_some(disk)) {
-            if exists(&crashed, dir) {
+            if exists(&crashed, dir).unwrap() {
                 assert_eq!(open(&crashed, dir, SMALL).unwrap().1.metadata, "meta");
             } else {
                 assert!(!succeeded);

@@ -156,6 +156,25 @@ fn released_segments_are_removed_down_to_the_limit_and_the_rest_opens() {
 }
 
 #[test]
+fn a_segment_that_cannot_be_removed_leaves_no_gap_behind_it() {
+    let (disk, dir) = simulated();
+    let mut wal = create(&disk, dir, SMALL);
+    for index in 1..=200 {
+        wal.append(Some(&state(1, index)), &[entry(index, 1, &[1; 200])], true).unwrap();
+    }
+    wal.save_snapshot(&snapshot(190, 1)).unwrap();
+    let before = disk.list(dir).unwrap().len();
+    disk.fail_at(".wal", 2, io::ErrorKind::Other);
+    wal.release_to(190);
+    assert_eq!(disk.list(dir).unwrap().len(), before - 2);
+    assert_eq!(indexes(&open(&disk.killed(), dir, SMALL).unwrap().1), (191..=200).collect::<Vec<_>>());
+    // The next time it goes.
+    wal.release_to(190);
+    drop(wal);
+    assert_eq!(disk.list(dir).unwrap().len(), SMALL.segments_max);
+}
+
+#[test]
 fn a_segment_that_a_snapshot_does_not_cover_is_never_removed() {
     let (disk, dir) = simulated();
     let mut wal = create(&disk, dir, Options { segments_max: 1, ..SMALL });
@@ -198,6 +217,10 @@ fn a_missing_segment_is_refused() {
     let names = disk.list(dir).unwrap();
     disk.remove(&dir.join(&names[2])).unwrap();
     assert!(matches!(open(&disk, dir, SMALL), Err(WalError::Segments { .. })));
+    // It is a log all the same, in the place of which no other may be made.
+    assert!(exists(&disk, dir).unwrap());
+    let again = Wal::create(Arc::new(disk), dir, SMALL, Bytes::new());
+    assert!(matches!(again, Err(WalError::Exists { .. })));
 }
 
 #[test]
