@@ -223,6 +223,7 @@ fn settle(stream: &mut WatchStream, floor: i64, out: &mut BytesMut) -> usize {
         match stream.poll(&BASE, out, 1 << 20) {
             Polled::Wrote { events, .. } => written += events,
             Polled::Yield => {}
+            Polled::Long(_) => stream.allow_long(),
             Polled::Idle | Polled::Over => match stream.take_order() {
                 Some(Order::Open(catch_up)) => stream.feed(catch_up.ticket, Fed::Progress(floor)),
                 Some(_) => {}

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use forebay_keyspace::{Batch, Revision};
+use forebay_keyspace::{Batch, Revision, Version};
 use forebay_storage::{
     db::{self, BucketMut, Db},
     failpoint::{Point, reach},
@@ -30,6 +30,8 @@ use crate::{metrics::BackendMetrics, raft::panic_text};
 /// Changes that may wait for the file. A large value rides out a slow disk; a small one bounds the
 /// work that a restart repeats. When it is reached, apply waits.
 const PENDING_MAX: usize = 200_000;
+/// Changes beyond which those hold back who can: what a compaction removes must not make apply wait.
+const PENDING_MANY: usize = PENDING_MAX / 10;
 /// The same for their bytes.
 const PENDING_BYTES_MAX: usize = 256 << 20;
 
@@ -170,6 +172,11 @@ impl Backend {
     /// Hands over changes that belong to no entry: what a compaction step removed.
     pub fn add_untracked(&self, ops: impl IntoIterator<Item = Op>) {
         self.extend(ops, None);
+    }
+
+    /// Whether whoever can wait should hand over nothing now.
+    pub fn is_behind(&self) -> bool {
+        self.shared.pending.lock().changes >= PENDING_MANY
     }
 
     /// Makes everything handed over so far durable in the file.
@@ -398,7 +405,11 @@ impl Shared {
                 Op::Batch(_) | Op::Compacted(_) => {}
             }
         }
-        for value in schema::applied(index, term) {
+        let last = ops.iter().rev().find_map(|op| match op {
+            Op::Batch(batch) => batch.changes.last().map(|change| revision_key(&change.version)),
+            _ => None,
+        });
+        for value in schema::applied(index, term).into_iter().chain(last.map(|key| schema::last_written(&key))) {
             value.put(&mut txn)?;
         }
         let spilled = start.elapsed();
@@ -411,12 +422,14 @@ impl Shared {
     }
 }
 
+fn revision_key(version: &Version) -> schema::RevisionKey {
+    let revision = version.revision();
+    schema::RevisionKey::new(revision.main, revision.sub, version.is_tombstone())
+}
+
 fn put_versions(keys: &mut BucketMut<'_>, batch: &Batch) -> Result<(), db::Error> {
     for change in &batch.changes {
-        let version = &change.version;
-        let revision = version.revision();
-        let key = schema::RevisionKey::new(revision.main, revision.sub, version.is_tombstone());
-        keys.put(&key, version.record())?;
+        keys.put(&revision_key(&change.version), change.version.record())?;
     }
     Ok(())
 }

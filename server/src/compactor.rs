@@ -130,8 +130,6 @@ struct Current {
     done: oneshot::Sender<()>,
     began: Instant,
     is_first: bool,
-    /// Whether the file was hollow when it was fullest, before anything was removed.
-    was_hollow: bool,
 }
 
 impl Compaction {
@@ -139,6 +137,10 @@ impl Compaction {
     pub(crate) fn step(&mut self) -> bool {
         self.waiting.extend(self.scheduled.try_iter());
         let Some(mut current) = self.current.take().or_else(|| self.begin()) else { return false };
+        if self.backend.is_behind() {
+            self.current = Some(current);
+            return true;
+        }
         let stepped = step(current.revision, &self.keyspace, &self.quotas, &self.backend, self.limit);
         stepped.observe(&self.metrics, std::mem::take(&mut current.is_first));
         if stepped.is_last {
@@ -154,8 +156,7 @@ impl Compaction {
         if let Some(hash) = hash {
             hash.run();
         }
-        let was_hollow = self.backend.is_hollow();
-        Some(Current { revision, done, began: Instant::now(), is_first: true, was_hollow })
+        Some(Current { revision, done, began: Instant::now(), is_first: true })
     }
 
     fn finish(&self, current: Current) {
@@ -166,10 +167,9 @@ impl Compaction {
             return;
         }
         let _ = current.done.send(());
-        // What one compaction frees, the writes until the next may need. What they left free is given back: nobody waits
-        // for that, and the file is written anew only when it would stay hollow otherwise.
-        if current.was_hollow
-            && self.backend.is_hollow()
+        // A little is left free for the writes until the next one; what is more is given back. Nobody waits for that, and
+        // what is written anew is no more than a few times what was freed.
+        if self.backend.is_hollow()
             && let Err(status) = self.backend.defragment()
         {
             tracing::warn!(error = status.message(), "cannot give free space of the db file back");

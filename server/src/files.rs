@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     load, peer,
     start::StartError,
-    state::{State, Unreadable},
+    state::{State, Unreadable, must_have_all_buckets},
 };
 
 /// Opens the db file, made if there is none, and reads what it holds.
@@ -21,6 +21,7 @@ pub(crate) fn open(config: &Config, options: db::Options) -> Result<(Db, State),
     let path = config.snap_path().join("db");
     let (db, keys) = load::while_opening(|show| Db::open_showing(&path, options, schema::KEY, show))
         .map_err(|error| unreadable(&path, error))?;
+    must_have_all_buckets(&db.begin_read()).map_err(|error| unreadable(&path, error))?;
     let mut txn = db.begin_write()?;
     schema::create(&mut txn)?;
     txn.commit()?;

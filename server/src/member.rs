@@ -16,6 +16,7 @@ use forebay_proto::{
     },
 };
 use forebay_storage::disk::Disk;
+use futures::future::Either;
 use http::HeaderMap;
 use parking_lot::{Mutex, MutexGuard};
 use prost::Message as _;
@@ -411,51 +412,60 @@ impl Member {
     /// As [`Member::propose`], but only while this member leads in that term, if one is given.
     ///
     /// The request, of more than a kilobyte, is encoded before there is a future: one that held it, and all that await
-    /// that one, would be many kilobytes for each call that is open.
-    pub(crate) fn propose_as_leader(
-        &self,
+    /// that one, would be many kilobytes for each call that is open. What no quota is about is on its way when this
+    /// returns, in the order of calls.
+    pub(crate) fn propose_as_leader<'a>(
+        &'a self,
         caller: &Caller,
         term: Option<u64>,
         mut request: InternalRaftRequest,
         deadline: Deadline,
-    ) -> impl Future<Output = Result<Outcome, Status>> + Send {
+    ) -> impl Future<Output = Result<Outcome, Status>> + Send + use<'a> {
         let start = Instant::now();
         let kind = Kind::of(&request);
         let id = self.0.ids.next();
         request.header = Some(caller.header(id));
         let fits = request.encoded_len() <= self.0.config.max_request_bytes;
-        let encoded = fits.then(|| Bytes::from(request.encode_to_vec()));
+        let data = fits.then(|| Bytes::from(request.encode_to_vec()));
         // What a leader decides on its own is no client's, and has no quota.
         let is_first = self.0.config.priority_request && request.lease_revoke.is_some();
         let within_quotas = self.0.quotas.concern(&request).then(|| Box::new(request));
+        let propose = move |raft: &RaftHandle, data| match is_first {
+            true => raft.propose_first(Proposal { id, data, term }),
+            false => raft.propose(Proposal { id, data, term }),
+        };
+        let proposed = data.map(|data| match within_quotas {
+            None => Either::Left(self.wait_for(id, deadline, move |raft| propose(raft, data))),
+            Some(request) => Either::Right((request, data)),
+        });
         async move {
-            let data = encoded.ok_or(Error::RequestTooLarge)?;
-            let propose = |raft: &RaftHandle, proposal| match is_first {
-                true => raft.propose_first(proposal),
-                false => raft.propose(proposal),
-            };
-            let answered = match within_quotas {
-                None => self.wait_for(id, deadline, |raft| propose(raft, Proposal { id, data, term })).await?,
-                Some(request) => Box::pin(self.propose_within_quotas(&request, id, data, deadline)).await?,
+            let answered = match proposed.ok_or(Error::RequestTooLarge)? {
+                Either::Left(answer) => answer.await?,
+                Either::Right((request, data)) => {
+                    Box::pin(self.propose_within_quotas(&request, id, data, deadline)).await?
+                }
             };
             self.0.metrics.request_seconds.observe(kind, answered.is_some(), start.elapsed());
             self.outcome(answered, deadline)
         }
     }
 
-    /// Proposes something under this id and waits for what it did; `None` if that did not become known in time.
-    pub(crate) async fn wait_for(
+    /// Proposes something under this id, and resolves to what it did; `None` if that did not become known in time.
+    pub(crate) fn wait_for<P: FnOnce(&RaftHandle) -> Result<(), Refused>>(
         &self,
         id: u64,
         deadline: Deadline,
-        propose: impl FnOnce(&RaftHandle) -> Result<(), Refused>,
-    ) -> Result<Option<Applied>, Status> {
+        propose: P,
+    ) -> impl Future<Output = Result<Option<Applied>, Status>> + Send + use<P> {
         let receiver = self.0.waiters.register(id, deadline.at);
-        propose(&self.0.raft).map_err(|error| {
+        let proposed = propose(&self.0.raft).map_err(|error| {
             self.0.waiters.forget(id);
             refused(error)
-        })?;
-        Ok(receiver.await.ok())
+        });
+        async move {
+            proposed?;
+            Ok(receiver.await.ok())
+        }
     }
 
     /// What a proposal came to.
@@ -554,10 +564,13 @@ impl Member {
         work: impl FnOnce(&Member) -> Result<T, Status> + Send + 'static,
     ) -> Result<T, Status> {
         let member = self.clone();
-        tokio::task::spawn_blocking(move || work(&member))
-            .await
-            .unwrap_or_else(|error| Err(Status::internal(format!("the work was given up: {error}"))))
+        tokio::task::spawn_blocking(move || work(&member)).await.map_err(given_up)?
     }
+}
+
+/// Work on another thread panicked.
+pub(crate) fn given_up(error: tokio::task::JoinError) -> Status {
+    Status::internal(format!("the work was given up: {error}"))
 }
 
 pub(crate) fn refused(error: Refused) -> Status {

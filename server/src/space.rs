@@ -44,11 +44,15 @@ impl Reserve {
     /// Lets in a write of so many bytes, if there is room: a fast disk is full before somebody looks again.
     pub(crate) fn lets_in(&self, bytes: u64) -> bool {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX / 4);
-        self.taken.fetch_add(bytes, Ordering::Relaxed);
         // In the log, and in the db file.
         let needed = bytes.saturating_mul(2);
-        self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| Some(room.saturating_sub(needed)))
-            >= Ok(needed)
+        let left = |room: i64| Some(room.saturating_sub(needed));
+        let had = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+        let is_in = had.is_ok_and(|room| room >= needed);
+        if is_in {
+            self.taken.fetch_add(bytes, Ordering::Relaxed);
+        }
+        is_in
     }
 
     /// Looks at the disks that hold these directories.

@@ -174,7 +174,7 @@ pub async fn start_on(
     .await?;
     let timeouts = Timeouts { read: config.peer_read_timeout, write: config.peer_write_timeout };
     let client = Client::new(peer_ports.connector, timeouts, config.local_address());
-    let plan = match wal::exists(&*disk, &config.wal_path()) {
+    let plan = match wal::exists(&*disk, &config.wal_path()).map_err(raft::RaftError::Wal)? {
         true => bootstrap::replan(&config),
         false => Some(bootstrap::plan(&config, &client).await?),
     };

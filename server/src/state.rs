@@ -42,6 +42,8 @@ pub(crate) enum Unreadable {
     Record(#[from] RecordError),
     #[error("{0} is no revision")]
     Key(String),
+    #[error("expected bucket {}, found none", .0.escape_ascii())]
+    Lost(&'static [u8]),
     /// Its fields may mean what nobody here knows.
     #[error("expected a {what} of at most {}, found {found}", Version::server().minor())]
     Newer { what: &'static str, found: Version },
@@ -53,10 +55,17 @@ impl From<db::Error> for Unreadable {
     }
 }
 
+/// Refuses a file that has lost a bucket, before anybody makes it anew.
+pub(crate) fn must_have_all_buckets(txn: &ReadTxn) -> Result<(), Unreadable> {
+    schema::lost_bucket(txn)?.map_or(Ok(()), |bucket| Err(Unreadable::Lost(bucket)))
+}
+
 impl State {
     /// Reads everything but the keys, which were loaded as the file was opened. Leases do not run: no member is a leader
     /// when it reads a file.
     pub(crate) fn read(txn: &ReadTxn, keys: Loaded, leases: Rules) -> Result<State, Unreadable> {
+        must_have_all_buckets(txn)?;
+        schema::check_last_written(txn)?;
         let (scheduled, finished) = schema::read_compactions(txn)?;
         let mut restore = Restore::new(finished);
         for piece in keys {

@@ -1,4 +1,4 @@
-//! What a member does on its own while it runs: it ends leases that ran out and gives up on
+//! What a member does on its own while it runs: it hastens its first election, ends leases that ran out and gives up on
 //! requests that waited too long.
 
 use std::time::{Duration, Instant};
@@ -7,10 +7,12 @@ use forebay_proto::{
     Error,
     etcdserverpb::{InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest},
 };
-use futures::StreamExt as _;
+use futures::{StreamExt as _, future::OptionFuture};
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tonic::Status;
 
 use crate::{
+    apply::Outcome,
     auth::Caller,
     lease::{CHECKPOINTS_PER_ENTRY, REVOKES_PER_ROUND},
     member::Member,
@@ -54,13 +56,15 @@ pub(crate) async fn expire_leases(member: Member) {
     let work = async {
         loop {
             ticks.tick().await;
-            let (term, expired, due) = {
+            let (term, expired, checkpointed) = {
                 let (mut lessor, now) = (member.lessor(), Instant::now());
-                let expired = lessor.expired(now, REVOKES_PER_ROUND);
-                (lessor.primary_term(), expired, lessor.checkpoints_due(now, CHECKPOINTS_PER_ENTRY))
+                let (term, expired) = (lessor.primary_term(), lessor.expired(now, REVOKES_PER_ROUND));
+                let due = lessor.checkpoints_due(now, CHECKPOINTS_PER_ENTRY);
+                // On its way before the table is let go, and anybody renews one of them.
+                (term, expired, (!due.is_empty()).then(|| checkpoint(&member, term, due)))
             };
-            if !due.is_empty() {
-                checkpoint(&member, term, due).await;
+            if let Some(Err(status)) = OptionFuture::from(checkpointed).await {
+                tracing::warn!(error = status.message(), "failed to checkpoint leases");
             }
             futures::stream::iter(expired).for_each_concurrent(REVOKES_IN_FLIGHT, |id| revoke(&member, term, id)).await;
         }
@@ -72,12 +76,14 @@ pub(crate) async fn expire_leases(member: Member) {
 }
 
 /// Has the log remember what is left of leases.
-async fn checkpoint(member: &Member, term: Option<u64>, checkpoints: Vec<LeaseCheckpoint>) {
+fn checkpoint(
+    member: &Member,
+    term: Option<u64>,
+    checkpoints: Vec<LeaseCheckpoint>,
+) -> impl Future<Output = Result<Outcome, Status>> {
     let request = LeaseCheckpointRequest { checkpoints };
     let request = InternalRaftRequest { lease_checkpoint: Some(request), ..Default::default() };
-    if let Err(status) = member.propose_as_leader(&Caller::nobody(), term, request, member.own_deadline()).await {
-        tracing::warn!(error = status.message(), "failed to checkpoint leases");
-    }
+    member.propose_as_leader(&Caller::nobody(), term, request, member.own_deadline())
 }
 
 /// Ends a lease that ran out in the eyes of the leader of a term, and of no other: a later one may have renewed it.

@@ -178,6 +178,13 @@ impl ResultChunks {
     }
 }
 
+impl ResultChunks {
+    /// How many bytes it takes from the start, the records themselves left aside.
+    pub fn memory(&self) -> usize {
+        self.kvs.len() * size_of::<Version>()
+    }
+}
+
 impl Iterator for ResultChunks {
     type Item = RangeChunk;
 
@@ -193,21 +200,26 @@ impl Iterator for ResultChunks {
 }
 
 impl RangeChunk {
+    /// How long the `RangeStreamResponse` is, with a header like `base`.
+    pub fn encoded_len(&self, base: &ResponseHeader) -> usize {
+        message_field_len(self.response_len(base))
+    }
+
+    fn response_len(&self, base: &ResponseHeader) -> usize {
+        match self {
+            RangeChunk::Some(kvs, form) => kvs_len(kvs, *form),
+            RangeChunk::Last(result) => result.encoded_len(base),
+        }
+    }
+
     /// Writes the `RangeStreamResponse`. Only the last chunk has a header: `base`, with the stream's revision.
     pub fn encode(&self, base: &ResponseHeader, out: &mut BytesMut) {
+        let len = self.response_len(base);
+        out.reserve(message_field_len(len));
+        put_message_head(RANGE_RESPONSE, len, out);
         match self {
-            RangeChunk::Some(kvs, form) => {
-                let len = kvs_len(kvs, *form);
-                out.reserve(message_field_len(len));
-                put_message_head(RANGE_RESPONSE, len, out);
-                write_kvs(RANGE_KVS, kvs, *form, out);
-            }
-            RangeChunk::Last(result) => {
-                let len = result.encoded_len(base);
-                out.reserve(message_field_len(len));
-                put_message_head(RANGE_RESPONSE, len, out);
-                result.encode(base, out);
-            }
+            RangeChunk::Some(kvs, form) => write_kvs(RANGE_KVS, kvs, *form, out),
+            RangeChunk::Last(result) => result.encode(base, out),
         }
     }
 }

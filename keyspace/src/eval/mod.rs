@@ -21,5 +21,5 @@ pub use self::{
     put::{Leases, PutResult, put},
     range::{RangeResult, range},
     response::Response,
-    txn::{OpResult, TxnResult, is_read_only, is_serializable, txn, txn_read},
+    txn::{OpResult, TxnResult, is_read_only, is_serializable, ranges, txn, txn_read},
 };

@@ -51,6 +51,14 @@ pub fn is_serializable(request: &TxnRequest) -> bool {
     ops(request).all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable))
 }
 
+/// The ranges of both branches, those of nested txns left aside.
+pub fn ranges(request: &TxnRequest) -> impl Iterator<Item = &RangeRequest> {
+    ops(request).filter_map(|op| match &op.request {
+        Some(Request::RequestRange(range)) => Some(range),
+        _ => None,
+    })
+}
+
 fn ops(request: &TxnRequest) -> impl Iterator<Item = &RequestOp> {
     request.success.iter().chain(&request.failure)
 }

@@ -43,6 +43,11 @@ pub(super) struct Slice {
 }
 
 impl Slice {
+    /// About how long its events are.
+    pub(super) fn bytes(&self, prev_kv: bool) -> usize {
+        self.events(prev_kv).map(|event| event.len()).sum()
+    }
+
     pub(super) fn events(&self, prev_kv: bool) -> impl Iterator<Item = Event<'_>> + Clone {
         let prev_since = prev_kv.then_some(self.compacted);
         self.watched.iter().map(move |&(batch, at)| event_of(&self.batches[batch as usize], at as usize, prev_since))

@@ -49,7 +49,7 @@ pub(super) struct Head<'a> {
 }
 
 /// gRPC: one byte for "not compressed", four for the length.
-const FRAME_HEAD: usize = 5;
+pub(super) const FRAME_HEAD: usize = 5;
 
 /// Room for the frame's head and all fixed fields: a header of 4 ids (2 + 44), the id (11), the compact revision (11),
 /// two flags (4).
@@ -99,7 +99,7 @@ impl Frame {
     }
 
     /// The length of the message so far.
-    pub(super) fn message_len(&self, out: &BytesMut) -> usize {
+    fn message_len(&self, out: &BytesMut) -> usize {
         out.len() - self.start - FRAME_HEAD
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::BytesMut;
 
-use super::encode::{Event, Frame, Head, HeaderBase};
+use super::encode::{Event, FRAME_HEAD, Frame, Head, HeaderBase};
 use super::hub::kind_of;
 use super::interval::Span;
 use super::stream::NO_WATCHER;
@@ -29,6 +29,26 @@ pub(super) struct Target {
     pub(super) fragment: bool,
 }
 
+/// A response that is due.
+pub(super) struct Due {
+    pub(super) to: Target,
+    pub(super) revision: i64,
+    /// About how many bytes its events take.
+    pub(super) bytes: usize,
+}
+
+/// A response beyond this is written once there is memory for it.
+const LONG: usize = 16 << 10;
+
+/// What [`Outbox::continue_long`] did.
+pub(super) enum Continued {
+    /// Nothing is under way.
+    Nothing,
+    Wrote,
+    /// There must be memory for so much first.
+    Asks(usize),
+}
+
 /// The writing end of a stream.
 ///
 /// Header revisions do not go down on a stream. A synced watcher's response may be older than what another has read
@@ -38,22 +58,43 @@ pub(super) struct Outbox {
     /// A response of this size or more is split for a watcher that wants fragments.
     fragment_bytes: usize,
     /// Boxed: few streams ever have one.
-    split: Option<Box<Split>>,
+    long: Option<Box<Long>>,
     messages: usize,
     events: usize,
 }
 
-/// What is left of a response that is sent in pieces. It keeps its versions alive by itself: its watcher may be gone
-/// before it is written, and is cancelled only behind it.
-struct Split {
+/// What is left of a long response, which may be sent in pieces. It keeps its versions alive by itself: its watcher may
+/// be gone before it is written, and is cancelled only behind it.
+struct Long {
     id: i64,
     revision: i64,
+    /// At this size a piece ends.
+    piece_bytes: usize,
     events: VecDeque<(Version, Option<Version>)>,
+    /// Whether there is memory for the next piece.
+    is_allowed: bool,
+}
+
+impl Long {
+    /// How many events the next piece has, and its length.
+    fn next(&self, base: &HeaderBase) -> (usize, usize) {
+        // As etcd counts: the head of a piece that is not the last, and events while they stay below the limit.
+        let mut size = Head { watch_id: self.id, revision: self.revision, fragment: true, ..Head::default() }.len(base);
+        let mut count = 0;
+        for (version, prev) in &self.events {
+            let larger = size + Event { version, prev: prev.as_ref() }.len();
+            if count > 0 && larger >= self.piece_bytes {
+                break;
+            }
+            (size, count) = (larger, count + 1);
+        }
+        (count, size)
+    }
 }
 
 impl Outbox {
     pub(super) fn new(fragment_bytes: usize) -> Outbox {
-        Outbox { revision: 0, fragment_bytes, split: None, messages: 0, events: 0 }
+        Outbox { revision: 0, fragment_bytes, long: None, messages: 0, events: 0 }
     }
 
     /// The highest revision that any header has named.
@@ -95,21 +136,24 @@ impl Outbox {
         self.messages += 1;
     }
 
-    /// Writes a response with these events, or keeps it to be written in pieces. Returns false if there are none, in
-    /// which case nothing is sent.
+    /// Writes a response with these events or, if it is long, keeps it for [`Outbox::continue_long`]. Returns false if there
+    /// are none, in which case nothing is sent.
     pub(super) fn respond<'a>(
         &mut self,
-        to: &Target,
-        revision: i64,
+        due: &Due,
         events: impl Iterator<Item = Event<'a>> + Clone,
         base: &HeaderBase,
         out: &mut BytesMut,
     ) -> bool {
-        let revision = revision.max(self.revision);
+        let Due { to, revision, bytes } = due;
+        let revision = (*revision).max(self.revision);
         let head = Head { watch_id: to.id, revision, ..Head::default() };
+        if *bytes > LONG {
+            return self.keep(&head, to.fragment, events, base);
+        }
         let frame = Frame::begin(&head, base, out);
         let mut count = 0;
-        for event in events.clone() {
+        for event in events {
             event.write(out);
             count += 1;
         }
@@ -117,43 +161,67 @@ impl Outbox {
             frame.take_back(out);
             return false;
         }
-        self.revision = revision;
-        if to.fragment && count > 1 && frame.message_len(out) >= self.fragment_bytes {
-            frame.take_back(out);
-            let events = events.map(|event| (event.version.clone(), event.prev.cloned())).collect();
-            self.split = Some(Box::new(Split { id: to.id, revision, events }));
-            return true;
-        }
         frame.finish(out);
+        self.revision = revision;
         self.messages += 1;
         self.events += count;
         true
     }
 
-    /// Writes the next piece of a split response, if there is one under way. Nothing else may be written before the last:
+    fn keep<'a>(
+        &mut self,
+        head: &Head<'_>,
+        fragment: bool,
+        events: impl Iterator<Item = Event<'a>> + Clone,
+        base: &HeaderBase,
+    ) -> bool {
+        let len = head.len(base) + events.clone().map(|event| event.len()).sum::<usize>();
+        let events: VecDeque<_> = events.map(|event| (event.version.clone(), event.prev.cloned())).collect();
+        if events.is_empty() {
+            return false;
+        }
+        self.revision = head.revision;
+        let is_split = fragment && events.len() > 1 && len >= self.fragment_bytes;
+        let piece_bytes = if is_split { self.fragment_bytes } else { usize::MAX };
+        let long = Long { id: head.watch_id, revision: head.revision, piece_bytes, events, is_allowed: false };
+        self.long = Some(Box::new(long));
+        true
+    }
+
+    /// Whether a long response is not written to its end.
+    pub(super) fn is_amid_long(&self) -> bool {
+        self.long.is_some()
+    }
+
+    /// There is memory for the next piece of a long response.
+    pub(super) fn allow_long(&mut self) {
+        if let Some(long) = &mut self.long {
+            long.is_allowed = true;
+        }
+    }
+
+    /// Writes the next piece of a long response, if there is one under way. Nothing else may be written before the last:
     /// etcd's client puts the pieces together without looking whose they are.
-    pub(super) fn continue_split(&mut self, base: &HeaderBase, out: &mut BytesMut) -> bool {
-        let Some(split) = &mut self.split else { return false };
-        let mut head = Head { watch_id: split.id, revision: split.revision, fragment: true, ..Head::default() };
-        // As etcd counts: the head of a piece that is not the last, and events while they stay below the limit.
-        let mut size = head.len(base);
-        let fits = split.events.iter().enumerate().take_while(|(at, (version, prev))| {
-            size += Event { version, prev: prev.as_ref() }.len();
-            *at == 0 || size < self.fragment_bytes
-        });
-        let count = fits.count();
-        head.fragment = count < split.events.len();
+    pub(super) fn continue_long(&mut self, base: &HeaderBase, out: &mut BytesMut) -> Continued {
+        let Some(long) = &mut self.long else { return Continued::Nothing };
+        let (count, size) = long.next(base);
+        if !std::mem::take(&mut long.is_allowed) {
+            return Continued::Asks(size);
+        }
+        let fragment = count < long.events.len();
+        let head = Head { watch_id: long.id, revision: long.revision, fragment, ..Head::default() };
+        out.reserve(size + FRAME_HEAD);
         let frame = Frame::begin(&head, base, out);
-        for (version, prev) in split.events.drain(..count) {
+        for (version, prev) in long.events.drain(..count) {
             Event { version: &version, prev: prev.as_ref() }.write(out);
         }
         frame.finish(out);
         self.messages += 1;
         self.events += count;
-        if !head.fragment {
-            self.split = None;
+        if !fragment {
+            self.long = None;
         }
-        true
+        Continued::Wrote
     }
 }
 

@@ -19,7 +19,7 @@ use super::feed::{Fed, Feeds, Order, Ticket};
 use super::hub::{Shared, kind, kind_of};
 use super::interval::Span;
 use super::mailbox::{Item, Lagging, Mailbox, Scope, Waker, deliveries, purge};
-use super::outbox::{Answer, Outbox, Target, events_of};
+use super::outbox::{Answer, Continued, Due, Outbox, Target, events_of};
 use super::slab::Slab;
 use crate::record::Version;
 
@@ -43,6 +43,8 @@ pub enum Polled {
         /// How many events are in them.
         events: usize,
     },
+    /// The next message takes this many bytes, which is much. Poll again after [`WatchStream::allow_long`].
+    Long(usize),
     /// Nothing to write so far, but there is history left to read. Poll again soon, after letting others run.
     Yield,
     /// Nothing to write. The waker will be called.
@@ -252,8 +254,11 @@ impl WatchStream {
         }
     }
 
-    /// What has to be done about feeds, if anything.
+    /// What has to be done about feeds, if anything. Nothing while a long message waits: it may be what was fed.
     pub fn take_order(&mut self) -> Option<Order> {
+        if self.outbox.is_amid_long() {
+            return None;
+        }
         self.feeds.as_mut()?.take_order()
     }
 
@@ -279,6 +284,11 @@ impl WatchStream {
         self.watchers.len()
     }
 
+    /// There is memory for the long message that [`Polled::Long`] told of.
+    pub fn allow_long(&mut self) {
+        self.outbox.allow_long();
+    }
+
     /// Appends gRPC messages to `out` until it has grown by `max_bytes` or there is no more. A message is never cut, so
     /// the last one may go beyond.
     pub fn poll(&mut self, base: &HeaderBase, out: &mut BytesMut, max_bytes: usize) -> Polled {
@@ -289,8 +299,10 @@ impl WatchStream {
             if out.len() >= limit || budget == 0 {
                 break Polled::Yield;
             }
-            if self.outbox.continue_split(base, out) {
-                continue;
+            match self.outbox.continue_long(base, out) {
+                Continued::Wrote => continue,
+                Continued::Asks(bytes) => break Polled::Long(bytes),
+                Continued::Nothing => {}
             }
             self.note_purge();
             if let Some(answer) = self.answers.pop_front() {
@@ -359,13 +371,14 @@ impl WatchStream {
     }
 
     fn write_changes(&mut self, item: &Item, base: &HeaderBase, out: &mut BytesMut) {
-        let Item::Changes { watcher, start, end, batch, .. } = item else { return };
+        let Item::Changes { watcher, start, end, batch, bytes } = item else { return };
         let watcher = &mut self.watchers[*watcher];
         let compacted = self.shared.history.compacted();
         let range = *start as usize..*end as usize;
         let revision = batch.changes[range.start].version.mod_revision();
         let events = events_of(batch, range, &watcher.span, watcher.wants, watcher.target.prev_kv.then_some(compacted));
-        if self.outbox.respond(&watcher.target, revision, events, base, out) {
+        let due = Due { to: watcher.target, revision, bytes: *bytes as usize };
+        if self.outbox.respond(&due, events, base, out) {
             watcher.got_events();
         }
     }
@@ -431,7 +444,8 @@ impl WatchStream {
             return 1;
         }
         let events = slice.events(watcher.target.prev_kv);
-        if self.outbox.respond(&watcher.target, slice.current, events, base, out) {
+        let due = Due { to: watcher.target, revision: slice.current, bytes: slice.bytes(watcher.target.prev_kv) };
+        if self.outbox.respond(&due, events, base, out) {
             watcher.got_events();
         }
         let next = slice.next;
@@ -465,10 +479,12 @@ impl WatchStream {
             Fed::Events(events) => {
                 // What lies beyond comes from the history.
                 let upto = events.last().min(current);
-                let due = events.between(next, upto).iter().filter(|(version, _)| watcher.watches(version));
+                let shown = events.between(next, upto).iter().filter(|(version, _)| watcher.watches(version));
                 let prev_kv = watcher.target.prev_kv;
-                let due = due.map(|(version, prev)| Event { version, prev: prev.as_ref().filter(|_| prev_kv) });
-                if self.outbox.respond(&watcher.target, current, due, base, out) {
+                let shown = shown.map(|(version, prev)| Event { version, prev: prev.as_ref().filter(|_| prev_kv) });
+                let bytes = shown.clone().map(|event| event.len()).sum();
+                let due = Due { to: watcher.target, revision: current, bytes };
+                if self.outbox.respond(&due, shown, base, out) {
                     watcher.got_events();
                 }
                 next.max(upto + 1)

@@ -152,7 +152,7 @@ impl StateMachine for Replica {
 
     fn leader_changed(&mut self, leadership: Leadership) {
         let mut lessor = self.lessor.lock();
-        match leadership.is_self {
+        match leadership.is_settled {
             true if lessor.primary_term() == Some(leadership.term) => {}
             true => lessor.promote(leadership.term, self.clock.now(), self.lease_extension),
             false => {

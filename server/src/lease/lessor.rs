@@ -23,8 +23,8 @@ pub struct Grant {
 /// How a renewal ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renewal {
-    /// The lease runs for its TTL, in seconds, from now. If it was checkpointed, the log must hear that this is past
-    /// before anybody is told: the next leader would take the checkpoint for what is left.
+    /// The lease runs for its TTL, in seconds, from now. If it was checkpointed, or is about to be, the log must hear that
+    /// this is past before anybody is told: the next leader would take the checkpoint for what is left.
     Renewed { ttl: i64, was_checkpointed: bool },
     /// The lease ran out and its revoke is on the way. Ask again when it is gone.
     Expiring,
@@ -44,8 +44,11 @@ pub struct Remaining {
 #[derive(Debug)]
 struct Lease {
     ttl: i64,
-    /// What a new leader grants, in seconds, as of the last checkpoint; 0 stands for the TTL.
+    /// What a new leader grants, in seconds, as the log says so far; 0 stands for the TTL.
     remaining_ttl: i64,
+    /// Checkpoints of it that this primary lessor asked for and has not seen in the log yet. One that was dropped counts
+    /// for as long as this one is primary: the log hears of each renewal then, which does no harm.
+    checkpoints_awaited: u32,
     /// When the lease runs out; only a primary lessor says.
     expiry: Option<Instant>,
     /// When to checkpoint it next.
@@ -102,10 +105,12 @@ impl Lessor {
     }
 
     fn insert(&mut self, id: i64, ttl: i64, remaining_ttl: i64, now: Instant) {
-        let lease = Lease { ttl, remaining_ttl, expiry: None, checkpoint: None, keys: BTreeSet::new() };
+        let lease =
+            Lease { ttl, remaining_ttl, checkpoints_awaited: 0, expiry: None, checkpoint: None, keys: BTreeSet::new() };
+        let left = lease.left();
         self.leases.insert(id, lease);
         if self.primary.is_some() {
-            self.extend(id, now, Duration::ZERO);
+            self.extend(id, now, left);
         }
     }
 
@@ -153,13 +158,14 @@ impl Lessor {
         if lease.expiry.is_some_and(|expiry| expiry <= now) {
             return Renewal::Expiring;
         }
-        let (ttl, checkpointed) = (lease.ttl, std::mem::take(&mut lease.remaining_ttl));
-        self.extend(id, now, Duration::ZERO);
-        Renewal::Renewed { ttl, was_checkpointed: checkpointed > 0 }
+        let (ttl, was_checkpointed) = (lease.ttl, lease.remaining_ttl > 0 || lease.checkpoints_awaited > 0);
+        self.extend(id, now, from_seconds(ttl));
+        Renewal::Renewed { ttl, was_checkpointed }
     }
 
     /// The leases to checkpoint now, at most `limit`. Each is named once, and again when its checkpoint has been applied
-    /// and another interval has passed.
+    /// and another interval has passed. They must be on their way into the log before any of the leases is renewed: what
+    /// the log is told of a renewal has to come after them.
     pub fn checkpoints_due(&mut self, now: Instant, limit: usize) -> Vec<LeaseCheckpoint> {
         let mut due = Vec::new();
         while due.len() < limit
@@ -173,6 +179,7 @@ impl Lessor {
             // Rounded up: a lease must not lose by it.
             let remaining_ttl = left.as_secs() as i64 + i64::from(left.subsec_nanos() > 0);
             if 0 < remaining_ttl && remaining_ttl < lease.ttl {
+                lease.checkpoints_awaited += 1;
                 due.push(LeaseCheckpoint { id, remaining_ttl });
             }
         }
@@ -184,6 +191,10 @@ impl Lessor {
     pub fn checkpoint(&mut self, checkpoint: &LeaseCheckpoint, now: Instant) -> Option<leasepb::Lease> {
         let lease = self.leases.get_mut(&checkpoint.id)?;
         lease.remaining_ttl = checkpoint.remaining_ttl.clamp(0, lease.ttl);
+        // What is noted of a renewal is none that was awaited.
+        if lease.remaining_ttl > 0 {
+            lease.checkpoints_awaited = lease.checkpoints_awaited.saturating_sub(1);
+        }
         let stored = leasepb::Lease { id: checkpoint.id, ttl: lease.ttl, remaining_ttl: lease.remaining_ttl };
         if self.primary.is_some() {
             self.schedule_checkpoint(checkpoint.id, now);
@@ -223,8 +234,8 @@ impl Lessor {
         let mut ends: Vec<(Duration, i64)> = self.leases.iter().map(|(id, lease)| (lease.left(), *id)).collect();
         ends.sort_unstable();
         let delays = spread::delays(ends.iter().map(|(left, _)| *left));
-        for ((_, id), delay) in ends.iter().zip(delays) {
-            self.extend(*id, now, extend + delay);
+        for ((left, id), delay) in ends.iter().zip(delays) {
+            self.extend(*id, now, *left + extend + delay);
         }
     }
 
@@ -235,7 +246,7 @@ impl Lessor {
         self.order.clear();
         self.checkpoints.clear();
         for lease in self.leases.values_mut() {
-            (lease.expiry, lease.checkpoint) = (None, None);
+            (lease.expiry, lease.checkpoint, lease.checkpoints_awaited) = (None, None, 0);
         }
     }
 
@@ -254,13 +265,13 @@ impl Lessor {
         self.rules.persist_checkpoints
     }
 
-    fn extend(&mut self, id: i64, now: Instant, extra: Duration) {
+    fn extend(&mut self, id: i64, now: Instant, left: Duration) {
         let lease = self.leases.get_mut(&id).expect("extend names a lease of the table");
         if let Some(expiry) = lease.expiry.take() {
             self.order.remove(&(expiry, id));
         }
         // The largest TTL is 285 years, which an Instant of this platform can hold.
-        let expiry = now + lease.left() + extra;
+        let expiry = now + left;
         lease.expiry = Some(expiry);
         self.order.insert((expiry, id));
         self.schedule_checkpoint(id, now);
@@ -273,7 +284,7 @@ impl Lessor {
         if let Some(checkpoint) = lease.checkpoint.take() {
             self.checkpoints.remove(&(checkpoint, id));
         }
-        if lease.left() > interval {
+        if lease.expiry.is_some_and(|expiry| expiry > now + interval) {
             lease.checkpoint = Some(now + interval);
             self.checkpoints.insert((now + interval, id));
         }
@@ -283,9 +294,12 @@ impl Lessor {
 impl Lease {
     /// How long it runs when it begins to.
     fn left(&self) -> Duration {
-        let seconds = if self.remaining_ttl > 0 { self.remaining_ttl } else { self.ttl };
-        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+        from_seconds(if self.remaining_ttl > 0 { self.remaining_ttl } else { self.ttl })
     }
+}
+
+fn from_seconds(count: i64) -> Duration {
+    Duration::from_secs(u64::try_from(count).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -404,9 +418,33 @@ mod tests {
         }
         assert_eq!(lessor.checkpoints_due(now + seconds(1000), 10), [], "the rest is shorter than an interval");
         // A renewal is for the whole TTL, and the next leader must not believe the checkpoint.
-        assert_eq!(lessor.renew(1, now), Renewal::Renewed { ttl: 1000, was_checkpointed: true });
-        assert_eq!(lessor.renew(1, now), Renewal::Renewed { ttl: 1000, was_checkpointed: false });
+        assert_eq!(lessor.renew(1, now), RENEWED_AFTER_CHECKPOINT);
         assert_eq!(lessor.remaining(1, now).unwrap().ttl, 1000);
+        // Nor may anybody else be told so before the log knows, who told it or not.
+        assert_eq!(lessor.renew(1, now), RENEWED_AFTER_CHECKPOINT);
+        lessor.checkpoint(&LeaseCheckpoint { id: 1, remaining_ttl: 0 }, now);
+        assert_eq!(lessor.renew(1, now), Renewal::Renewed { ttl: 1000, was_checkpointed: false });
+    }
+
+    const RENEWED_AFTER_CHECKPOINT: Renewal = Renewal::Renewed { ttl: 1000, was_checkpointed: true };
+
+    #[test]
+    fn a_renewal_that_a_checkpoint_may_follow_is_told_to_the_log() {
+        let rules = Rules { min_ttl: 2, checkpoint_interval: Some(seconds(300)), ..Rules::default() };
+        let (now, mut lessor) = (start(), Lessor::new(rules));
+        lessor.promote(1, now, Duration::ZERO);
+        lessor.grant(1, 1000, now).unwrap();
+        let due = lessor.checkpoints_due(now + seconds(300), 10);
+        // It is on its way, and will be behind the renewal for whoever leads next.
+        let renewed = now + seconds(301);
+        assert_eq!(lessor.renew(1, renewed), RENEWED_AFTER_CHECKPOINT);
+        assert_eq!(lessor.checkpoint(&due[0], renewed).unwrap().remaining_ttl, 700);
+        let told = lessor.checkpoint(&LeaseCheckpoint { id: 1, remaining_ttl: 0 }, renewed).unwrap();
+        assert_eq!(told.remaining_ttl, 0);
+        assert_eq!(lessor.renew(1, renewed), Renewal::Renewed { ttl: 1000, was_checkpointed: false });
+        lessor.demote();
+        lessor.promote(2, renewed, Duration::ZERO);
+        assert_eq!(lessor.remaining(1, renewed).unwrap().ttl, 1000);
     }
 
     #[test]

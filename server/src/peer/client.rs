@@ -91,6 +91,14 @@ pub(crate) enum ClientError {
     Nonsense(String),
 }
 
+impl ClientError {
+    /// Whether the machine answered that nobody listens there.
+    pub(super) fn is_refused(&self) -> bool {
+        let ClientError::Connection(error) = self else { return false };
+        error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+}
+
 impl Client {
     /// With `tls` it also reaches members whose URLs say https.
     pub(crate) fn new(tls: Option<Connector>, timeouts: Timeouts, from: Option<IpAddr>) -> Client {

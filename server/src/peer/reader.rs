@@ -21,13 +21,16 @@ const REDIAL: Duration = Duration::from_millis(100);
 /// The oldest release that writes these streams.
 const STREAMS_SINCE: Version = Version { major: 2, minor: 1, patch: 0 };
 
-/// Dials, reads until the stream ends, and dials again.
+/// Dials, reads until the stream ends, and dials again. Where a stream was and nobody listens any more, the member's
+/// process has ended, and raft is told: a machine that is lost, or a way to it, answers nothing.
 pub(super) async fn read(link: Arc<Link>, kind: Kind) {
+    let mut was_there = false;
     loop {
         let url = link.url();
         match dial(&link, &url, kind).await {
             Ok(body) => {
                 link.activate();
+                was_there = true;
                 let ended = take(&link, kind, body).await;
                 tracing::debug!(remote_peer_id = id_text(link.id), stream = kind.name(), %ended, "a stream has ended");
                 if !matches!(ended, StreamError::Ended) {
@@ -40,6 +43,9 @@ pub(super) async fn read(link: Arc<Link>, kind: Kind) {
             }
             Err(error) => {
                 tracing::debug!(remote_peer_id = id_text(link.id), url, %error, "failed to dial a peer");
+                if error.is_refused() && std::mem::take(&mut was_there) {
+                    link.network.raft.gone(link.id);
+                }
                 link.try_next_url();
                 link.deactivate(error);
             }

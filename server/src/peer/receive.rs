@@ -5,12 +5,14 @@
 //! that not more than one is ever held.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use bytes::Bytes;
 use forebay_proto::raftpb::{Message, MessageType, SnapshotMetadata};
 use forebay_storage::{
     db::{Db, Replacement},
@@ -19,7 +21,7 @@ use forebay_storage::{
 };
 use http::StatusCode;
 use parking_lot::Mutex;
-use tokio::io::AsyncWriteExt as _;
+use tokio::sync::mpsc;
 
 use super::{
     codec::{Bounded, Source, StreamError},
@@ -32,6 +34,11 @@ use crate::{backend::Backend, lease::Rules, load, state::State};
 const MESSAGE_BYTES_MAX: u64 = 64 << 20;
 /// How long the sender may pause: it reads its db from a disk.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How many frames may wait for the disk.
+const FRAMES_AHEAD: usize = 16;
+/// So much is made durable while more is under way, and not all of it at last.
+const SYNCED_BYTES: usize = 64 << 20;
 
 /// A snapshot that is ready to be installed.
 pub(crate) struct Prepared {
@@ -108,11 +115,18 @@ impl Receiver {
         let dir = self.backend.db().path().parent().unwrap_or(Path::new(".")).to_owned();
         let path = dir.join(file_name(metadata.index()));
         let temporary = Received(dir.join(format!("tmp.{}", file_name(metadata.index()))));
-        let mut file = tokio::fs::File::create(&temporary.0).await?;
+        // It is there before anybody else writes to it: whatever becomes of this call, the name goes away with it.
+        let file = tokio::fs::File::create(&temporary.0).await?.into_std().await;
+        let (frames, received) = mpsc::channel(FRAMES_AHEAD);
+        let writing = tokio::task::spawn_blocking(move || write(file, received));
         while let Some(data) = bytes.frame().await? {
-            file.write_all(&data).await?;
+            // Whoever writes ends before the last frame only by an error, which it tells.
+            if frames.send(data).await.is_err() {
+                break;
+            }
         }
-        file.sync_all().await?;
+        drop(frames);
+        writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         tokio::fs::rename(&temporary.0, &path).await?;
         tokio::fs::File::open(&dir).await?.sync_all().await?;
         Ok(Received(path))
@@ -127,6 +141,20 @@ impl Receiver {
         *self.prepared.lock() = Some(prepared);
         Ok(())
     }
+}
+
+/// Writes what comes to a file, until nothing comes any more, durably.
+fn write(mut file: fs::File, mut received: mpsc::Receiver<Bytes>) -> io::Result<()> {
+    let mut unsynced = 0;
+    while let Some(data) = received.blocking_recv() {
+        file.write_all(&data)?;
+        unsynced += data.len();
+        if unsynced >= SYNCED_BYTES {
+            file.sync_data()?;
+            unsynced = 0;
+        }
+    }
+    file.sync_all()
 }
 
 /// Why a db was not taken.

@@ -228,6 +228,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
                 Control::Campaign => self.node.campaign(),
                 Control::AdvanceTicks(ticks) => (0..ticks).for_each(|_| self.node.tick()),
                 Control::Unreachable(id) => self.node.unreachable(id),
+                Control::Gone(id) => self.node.gone(id),
                 Control::SnapshotSent { to, arrived } => {
                     self.sending_to.remove(&to);
                     self.node.snapshot_sent(to, arrived);
@@ -330,6 +331,7 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
             self.reads.confirm(context, index);
         }
         self.apply(persisted.apply)?;
+        self.observe_leadership();
         self.reads.answer(self.node.applied_mark().0);
         self.publish();
         Ok(())
@@ -502,19 +504,22 @@ impl<S: StateMachine, T: Transport> Driver<S, T> {
     /// Tells everybody who leads, if that changed.
     fn observe_leadership(&mut self) {
         let (term, leader) = (self.node.term(), self.node.leader());
-        let now = Leadership { term, leader, is_self: self.node.role() == StateRole::Leader };
+        let leads = self.node.role() == StateRole::Leader;
+        let now = Leadership { term, leader, is_settled: leads && self.node.applied_mark().1 == term };
         let before = std::mem::replace(&mut self.leadership, now);
         if now == before {
             return;
         }
-        // The round under way was lost with the old leader or the old term.
-        self.reads.abandon_round();
+        if (now.term, now.leader) != (before.term, before.leader) {
+            // The round under way was lost with the old leader or the old term.
+            self.reads.abandon_round();
+        }
         if now.leader != 0 && now.leader != before.leader {
             self.metrics.leader_changes_seen.inc();
         }
         self.metrics.has_leader.set(i64::from(now.leader != 0));
-        self.metrics.is_leader.set(i64::from(now.is_self));
-        if !now.is_self {
+        self.metrics.is_leader.set(i64::from(leads));
+        if !leads {
             self.shared.sole_read_index.store(0, Ordering::Release);
         }
         self.state_machine.leader_changed(now);

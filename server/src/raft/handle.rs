@@ -213,6 +213,12 @@ impl RaftHandle {
         let _ = self.control(Control::Unreachable(id));
     }
 
+    /// Tells raft that the process of a member has ended.
+    pub fn gone(&self, id: u64) {
+        // A stopped thread does not need to know.
+        let _ = self.control(Control::Gone(id));
+    }
+
     /// Tells raft how sending a snapshot went. Until then it sends that member nothing else.
     pub fn snapshot_sent(&self, to: u64, arrived: bool) {
         let _ = self.control(Control::SnapshotSent { to, arrived });
@@ -362,6 +368,7 @@ pub(super) enum Control {
     Campaign,
     AdvanceTicks(usize),
     Unreachable(u64),
+    Gone(u64),
     SnapshotSent { to: u64, arrived: bool },
     Snapshot { message: Box<Message>, done: oneshot::Sender<()> },
     Progress(oneshot::Sender<Option<Progress>>),

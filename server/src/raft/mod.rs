@@ -184,8 +184,9 @@ pub struct Leadership {
     pub term: u64,
     /// The leader's id, or 0.
     pub leader: u64,
-    /// Whether that is this member.
-    pub is_self: bool,
+    /// Whether that is this member, and everything of the terms before is applied here: from then on it knows what they
+    /// decided, and may decide itself.
+    pub is_settled: bool,
 }
 
 /// Why a proposal will not enter the log.

@@ -169,6 +169,16 @@ impl Node {
         self.raw.report_unreachable(id);
     }
 
+    /// The process of a member has ended. If it led, nobody waits for it any longer than chance has it, so that not all
+    /// stand for election at once. Should it lead on all the same, its next heartbeat undoes this; a pre-vote meanwhile
+    /// fails at the others, whom it reaches, and without pre-votes nothing is risked.
+    pub(super) fn gone(&mut self, id: u64) {
+        let raft = &mut self.raw.raft;
+        if raft.pre_vote && raft.state == StateRole::Follower && raft.leader_id == id {
+            raft.election_elapsed = raft.election_elapsed.max(self.election_ticks);
+        }
+    }
+
     /// The snapshot to a member arrived, or did not.
     pub(super) fn snapshot_sent(&mut self, to: u64, arrived: bool) {
         let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };

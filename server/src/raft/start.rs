@@ -79,7 +79,7 @@ impl Opened {
     /// written: they are written now.
     pub fn open(config: RaftConfig, disk: Arc<dyn Disk>, bootstrap: Option<&Bootstrap>) -> Result<Self, RaftError> {
         let snapshots = Snapshots::open(disk.clone(), &config.snap_dir)?;
-        let (wal, recovered) = if wal::exists(&*disk, &config.wal_dir) {
+        let (wal, recovered) = if wal::exists(&*disk, &config.wal_dir)? {
             Wal::open(disk, &config.wal_dir, config.wal, None)?
         } else {
             let bootstrap = bootstrap.ok_or_else(|| RaftError::Invariant("a new log has a beginning".into()))?;

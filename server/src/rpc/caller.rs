@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use forebay_edge::{Body, Request, grpc};
+use forebay_edge::{Body, Request, grpc, listener::Memory};
 use forebay_proto::{Error, etcdserverpb::*};
 use http::{Extensions, HeaderMap, Method, header, request::Parts};
 use prost::Message;
@@ -25,12 +25,14 @@ pub(super) struct Caller {
 impl Caller {
     /// The sender of a request.
     pub(super) fn new(member: Member, parts: Parts) -> Result<Caller, Status> {
-        let Parts { mut headers, extensions, .. } = parts;
+        let Parts { mut headers, mut extensions, .. } = parts;
         let deadline = grpc::deadline(&headers, Instant::now())?;
         // These are about that request alone; the deadline is kept by `in_time`.
         for name in ["grpc-timeout", "grpc-encoding", header::CONTENT_LENGTH.as_str()] {
             headers.remove(name);
         }
+        // Nobody but us takes the answers.
+        extensions.remove::<Memory>();
         Ok(Caller { member, headers, extensions, deadline })
     }
 

@@ -1,13 +1,17 @@
 //! The Election service.
 
 use bytes::Bytes;
-use forebay_edge::{Body, Request, Response, grpc};
+use forebay_edge::{
+    Body, Request, Response, grpc,
+    listener::{Held, Memory},
+};
 use forebay_proto::{
     Error,
     etcdserverpb::*,
     mvccpb::{Event, KeyValue, event::EventType},
     v3electionpb::*,
 };
+use prost::Message as _;
 use tonic::{Code, Status};
 
 use super::{
@@ -92,25 +96,38 @@ fn no_leader_named() -> Status {
 
 pub(super) async fn leader(member: Member, request: Request) -> Result<Response, Status> {
     let (parts, request) = grpc::unary::<LeaderRequest>(request, member.config().max_message_bytes()).await?;
+    let memory = Memory::of(&parts.extensions);
     let caller = Caller::new(member, parts)?;
     let first = concurrency::first(&concurrency::prefix(&request.name));
     let found = caller.in_time(caller.range(&first)).await?;
     let kv = found.kvs.into_iter().next().ok_or_else(|| Status::unknown("election: no leader"))?;
-    Ok(grpc::reply_message(&LeaderResponse { header: found.header, kv: Some(kv) }))
+    let response = LeaderResponse { header: found.header, kv: Some(kv) };
+    let held = memory.try_hold(response.encoded_len())?;
+    Ok(grpc::reply_message(&response).map(|body| body.holding(held)))
 }
 
 pub(super) async fn observe(member: Member, request: Request) -> Result<Response, Status> {
     let (parts, request) = grpc::unary::<LeaderRequest>(request, member.config().max_message_bytes()).await?;
+    let memory = Memory::of(&parts.extensions);
     let caller = Caller::new(member.clone(), parts)?;
     let observer = Observer { caller, prefix: concurrency::prefix(&request.name), leader: None, news: Vec::new() };
-    let news = futures::stream::try_unfold((member, observer), |(member, mut observer)| async move {
-        let caller = observer.caller.clone();
-        match caller.in_time(observer.next()).await {
-            Ok(response) => Ok(Some((grpc::encode(&response), (member, observer)))),
-            Err(status) if status.code() == Code::DeadlineExceeded => Err(status),
-            Err(_) if member.is_draining() => Err(Error::Stopped.into()),
-            // etcd ends the stream without a word when a step of its own fails.
-            Err(_) => Ok(None),
+    let begin = (member, observer, Held::default());
+    let news = futures::stream::try_unfold(begin, move |(member, mut observer, sent)| {
+        let memory = memory.clone();
+        async move {
+            // Who asks for the next one has taken what was sent.
+            drop(sent);
+            let caller = observer.caller.clone();
+            match caller.in_time(observer.next()).await {
+                Ok(response) => {
+                    let held = memory.hold(response.encoded_len()).await;
+                    Ok(Some((grpc::encode(&response), (member, observer, held))))
+                }
+                Err(status) if status.code() == Code::DeadlineExceeded => Err(status),
+                Err(_) if member.is_draining() => Err(Error::Stopped.into()),
+                // etcd ends the stream without a word when a step of its own fails.
+                Err(_) => Ok(None),
+            }
         }
     });
     Ok(grpc::respond(Body::grpc_stream(news)))

@@ -2,20 +2,24 @@
 
 use std::{fmt::Display, sync::Arc, time::Instant};
 
-use bytes::Bytes;
-use forebay_edge::{Request, Response, grpc, range, trace};
+use forebay_edge::{
+    Body, Request, Response, grpc,
+    listener::{Held, Memory, SHORT},
+    range, trace,
+};
 use forebay_keyspace::{
     check::{self, RangeStreamError},
-    eval::{self, RangeChunks, RangeResult},
+    eval::{self, RangeChunks, RangeResult, Response as _, TxnResult},
 };
 use forebay_proto::{Error, NestingError, decode_txn, etcdserverpb::*};
+use futures::stream;
 use http::request::Parts;
 use tonic::Status;
 
 use super::rights;
 use crate::{
     apply::{self, Outcome, Tally, describe},
-    member::{Deadline, Member},
+    member::{Deadline, Member, given_up},
     metrics::Kind,
 };
 
@@ -34,18 +38,21 @@ pub(super) async fn range(member: Member, request: Request) -> Result<Response, 
     member.auth().judge(&caller, |rights| rights.range(&range))?;
     let range = Arc::new(range);
     let span = trace::part("range");
-    let is_quick = range::is_quick(&range, |counting| Some(evaluate(&member, counting).ok()?.count));
-    let result = if is_quick {
+    let result = if is_quick(&member, &range) {
         measure(&member, &range)?
     } else {
-        let range = range.clone();
-        member.blocking(move |member| Ok(measure(member, &range)?)).await?
+        let (member, range) = (member.clone(), range.clone());
+        range::in_turn(move || measure(&member, &range)).await.map_err(given_up)??
     };
     drop(span);
     member.auth().confirm(&caller)?;
     let response = format_args!("range_response_count:{}", result.kvs.len());
     read.end("read-only range ", &describe::Range(&range), &response);
-    Ok(range::respond(result, &member.header()))
+    Ok(range::respond(result, &member.header(), &Memory::of(&parts.extensions)))
+}
+
+fn is_quick(member: &Member, range: &RangeRequest) -> bool {
+    range::is_quick(range, |counting| Some(evaluate(member, counting).ok()?.count))
 }
 
 fn evaluate(member: &Member, range: &RangeRequest) -> Result<RangeResult, Error> {
@@ -98,14 +105,35 @@ impl Drop for Read<'_> {
     }
 }
 
-/// A framed response, unless it is larger than etcd sends.
-fn encode(member: &Member, result: &impl eval::Response) -> Result<Bytes, Status> {
+/// The response with this result, unless it is larger than etcd sends. One that is long is written once there is memory
+/// for it; its head does not wait, since whoever stands in front of us takes what has no head for work that goes on.
+fn reply<R>(member: &Member, parts: &Parts, result: R) -> Result<Response, Status>
+where
+    R: eval::Response + Send + 'static,
+{
     let header = member.header_at(result.revision());
     let len = result.encoded_len(&header);
     range::check_len(len)?;
-    let mut out = grpc::frame(len);
-    result.encode(&header, &mut out);
-    Ok(out.freeze())
+    let write = move || {
+        let mut out = grpc::frame(len);
+        result.encode(&header, &mut out);
+        out.freeze()
+    };
+    if len <= SHORT {
+        return Ok(grpc::reply(write()));
+    }
+    let memory = Memory::of(&parts.extensions);
+    let written = stream::try_unfold((Some(write), Held::default()), move |(write, _sent)| {
+        let memory = memory.clone();
+        async move {
+            let Some(write) = write else { return Ok(None) };
+            let held = memory.hold(len).await;
+            let written = tokio::task::spawn_blocking(write).await;
+            let written = written.map_err(given_up)?;
+            Ok(Some((written, (None, held))))
+        }
+    });
+    Ok(grpc::respond(Body::grpc_stream(written)))
 }
 
 pub(super) async fn range_stream(member: Member, request: Request) -> Result<Response, Status> {
@@ -123,7 +151,7 @@ pub(super) async fn range_stream(member: Member, request: Request) -> Result<Res
     let auth = member.clone();
     let chunks = RangeChunks::new(member.reader().clone(), range, member.config().max_request_bytes)
         .map(move |chunk| chunk.and_then(|chunk| auth.auth().confirm(&caller).map(|()| chunk)));
-    Ok(range::respond_stream(chunks, move || member.header()))
+    Ok(range::respond_stream(chunks, move || member.header(), 0, Memory::of(&parts.extensions)))
 }
 
 pub(super) async fn put(member: Member, request: Request) -> Result<Response, Status> {
@@ -136,7 +164,7 @@ pub(super) async fn put(member: Member, request: Request) -> Result<Response, St
     let Outcome::Put(result) = member.propose(&caller, request, deadline).await? else {
         unreachable!("a put was proposed")
     };
-    Ok(grpc::reply(encode(&member, &result)?))
+    reply(&member, &parts, result)
 }
 
 pub(super) async fn delete_range(member: Member, request: Request) -> Result<Response, Status> {
@@ -148,7 +176,7 @@ pub(super) async fn delete_range(member: Member, request: Request) -> Result<Res
     let Outcome::DeleteRange(result) = member.propose(&caller, request, deadline).await? else {
         unreachable!("a deletion was proposed")
     };
-    Ok(grpc::reply(encode(&member, &result)?))
+    reply(&member, &parts, result)
 }
 
 pub(super) async fn txn(member: Member, request: Request) -> Result<Response, Status> {
@@ -171,7 +199,7 @@ pub(super) async fn txn(member: Member, request: Request) -> Result<Response, St
     let Outcome::Txn(result) = member.propose(&caller, request, deadline).await? else {
         unreachable!("a txn was proposed")
     };
-    Ok(grpc::reply(encode(&member, &result)?))
+    reply(&member, &parts, result)
 }
 
 async fn read(member: Member, parts: &Parts, txn: TxnRequest, deadline: Deadline) -> Result<Response, Status> {
@@ -182,18 +210,22 @@ async fn read(member: Member, parts: &Parts, txn: TxnRequest, deadline: Deadline
     let caller = member.caller(parts, deadline).await?;
     member.auth().judge(&caller, |rights| rights.txn(&txn, &member.lessor()))?;
     let txn = Arc::new(txn);
-    let asked = txn.clone();
-    let answer = member
-        .blocking(move |member| {
-            let result = member.reader().evaluate(|snapshot| eval::txn_read(snapshot, &asked))?;
-            Tally::txn(&asked, &result).count(&member.metrics().apply);
-            encode(member, &result)
-        })
-        .await?;
+    let (reading, asked) = (member.clone(), txn.clone());
+    let evaluate = move || -> Result<TxnResult, Error> {
+        let result = reading.reader().evaluate(|snapshot| eval::txn_read(snapshot, &asked))?;
+        Tally::txn(&asked, &result).count(&reading.metrics().apply);
+        Ok(result)
+    };
+    let evaluated = match eval::ranges(&txn).all(|range| is_quick(&member, range)) {
+        // Many that are quick are not.
+        true => tokio::task::spawn_blocking(evaluate).await,
+        false => range::in_turn(evaluate).await,
+    };
+    let result = evaluated.map_err(given_up)??;
     member.auth().confirm(&caller)?;
-    let size = format_args!("size:{}", answer.len() - grpc::PREFIX);
+    let size = format_args!("size:{}", result.encoded_len(&member.header_at(result.revision())));
     read.end("read-only txn ", &describe::Txn(&txn), &size);
-    Ok(grpc::reply(answer))
+    reply(&member, parts, result)
 }
 
 pub(super) async fn compact(member: Member, request: Request) -> Result<Response, Status> {

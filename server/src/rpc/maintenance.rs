@@ -2,10 +2,14 @@
 
 use std::{io::Read, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use forebay_edge::{Body, Request, Response, grpc};
 use forebay_proto::{Error, etcdserverpb::*};
 use futures::{StreamExt as _, stream};
+use prost::{
+    Message as _,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
+};
 use sha2::{Digest as _, Sha256};
 use tonic::Status;
 
@@ -14,8 +18,10 @@ use crate::{apply::Outcome, member::Member, version};
 
 /// The bytes of the db file in one message of a snapshot.
 const SNAPSHOT_CHUNK: usize = 32 << 10;
-/// Snapshot messages that are read ahead of a slow client.
-const SNAPSHOT_AHEAD: usize = 16;
+/// Snapshot messages that are handed to the connection at once: it takes as long for one as for several.
+const SNAPSHOT_BATCH: usize = 8;
+/// Batches of them that are read ahead of a slow client.
+const SNAPSHOT_AHEAD: usize = 2;
 /// The rate in bytes per second that a client must read a snapshot at in the long run.
 const SNAPSHOT_RATE_MIN: u64 = 256 << 10;
 /// How far it may fall behind that.
@@ -186,38 +192,81 @@ fn send_snapshot(
     mut db: impl Read,
     mut send: impl FnMut(Bytes) -> Result<(), Status>,
 ) -> Result<(), Status> {
-    let message = |remaining: u64, blob: Bytes| {
-        grpc::encode(&SnapshotResponse { header: None, remaining_bytes: remaining, blob, version: version.to_owned() })
-    };
     let mut hash = Sha256::new();
     let mut remaining = size;
     while remaining > 0 {
-        let mut chunk = BytesMut::zeroed(remaining.min(SNAPSHOT_CHUNK as u64) as usize);
-        db.read_exact(&mut chunk).map_err(|error| Status::unknown(format!("snapshot: {error}")))?;
-        hash.update(&chunk);
-        remaining -= chunk.len() as u64;
-        send(message(remaining, chunk.freeze()))?;
+        let length = remaining.min((SNAPSHOT_BATCH * SNAPSHOT_CHUNK) as u64) as usize;
+        let mut batch = BytesMut::with_capacity(length + SNAPSHOT_BATCH * MESSAGE_ROOM);
+        for _ in 0..length.div_ceil(SNAPSHOT_CHUNK) {
+            let blob_length = remaining.min(SNAPSHOT_CHUNK as u64);
+            remaining -= blob_length;
+            put_message(version, remaining, blob_length as usize, &mut batch, |blob| {
+                db.read_exact(blob).map_err(|error| Status::unknown(format!("snapshot: {error}")))?;
+                hash.update(&blob);
+                Ok(())
+            })?;
+        }
+        send(batch.freeze())?;
     }
-    send(message(0, Bytes::copy_from_slice(&hash.finalize())))
+    let blob = Bytes::copy_from_slice(&hash.finalize());
+    send(grpc::encode(&SnapshotResponse { header: None, remaining_bytes: 0, blob, version: version.to_owned() }))
+}
+
+/// More than a message takes beside its blob.
+const MESSAGE_ROOM: usize = 128;
+
+/// One framed message, whose blob is read into its place and not copied there.
+fn put_message(
+    version: &str,
+    remaining: u64,
+    blob_length: usize,
+    out: &mut BytesMut,
+    read: impl FnOnce(&mut [u8]) -> Result<(), Status>,
+) -> Result<(), Status> {
+    const BLOB: u32 = 3;
+    let head = SnapshotResponse { remaining_bytes: remaining, ..SnapshotResponse::default() };
+    let tail = SnapshotResponse { version: version.to_owned(), ..SnapshotResponse::default() };
+    let blob_field = key_len(BLOB) + encoded_len_varint(blob_length as u64) + blob_length;
+    out.put_slice(&grpc::prefix(head.encoded_len() + blob_field + tail.encoded_len()));
+    head.encode_raw(out);
+    encode_key(BLOB, WireType::LengthDelimited, out);
+    encode_varint(blob_length as u64, out);
+    let at = out.len();
+    out.resize(at + blob_length, 0);
+    read(&mut out[at..])?;
+    tail.encode_raw(out);
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prost::Message as _;
 
     #[test]
     fn a_snapshot_counts_down_and_ends_with_its_hash() {
-        let db: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
-        let mut messages = Vec::new();
-        send_snapshot("3.7.0", db.len() as u64, &db[..], |frame| {
-            messages.push(SnapshotResponse::decode(frame.slice(grpc::PREFIX..)).unwrap());
+        let db: Vec<u8> = (0..300_000u32).map(|n| n as u8).collect();
+        let (mut messages, mut batches) = (Vec::new(), 0);
+        send_snapshot("3.7.0", db.len() as u64, &db[..], |mut frames| {
+            batches += 1;
+            while !frames.is_empty() {
+                let length = u32::from_be_bytes(frames[1..grpc::PREFIX].try_into().unwrap());
+                let message = frames.split_to(grpc::PREFIX + length as usize).slice(grpc::PREFIX..);
+                let parsed = SnapshotResponse::decode(message.clone()).unwrap();
+                assert_eq!(parsed.encode_to_vec(), message, "as anybody would encode it");
+                messages.push(parsed);
+            }
             Ok(())
         })
         .unwrap();
         let (hash, parts) = messages.split_last().unwrap();
-        assert_eq!(parts.iter().map(|part| part.blob.len()).collect::<Vec<_>>(), [32768, 32768, 32768, 1696]);
-        assert_eq!(parts.iter().map(|part| part.remaining_bytes).collect::<Vec<_>>(), [67232, 34464, 1696, 0]);
+        let chunks = [[SNAPSHOT_CHUNK; 9].as_slice(), &[5088]].concat();
+        assert_eq!(parts.iter().map(|part| part.blob.len()).collect::<Vec<_>>(), chunks);
+        let left = |part: usize| 300_000 - chunks[..=part].iter().sum::<usize>() as u64;
+        assert_eq!(
+            parts.iter().map(|part| part.remaining_bytes).collect::<Vec<_>>(),
+            [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(left)
+        );
+        assert_eq!(batches, 3);
         assert_eq!(parts.iter().flat_map(|part| part.blob.to_vec()).collect::<Vec<_>>(), db);
         assert_eq!((hash.remaining_bytes, &hash.blob[..]), (0, &Sha256::digest(&db)[..]));
     }

@@ -64,7 +64,9 @@ impl World {
         // Much of a file is of no importance, and some of it beyond all checks.
         for _ in 0..20 {
             let damaged = seat.disk.killed();
-            if spoil(&damaged, &old_db, &mut self.rng).is_some() && can_be_found(&seat.disk, &damaged) {
+            // Here it is not a member that opens them.
+            let finds = || self.trap.suspended(|| can_be_found(&seat.disk, &damaged));
+            if spoil(&damaged, &old_db, &mut self.rng).is_some() && finds() {
                 (seat.disk, seat.is_damaged) = (damaged, true);
                 self.damages.done += 1;
                 return;

@@ -50,10 +50,11 @@ impl Trap {
     }
 
     /// Does something that no trap may interrupt.
-    pub(super) fn suspended(&self, work: impl FnOnce()) {
+    pub(super) fn suspended<T>(&self, work: impl FnOnce() -> T) -> T {
         let set = self.0.take();
-        work();
+        let result = work();
         self.0.set(set);
+        result
     }
 
     fn look(&self, point: Point) {

@@ -257,9 +257,20 @@ impl World {
         self.trap.suspended(|| seat.running = None);
         seat.turn_at = None;
         self.disconnect(id);
+        self.missed(id);
         if !self.seats[&id].is_removed {
             let delay = if self.healed { Duration::from_secs(1) } else { self.around(Duration::from_secs(5)) };
             self.after(delay, Event::Restart(id));
+        }
+    }
+
+    /// The others find nobody at home, unless they cannot get there.
+    fn missed(&mut self, id: u64) {
+        for other in self.running() {
+            if !self.cuts.0.contains(&(other, id)) && !self.cuts.0.contains(&(id, other)) {
+                self.seats[&other].running.as_ref().expect("it runs").raft.gone(id);
+                self.wake(other);
+            }
         }
     }
 

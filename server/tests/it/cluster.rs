@@ -1,10 +1,11 @@
 //! Several members in this process, over real connections.
 
-use std::{net::TcpListener, time::Duration};
+use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use forebay_proto::{Error, etcdserverpb::*, raftpb};
 use forebay_server::{Config, InitialState};
+use forebay_storage::disk::{Disk, OsDisk};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
@@ -46,16 +47,22 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start(members: usize, change: impl Fn(&mut Config)) -> Cluster {
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+        Cluster::start_on(vec![disk; members], change).await
+    }
+
+    /// The same with a disk for each member.
+    pub async fn start_on(disks: Vec<Arc<dyn Disk>>, change: impl Fn(&mut Config)) -> Cluster {
         let mut bound = Vec::new();
-        for _ in 0..members {
+        for _ in &disks {
             bound.push(port());
         }
         let urls: Vec<String> = bound.iter().map(|port| port.url.clone()).collect();
         let named = |(n, url): (usize, &String)| (format!("m{n}"), vec![url.clone()]);
         let list: Vec<_> = urls.iter().enumerate().map(named).collect();
-        let starting = bound.into_iter().zip(&list).map(|(port, (name, _))| {
+        let starting = bound.into_iter().zip(&list).zip(disks).map(|((port, (name, _)), disk)| {
             let (list, change) = (&list, &change);
-            Node::in_cluster(port.listener, move |config| {
+            Node::in_cluster_on(disk, port.listener, move |config| {
                 configure(config, name, &port.url, list);
                 change(config);
             })
@@ -91,6 +98,24 @@ impl Cluster {
         })
         .await;
         self.nodes[0].hash_kv(HashKvRequest { revision: 0 }).await.unwrap().hash_revision
+    }
+
+    /// Adds a member, by way of the first one and in the name of whoever asks, and starts it.
+    pub async fn join(&mut self, who: &HeaderMap, change: impl Fn(&mut Config)) -> &Node {
+        let port = port();
+        let add = MemberAddRequest { peer_ur_ls: vec![port.url.clone()], is_learner: false };
+        let added = self.nodes[0].call_with("/etcdserverpb.Cluster/MemberAdd", who.clone(), &add).await;
+        let _: MemberAddResponse = added.unwrap();
+        let name = format!("m{}", self.list.len());
+        self.list.push((name.clone(), vec![port.url.clone()]));
+        let node = Node::in_cluster(port.listener, |config| {
+            configure(config, &name, &port.url, &self.list);
+            config.initial_state = InitialState::Existing;
+            change(config);
+        })
+        .await;
+        self.nodes.push(node);
+        self.nodes.last().expect("it was added")
     }
 }
 

@@ -128,3 +128,29 @@ async fn k15_a_start_that_the_disk_cuts_short_says_where_and_the_next_one_finds_
     }
     assert!(refused > 0, "no call of a start is needed");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k18_on_a_file_system_that_becomes_read_only_a_member_ends_and_says_so_and_goes_on_when_it_is_not() {
+    let dir = Arc::new(new_dir());
+    let disk = new_disk(&dir);
+    let node = start(&dir, &disk).await.unwrap();
+    let mut acknowledged = 0;
+    let mut put_one = async |node: &Node| {
+        let done = node.put(put(&format!("key {acknowledged}"), &value(acknowledged))).await.is_ok();
+        acknowledged += u64::from(done);
+        done
+    };
+    for _ in 0..10 {
+        assert!(put_one(&node).await);
+    }
+    disk.set_read_only(true);
+    assert!(!put_one(&node).await, "what cannot be written is not acknowledged");
+    let reason = node.member.ended().await.to_string();
+    assert!(reason.contains("read-only"), "{reason}");
+    node.member.stop().await;
+    let disk = disk.killed();
+    disk.set_read_only(true);
+    let refused = start(&dir, &disk).await.err().expect("nothing can be written").to_string();
+    assert!(refused.contains("read-only"), "{refused}");
+    holds(&dir, &disk.killed(), acknowledged, "mounted anew").await;
+}

@@ -56,13 +56,6 @@ async fn status(node: &Node, path: &str, body: impl Into<Bytes>) -> Status {
     }
 }
 
-/// One frame around these bytes.
-fn framed(message: &[u8]) -> Vec<u8> {
-    let mut out = grpc::frame(message.len()).to_vec();
-    out.extend_from_slice(message);
-    out
-}
-
 /// The member still does everything it did before, and would after a restart.
 async fn lives_on(node: Node) {
     let node = node.restart().await;
@@ -83,7 +76,7 @@ async fn bytes_that_are_no_message_are_refused_by_every_method() {
         b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f",
     ] {
         for path in UNARY.iter().chain(&STREAMS) {
-            let status = status(&node, path, framed(malformed)).await;
+            let status = status(&node, path, grpc::framed(malformed)).await;
             assert_eq!(status.code(), Code::Internal, "{path} {malformed:?}: {status:?}");
             assert!(status.message().starts_with("grpc: error unmarshalling request: "), "{path} {status:?}");
         }
@@ -123,7 +116,7 @@ async fn compression_that_was_not_announced_or_is_not_known_is_refused() {
 async fn empty_messages_are_answered_by_every_method() {
     let node = Node::start().await;
     for path in UNARY {
-        let answer = node.send_bytes(path, HeaderMap::new(), framed(b"")).await;
+        let answer = node.send_bytes(path, HeaderMap::new(), grpc::framed(b"")).await;
         let expected = match path.rsplit('/').next().expect("a path") {
             "Range" | "Put" | "DeleteRange" => Err(error(Error::EmptyKey)),
             // Revision 0 may be compacted to once.
@@ -133,7 +126,7 @@ async fn empty_messages_are_answered_by_every_method() {
         let answered = answer.map(drop).map_err(|status| (status.code(), status.message().to_owned()));
         assert_eq!(answered, expected, "{path}");
     }
-    let keep_alive = status(&node, "/etcdserverpb.Lease/LeaseKeepAlive", framed(b"")).await;
+    let keep_alive = status(&node, "/etcdserverpb.Lease/LeaseKeepAlive", grpc::framed(b"")).await;
     assert_eq!(keep_alive.code(), Code::Ok);
 
     // A watch request that asks for nothing is passed over.
@@ -151,7 +144,7 @@ async fn fields_that_are_not_known_are_passed_over() {
     let mut request = put("a", "1").encode_to_vec();
     // Field 99, once as a number and once as bytes.
     request.extend_from_slice(b"\x98\x06\x01\x9a\x06\x03abc");
-    node.send_bytes("/etcdserverpb.KV/Put", HeaderMap::new(), framed(&request)).await.unwrap();
+    node.send_bytes("/etcdserverpb.KV/Put", HeaderMap::new(), grpc::framed(&request)).await.unwrap();
     assert_eq!(&node.range(get("a")).await.unwrap().kvs[0].value[..], b"1");
 }
 
@@ -194,7 +187,7 @@ async fn txns_nested_to_any_depth_are_answered_and_survived() {
             message = outer;
         }
     }
-    let refused = status(&node, "/etcdserverpb.KV/Txn", framed(&message)).await;
+    let refused = status(&node, "/etcdserverpb.KV/Txn", grpc::framed(&message)).await;
     assert_eq!(refused.code(), Code::Internal);
     assert_eq!(refused.message(), "grpc: error unmarshalling request: proto:\u{a0}exceeded maximum recursion depth");
     lives_on(node).await;
@@ -446,7 +439,7 @@ async fn random_requests_are_answered_and_survived() {
             }
         };
         let path = UNARY[random.below(UNARY.len())];
-        if let Err(status) = node.send_bytes(path, HeaderMap::new(), framed(&message)).await {
+        if let Err(status) = node.send_bytes(path, HeaderMap::new(), grpc::framed(&message)).await {
             let expected = match status.code() {
                 Code::InvalidArgument | Code::OutOfRange | Code::NotFound | Code::FailedPrecondition => true,
                 // An alarm may have been among the requests.
@@ -458,7 +451,7 @@ async fn random_requests_are_answered_and_survived() {
         }
         let stream = STREAMS[2 + random.below(2)];
         let mut call = node.open(stream).await;
-        call.send_bytes(framed(&message).into());
+        call.send_bytes(grpc::framed(&message));
         call.half_close();
         if stream.ends_with("KeepAlive") {
             let _ = call.next_bytes().await;

@@ -67,8 +67,7 @@ async fn the_standard_health_service_says_that_the_member_serves() {
     let node = Node::start().await;
     let check = |service: &[u8]| {
         let message = if service.is_empty() { Vec::new() } else { [&[0x0a, service.len() as u8], service].concat() };
-        let frame = [&grpc::frame(message.len())[..], &message].concat();
-        node.send_bytes("/grpc.health.v1.Health/Check", HeaderMap::new(), frame)
+        node.send_bytes("/grpc.health.v1.Health/Check", HeaderMap::new(), grpc::framed(&message))
     };
     assert_eq!(&check(b"").await.unwrap()[..], b"\x08\x01");
     assert_eq!(refusal(check(b"etcdserverpb.KV").await), (Code::NotFound, "unknown service".to_owned()));

@@ -89,6 +89,28 @@ async fn a_log_that_is_cut_off_flipped_foreign_or_of_another_format_is_refused()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn k12_a_db_file_that_has_lost_a_bucket_is_refused_and_left_as_it_is() {
+    let dir = files().await;
+    let whole = fs::read(db(&dir)).unwrap();
+    for bucket in schema::BUCKETS {
+        let opened = Db::open(db(&dir), Options::default()).unwrap();
+        let mut txn = opened.begin_write().unwrap();
+        assert!(txn.delete_bucket(bucket).unwrap());
+        txn.commit().unwrap();
+        drop(opened);
+        let without = fs::read(db(&dir)).unwrap();
+        let text = refusal(&dir).await;
+        let expected = format!("expected bucket {}, found none", bucket.escape_ascii());
+        for word in [db(&dir).to_str().unwrap(), &expected, "forebay utl heal", "snapshot restore"] {
+            assert!(text.contains(word), "{word:?} is missing in {text}");
+        }
+        assert!(fs::read(db(&dir)).unwrap() == without, "a refused file is left as it is");
+        fs::write(db(&dir), &whole).unwrap();
+    }
+    Node::try_on_disk(dir.clone(), Arc::new(OsDisk), |_| {}).await.unwrap().member.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_of_a_newer_release_are_refused_with_the_way_down() {
     let dir = files().await;
     let write = |value: Value| {

@@ -11,8 +11,8 @@ use std::{
 use bytes::{Buf as _, Bytes, BytesMut};
 use forebay_edge::{Api, Body, Request, grpc, tls::Tls};
 use forebay_proto::{etcdserverpb::*, mvccpb::KeyValue};
-use forebay_server::{Config, Member, PeerPorts, StartError, start, start_on};
-use forebay_storage::disk::Disk;
+use forebay_server::{Config, Member, PeerPorts, StartError, start_on};
+use forebay_storage::disk::{Disk, OsDisk};
 use futures::StreamExt as _;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
 use http_body::Frame;
@@ -96,6 +96,17 @@ impl Node {
         Node::reached(dir, config, Some(listener)).await
     }
 
+    /// The same with its files on this disk.
+    pub async fn in_cluster_on(disk: Arc<dyn Disk>, listener: TcpListener, change: impl FnOnce(&mut Config)) -> Node {
+        let dir = Arc::new(new_dir());
+        if disk.is_simulated() {
+            // A member makes its directories before it knows what its disk is.
+            disk.create_dir_all(&dir.path().join("member/snap")).expect("the disk is empty");
+        }
+        let config = configuration(&dir, change);
+        Node::reached_on(disk, dir, config, Some(listener)).await
+    }
+
     /// Stops the member.
     pub async fn stopped(self) -> Stopped {
         self.member.stop().await;
@@ -108,13 +119,17 @@ impl Node {
     }
 
     async fn reached(dir: Arc<TempDir>, config: Config, listener: Option<TcpListener>) -> Node {
+        Node::reached_on(Arc::new(OsDisk), dir, config, listener).await
+    }
+
+    async fn reached_on(disk: Arc<dyn Disk>, dir: Arc<TempDir>, config: Config, listener: Option<TcpListener>) -> Node {
         let port = |listener: TcpListener| {
             listener.set_nonblocking(true).expect("a socket can be used without waiting");
             tokio::net::TcpListener::from_std(listener).expect("it is bound").into()
         };
         let ports = PeerPorts { ports: listener.into_iter().map(port).collect(), connector: None };
         let registry = Registry::new();
-        let member = start(config, ports, &registry).await;
+        let member = start_on(disk, config, ports, &registry).await;
         let member = member.unwrap_or_else(|error| panic!("the member does not start: {error}"));
         Node { api: member.api(), member, registry, dir }
     }

@@ -11,7 +11,7 @@ use forebay_proto::{
 use super::*;
 use crate::watch::{
     Order, Polled,
-    tests::{BASE, Client, event, on_all, on_key},
+    tests::{Client, event, on_all, on_key},
 };
 
 const WIDE: Limits = Limits { bytes: 1 << 20, revisions: 1000 };
@@ -280,7 +280,7 @@ fn b40_an_upstream_that_was_set_back_ends_all_watchers_and_is_read_as_it_is() {
     mirror.restart(restored).unwrap();
     mirror.apply(&[put("a", "other", 2, 4, 5)]).unwrap();
     assert_eq!(client.shown(), ["0@0 canceled compacted=4", "1@0 canceled compacted=4"]);
-    assert_eq!(client.stream.poll(&BASE, &mut Default::default(), 1), Polled::Over);
+    assert_eq!(client.poll(&mut Default::default(), 1), Polled::Over);
     assert_eq!(shown(&reader, 0), Ok(("a=other@5".into(), 5)));
     assert_eq!(shown(&reader, 3), Err(Unanswered::Outside { floor: 4 }), "the old compaction is forgotten");
     assert_eq!(shown(&reader, 10), Err(Unanswered::Refused(Error::FutureRev)));

@@ -218,7 +218,7 @@ fn b10_a_large_response_is_fragmented_for_those_who_asked_and_nothing_comes_betw
     let mut shown = Vec::new();
     loop {
         let mut out = BytesMut::new();
-        if client.stream.poll(&BASE, &mut out, 1) == Polled::Idle {
+        if client.poll(&mut out, 1) == Polled::Idle {
             break;
         }
         client.stream.cancel(0);

@@ -87,7 +87,7 @@ fn b12_progress_speaks_for_a_fed_watcher_only_when_it_is_back() {
     assert_eq!(client.shown(), Vec::<String>::new(), "the upstream's progress is for the feed alone");
     assert_eq!(client.stream.take_order(), Some(Order::More(ticket)));
     client.stream.feed(ticket, Fed::Progress(9));
-    client.stream.poll(&BASE, &mut BytesMut::new(), 1);
+    client.poll(&mut BytesMut::new(), 1);
     client.stream.request_progress();
     assert_eq!(client.shown(), ["-1@9"]);
 }
@@ -235,7 +235,7 @@ fn b40_a_store_that_begins_anew_ends_every_watcher_and_then_the_stream() {
     let ended = ["0@0 canceled compacted=4", "1@0 canceled compacted=4", "2@0 canceled compacted=4"];
     assert_eq!(client.shown(), ended, "and nothing of either store, nor of what is asked now");
     for client in [&mut client, &mut idle] {
-        assert_eq!(client.stream.poll(&BASE, &mut BytesMut::new(), 1), Polled::Over);
+        assert_eq!(client.poll(&mut BytesMut::new(), 1), Polled::Over);
     }
     let mut after = world.open();
     after.create(from(0));

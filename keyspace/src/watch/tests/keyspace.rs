@@ -3,6 +3,7 @@
 use forebay_proto::KeyRange;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
+use super::super::mailbox::PENDING_ITEMS_MAX;
 use super::*;
 use crate::{CompactStep, Keyspace, Restore};
 
@@ -131,4 +132,52 @@ fn changes_found_by_key_are_those_that_the_history_has() {
         }
     }
     assert!(by_key > 500 && by_history > 50, "{by_key} {by_history}");
+}
+
+#[test]
+fn w5_a_watcher_half_a_million_revisions_behind_catches_up_in_order_and_disturbs_nobody() {
+    const BEHIND: i64 = 500_000;
+    const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+    /// As much as is asked for at once, and the rest of an event.
+    const PIECE: usize = 64 << 10;
+    let mut keyspace = Keyspace::new();
+    for first in (0..BEHIND).step_by(1000) {
+        for n in first..first + 1000 {
+            let mut txn = keyspace.write();
+            txn.put(KEYS[n as usize % 4].as_bytes(), b"v", 0);
+            txn.end();
+        }
+        keyspace.publish();
+    }
+    let hub = Hub::new(Arc::new(keyspace.reader()), 0);
+    let (mut present, mut behind) = (Client::new(&hub), Client::new(&hub));
+    present.watch(on_all());
+    behind.watch(WatchCreateRequest { start_revision: 2, ..on_all() });
+    let (mut seen, mut last, mut polls) = (1, BEHIND + 1, 0);
+    while seen < last {
+        // Writes go on meanwhile, and whoever is there hears of each at once.
+        if polls % 10 == 0 {
+            write(&mut keyspace, Some(&hub), &[put("a", "now")]);
+            last += 1;
+            assert_eq!(present.shown(), [format!("0@{last} a=now@{last}")]);
+        }
+        let mut out = BytesMut::new();
+        behind.poll(&mut out, PIECE);
+        polls += 1;
+        assert!(out.len() <= 2 * PIECE, "{} bytes at once", out.len());
+        let stats = hub.stats();
+        assert!(stats.pending <= PENDING_ITEMS_MAX as u64, "{} revisions wait in memory", stats.pending);
+        for response in decode(out) {
+            for event in &response.events {
+                seen += 1;
+                assert_eq!(event.kv.as_ref().unwrap().mod_revision, seen, "each revision once, in order");
+            }
+        }
+        assert!(polls < BEHIND / 10, "it does not get there");
+    }
+    let stats = hub.stats();
+    assert_eq!((stats.unsynced, stats.pending), (0, 0), "it is where the others are");
+    let revision = last + 1;
+    write(&mut keyspace, Some(&hub), &[put("a", "now")]);
+    assert_eq!(behind.shown(), [format!("0@{revision} a=now@{revision}")]);
 }

@@ -188,10 +188,20 @@ impl Client {
         created.watch_id
     }
 
+    /// Polls. There is memory for everything.
+    pub(crate) fn poll(&mut self, out: &mut BytesMut, max_bytes: usize) -> Polled {
+        loop {
+            match self.stream.poll(&BASE, out, max_bytes) {
+                Polled::Long(_) => self.stream.allow_long(),
+                polled => return polled,
+            }
+        }
+    }
+
     /// Reads until the stream is idle or over.
     pub(crate) fn read(&mut self) -> Vec<WatchResponse> {
         let mut out = BytesMut::new();
-        while !matches!(self.stream.poll(&BASE, &mut out, 64 * 1024), Polled::Idle | Polled::Over) {}
+        while !matches!(self.poll(&mut out, 64 * 1024), Polled::Idle | Polled::Over) {}
         decode(out)
     }
 

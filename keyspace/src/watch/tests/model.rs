@@ -73,7 +73,7 @@ impl Recorder {
 
     pub(crate) fn poll(&mut self, max_bytes: usize) -> Polled {
         let mut out = BytesMut::new();
-        let polled = self.client.stream.poll(&BASE, &mut out, max_bytes);
+        let polled = self.client.poll(&mut out, max_bytes);
         let responses = decode(out);
         if let Polled::Wrote { messages, events } = polled {
             assert_eq!(messages, responses.len());

@@ -89,7 +89,7 @@ fn lagging_watchers_take_turns() {
     let mut bytes_of = vec![0; watchers];
     loop {
         let mut out = BytesMut::new();
-        if client.stream.poll(&BASE, &mut out, 1) == Polled::Idle {
+        if client.poll(&mut out, 1) == Polled::Idle {
             break;
         }
         let len = out.len();
@@ -98,6 +98,31 @@ fn lagging_watchers_take_turns() {
         assert!(most - least <= 250_000, "none gets more than a turn ahead: {bytes_of:?}");
     }
     assert!(bytes_of.iter().all(|bytes| *bytes > 40 * 50_000));
+}
+
+#[test]
+fn a_long_message_is_written_once_there_is_memory_for_it_and_says_how_much() {
+    let world = World::new();
+    let mut client = world.open();
+    let prev_kv = WatchCreateRequest { prev_kv: true, ..on_all() };
+    client.watch(prev_kv);
+    let long = |key| Op::Put(key, Bytes::from(vec![b'v'; 50_000]));
+    world.txn(&[put("a", "short")]);
+    world.txn(&[long("a"), long("b")]);
+    world.txn(&[put("c", "behind")]);
+    let mut out = BytesMut::new();
+    // Nothing overtakes it, and what is short waits for nobody.
+    assert_eq!(client.stream.poll(&BASE, &mut out, 1 << 20), Polled::Wrote { messages: 1, events: 1 });
+    let Polled::Long(bytes) = client.stream.poll(&BASE, &mut out, 1 << 20) else { panic!("100 KB are long") };
+    let before = out.len();
+    assert_eq!(client.stream.poll(&BASE, &mut out, 1 << 20), Polled::Long(bytes));
+    assert_eq!(out.len(), before);
+    client.stream.allow_long();
+    assert_eq!(client.stream.poll(&BASE, &mut out, 1), Polled::Wrote { messages: 1, events: 2 });
+    // A piece of a message in pieces has one field more.
+    assert_eq!(out.len() - before, bytes + 5 - 2);
+    assert_eq!(client.stream.poll(&BASE, &mut out, 1 << 20), Polled::Wrote { messages: 1, events: 1 });
+    assert_eq!(client.stream.poll(&BASE, &mut out, 1 << 20), Polled::Idle);
 }
 
 #[test]
@@ -110,7 +135,7 @@ fn a_long_search_in_the_history_lets_others_run() {
     client.watch(WatchCreateRequest { start_revision: 2, ..on_key("b") });
     let mut out = BytesMut::new();
     let mut yields = 0;
-    while client.stream.poll(&BASE, &mut out, 1024) == Polled::Yield {
+    while client.poll(&mut out, 1024) == Polled::Yield {
         yields += 1;
     }
     assert_eq!(yields, 2);

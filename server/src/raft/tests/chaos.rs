@@ -98,6 +98,11 @@ fn run(seed: u64, steps: usize) -> (usize, u64, usize) {
                 cluster.member(id).node.read_index(step as u64);
                 cluster.work(id);
             }
+            98..99 => {
+                // Whether it is or not.
+                cluster.member(id).node.gone(ids[rng.random_range(0..ids.len())]);
+                cluster.work(id);
+            }
             _ => {
                 cluster.member(id).node.unreachable(ids[rng.random_range(0..ids.len())]);
                 cluster.work(id);

@@ -88,6 +88,40 @@ fn a_leader_cut_off_confirms_no_reads_and_steps_down() {
 }
 
 #[test]
+fn nobody_waits_an_election_timeout_for_a_leader_that_is_known_to_be_gone() {
+    let is_soon = |seed: &u64| {
+        let mut cluster = Cluster::new(&[1, 2, 3], *seed);
+        let leader = cluster.elect();
+        cluster.members.remove(&leader);
+        cluster.members.values_mut().for_each(|member| member.node.gone(leader));
+        (1..ELECTION_TICKS).any(|_| {
+            cluster.tick_all();
+            cluster.members.values().any(Member::leads)
+        })
+    };
+    let soon = (0..20).filter(is_soon).count();
+    // Here all tick at once, and two that stand in the same moment stand again.
+    assert!(soon >= 15, "{soon} of 20");
+}
+
+#[test]
+fn a_leader_that_is_taken_for_gone_leads_on() {
+    for seed in 0..20 {
+        let mut cluster = Cluster::new(&[1, 2, 3], seed);
+        let leader = cluster.elect();
+        let term = cluster.members[&leader].node.term();
+        let follower = leader % 3 + 1;
+        for _ in 0..3 * ELECTION_TICKS {
+            cluster.member(follower).node.gone(leader);
+            cluster.tick_all();
+        }
+        assert!(cluster.members[&leader].leads(), "seed {seed}");
+        assert_eq!(cluster.members[&follower].node.term(), term, "seed {seed}");
+        assert_eq!(cluster.members[&follower].node.leader(), leader, "seed {seed}");
+    }
+}
+
+#[test]
 fn leadership_is_handed_over_on_request() {
     let mut cluster = Cluster::new(&[1, 2, 3], 8);
     let leader = cluster.elect();

@@ -38,6 +38,8 @@ struct State {
     applies: Vec<Vec<(u64, Bytes)>>,
     dropped: Vec<(u64, Dropped)>,
     leaderships: Vec<Leadership>,
+    /// What was applied when this member first led for good.
+    settled_at: Option<u64>,
     flushes: usize,
     conf_state: Option<ConfState>,
     index: u64,
@@ -109,7 +111,12 @@ impl StateMachine for Recorder {
     }
 
     fn leader_changed(&mut self, leadership: Leadership) {
-        self.seen.change(|state| state.leaderships.push(leadership));
+        self.seen.change(|state| {
+            state.leaderships.push(leadership);
+            if leadership.is_settled {
+                state.settled_at.get_or_insert(state.index);
+            }
+        });
     }
 
     fn flush(&mut self) {
@@ -268,7 +275,7 @@ fn a_new_member_adds_itself_leads_and_applies_in_order() {
     let seen = rig.stop();
     let state = seen.state.lock().unwrap();
     assert_eq!(state.conf_state.as_ref().unwrap().voters, [7]);
-    assert_eq!(state.leaderships.last(), Some(&Leadership { term: 2, leader: 7, is_self: true }));
+    assert_eq!(state.leaderships.last(), Some(&Leadership { term: 2, leader: 7, is_settled: true }));
 }
 
 #[test]
@@ -336,9 +343,9 @@ fn a_restart_applies_what_the_db_lacks_and_nothing_else() {
     {
         let rig = start(&disk, config(), Applied { index, conf_state });
         rig.seen.wait("its own entry", |state| {
-            state.leaderships.iter().any(|leadership| leadership.is_self)
-                && state.applies.iter().flatten().any(|(i, data)| *i > 302 && data.is_empty())
+            state.settled_at.is_some() && state.applies.iter().flatten().any(|(i, data)| *i > 302 && data.is_empty())
         });
+        assert!(rig.seen.state.lock().unwrap().settled_at > Some(302), "it led before it had applied all");
         let all = expected(0..300, 3);
         let missing = all.iter().filter(|(i, _)| *i > index).cloned().collect::<Vec<_>>();
         assert_eq!(rig.seen.values(), missing, "from {index}");
