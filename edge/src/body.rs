@@ -13,11 +13,11 @@ use hyper::body::Incoming;
 use tonic::Status;
 
 use crate::{
-    grpc::Incomplete,
-    listener::{Collected, HeldAnswer, Intake, OpenRequest},
+    grpc::Follower,
+    listener::{Collected, Held, Memory},
 };
 
-/// What is sent of ready data at a time. The rest stays countable here and does not vanish in the connection's buffers.
+/// An answer up to this length goes out in one piece.
 const PIECE: usize = 64 << 10;
 
 /// What a body can fail with; a reset of the peer's stream keeps its `h2` cause inside.
@@ -35,19 +35,15 @@ pub trait Meter: Send {
 pub struct Body {
     kind: Kind,
     meter: Option<Box<dyn Meter>>,
-    /// The request that this answers: open until the body is dropped.
-    _open: Option<OpenRequest>,
-    /// The memory that it takes beside data that is ready.
-    weight: usize,
-    /// That memory as the listener counts it, if it is much.
-    held: Option<HeldAnswer>,
+    /// The memory that the whole of it takes, if it is much.
+    held: Held,
     /// Of a gRPC request from the network: what somebody holds of the message that is not whole yet.
     coming: Option<Box<Coming>>,
 }
 
 /// A message of which a part has come.
 struct Coming {
-    message: Incomplete,
+    message: Follower,
     collected: Collected,
 }
 
@@ -62,35 +58,30 @@ enum Kind {
 
 impl Body {
     fn of(kind: Kind) -> Body {
-        Body { kind, meter: None, _open: None, weight: 0, held: None, coming: None }
+        Body { kind, meter: None, held: Held::default(), coming: None }
     }
 
     /// A gRPC request from the network. What has come of a message that is not whole is counted: whoever reads it has to
     /// keep that for as long as the client likes.
-    pub(crate) fn of_messages(body: Incoming, intake: Intake) -> Body {
+    pub(crate) fn of_messages(body: Incoming, memory: Memory) -> Body {
         if http_body::Body::is_end_stream(&body) {
             return Body::from(body);
         }
-        let coming = Coming { message: Incomplete::default(), collected: Collected::new(Some(intake)) };
+        let coming = Coming { message: Follower::default(), collected: Collected::new(memory) };
         Body { coming: Some(Box::new(coming)), ..Body::from(body) }
     }
 
-    /// Keeps a request open, and its memory counted, until its answer is out or given up.
-    pub(crate) fn of_request(self, open: OpenRequest, held: Option<HeldAnswer>) -> Body {
-        Body { _open: Some(open), held, ..self }
-    }
-
-    /// Tells how much memory a body takes that makes its data as it goes.
-    pub(crate) fn weighing(self, weight: usize) -> Body {
-        Body { weight, ..self }
-    }
-
-    /// How much memory it takes until it is sent.
-    pub(crate) fn weight(&self) -> usize {
+    /// How much data is ready and was not counted.
+    pub(crate) fn uncounted(&self) -> usize {
         match &self.kind {
-            Kind::Ready { data: Some(data), .. } => data.len(),
-            _ => self.weight,
+            Kind::Ready { data: Some(data), .. } if !self.held.is_counted() => data.len(),
+            _ => 0,
         }
+    }
+
+    /// Keeps memory counted until the body is dropped.
+    pub fn holding(self, held: Held) -> Body {
+        Body { held, ..self }
     }
 
     /// Lets `meter` see what passes from now on; what is [whole](Body::whole) it sees at once.
@@ -150,9 +141,6 @@ impl Body {
 impl Kind {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
-            Kind::Ready { data: Some(data), .. } if data.len() > PIECE => {
-                Poll::Ready(Some(Ok(Frame::data(data.split_to(PIECE)))))
-            }
             Kind::Ready { data, trailers } => {
                 Poll::Ready(data.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
             }
@@ -179,14 +167,11 @@ impl http_body::Body for Body {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Body { kind, meter, held, coming, .. } = &mut *self;
+        let Body { kind, meter, coming, .. } = &mut *self;
         let frame = std::task::ready!(kind.poll_frame(cx));
-        if let Some(held) = held {
-            held.moved();
-        }
         if let (Some(Coming { message, collected }), Some(Ok(frame))) = (coming.as_deref_mut(), &frame)
             && let Some(data) = frame.data_ref()
-            && collected.set(message.note(data)).is_err()
+            && collected.set(message.read(data, |_| {})).is_err()
         {
             *coming = None;
             return Poll::Ready(Some(Err(Status::from(forebay_proto::Error::TooManyRequests).into())));

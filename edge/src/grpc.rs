@@ -58,6 +58,13 @@ pub fn prefix(len: usize) -> [u8; PREFIX] {
     [0, a, b, c, d]
 }
 
+/// An encoded message with its prefix.
+pub fn framed(message: &[u8]) -> Bytes {
+    let mut out = frame(message.len());
+    out.put_slice(message);
+    out.freeze()
+}
+
 /// One framed message.
 pub fn encode(message: &impl Message) -> Bytes {
     let mut out = frame(message.encoded_len());
@@ -271,19 +278,21 @@ impl<M: Message + Default> Messages<M> {
     }
 }
 
-/// Follows the messages of a body, without keeping any.
+/// Follows the messages of a body by their prefixes, without keeping any.
 #[derive(Debug, Default)]
-pub(crate) struct Incomplete {
+pub struct Follower {
     prefix: [u8; PREFIX],
     /// How much of the present message has come, its prefix included.
     came: usize,
 }
 
-impl Incomplete {
-    /// Reads on; how much of a message has come that is not whole.
-    pub(crate) fn note(&mut self, mut piece: &[u8]) -> usize {
+impl Follower {
+    /// Reads on; returns how much has come of a message that is not whole, its prefix included. `begins` is told the
+    /// length of each message as soon as its prefix is whole.
+    pub fn read(&mut self, mut piece: &[u8], mut begins: impl FnMut(usize)) -> usize {
         while !piece.is_empty() {
-            if self.came < PREFIX {
+            let is_prefix = self.came < PREFIX;
+            if is_prefix {
                 let taken = piece.len().min(PREFIX - self.came);
                 self.prefix[self.came..][..taken].copy_from_slice(&piece[..taken]);
                 self.came += taken;
@@ -291,11 +300,14 @@ impl Incomplete {
             }
             if self.came >= PREFIX {
                 let [_, a, b, c, d] = self.prefix;
-                let whole = PREFIX + u32::from_be_bytes([a, b, c, d]) as usize;
-                let taken = piece.len().min(whole - self.came);
+                let len = u32::from_be_bytes([a, b, c, d]) as usize;
+                if is_prefix {
+                    begins(len);
+                }
+                let taken = piece.len().min(PREFIX + len - self.came);
                 self.came += taken;
                 piece = &piece[taken..];
-                if self.came == whole {
+                if self.came == PREFIX + len {
                     self.came = 0;
                 }
             }

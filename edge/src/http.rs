@@ -197,6 +197,11 @@ pub(crate) fn refused(status: &tonic::Status) -> Response {
     ErrorShape::default().unary(status)
 }
 
+/// The refusal of a request that is none, as Go's HTTP server words it.
+pub(crate) fn bad_request(fault: &str) -> Response {
+    answer::plain_error(StatusCode::BAD_REQUEST, &format!("400 Bad Request: {fault}"))
+}
+
 /// The refusal of any method but `GET`.
 fn get_only(method: &Method) -> Option<Response> {
     (method != Method::GET).then(|| {

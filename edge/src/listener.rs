@@ -2,9 +2,11 @@
 //!
 //! Who is asked is the caller's business: it hands in one function from request to response.
 
-mod answers;
 mod frames;
+mod host;
+mod memory;
 mod opening;
+mod outgoing;
 mod places;
 
 use std::{
@@ -30,17 +32,16 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::watch,
     task::JoinSet,
-    time::Instant,
+    time::{Instant, MissedTickBehavior},
 };
 
+pub(crate) use self::memory::Collected;
+pub use self::memory::{Held, Memory, SHORT, TooMany};
 use self::{
-    answers::Answers,
+    memory::Budget,
     opening::Opening,
+    outgoing::Outgoing,
     places::{Place, Places},
-};
-pub(crate) use self::{
-    answers::{Collected, HeldAnswer, Intake, TooMany},
-    places::OpenRequest,
 };
 use crate::{
     Body, Request, Response,
@@ -120,8 +121,9 @@ pub struct Limits {
     pub max_connections_per_source: Option<usize>,
     /// How long a connection may be without requests. Clients of gRPC connect again by themselves.
     pub idle_timeout: Duration,
-    /// Bytes of long answers that are on their way, and of long requests that are coming. When it is used up, ranges and
-    /// such requests are refused.
+    /// Bytes of long answers that are on their way, and of long requests that are coming. With what an allocator and the
+    /// connections add, a process grows by less than a quarter of a gibibyte from them. When it is used up, long ranges
+    /// and such requests are refused, and other long answers and what is long on a stream waits.
     pub max_answer_bytes: usize,
     /// How long a client may take nothing of a long answer, or send nothing of a long request, while others are refused
     /// for want of its memory.
@@ -141,7 +143,7 @@ impl Default for Limits {
             max_opening: 2_000,
             max_connections_per_source: None,
             idle_timeout: Duration::from_secs(30 * 60),
-            max_answer_bytes: 256 << 20,
+            max_answer_bytes: 128 << 20,
             answer_timeout: Duration::from_secs(10),
         }
     }
@@ -151,10 +153,15 @@ impl Default for Limits {
 const STREAM_WINDOW: u32 = 2 << 20;
 /// Receive window of a connection, shared by its streams.
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// What is sent of one stream and the client has no window for, at most; what is not sent yet is asked for by pieces. A
+/// small value keeps what nobody reads where it is counted.
+const STREAM_UNSENT: usize = 32 << 10;
 /// Streams of one connection that we may reset before it is closed. Each request that is refused
 /// before it was read whole is one, and an honest client may live long; a hostile one gets no
 /// further with more.
 const LOCAL_RESETS: usize = 100_000;
+/// How often it is looked who holds memory that others want.
+const LOOK_AFTER: Duration = Duration::from_millis(500);
 /// How long accepting rests when there is no room.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection that is asked to leave may take to say so to its client.
@@ -202,17 +209,23 @@ where
     F: Future<Output = Response> + Send + 'static,
 {
     let Port { listener, tls } = port.into();
-    let answers = Answers::new(limits.max_answer_bytes, limits.answer_timeout);
+    let budget = Budget::new(limits.max_answer_bytes, limits.answer_timeout);
     let builder = http_builder(&limits);
     let (opening, pings_apart) = (limits.header_timeout, limits.keepalive_min_time);
-    let server = Server { handler, builder, answers, opening, pings_apart, tls, drain };
+    let server = Server { handler, builder, budget: budget.clone(), opening, pings_apart, tls, drain };
     let places = Places::new(limits);
     let mut connections = JoinSet::new();
     let drained = server.drain.clone();
     let drained = drained.started().shared();
+    let mut look_after = tokio::time::interval(LOOK_AFTER);
+    look_after.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let accepted = tokio::select! {
             _ = drained.clone() => break,
+            _ = look_after.tick() => {
+                budget.look_after();
+                continue;
+            }
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             accepted = accept(&listener, &places) => accepted,
         };
@@ -256,6 +269,7 @@ fn http_builder(limits: &Limits) -> Builder<TokioExecutor> {
         .max_header_list_size(limits.max_header_bytes)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(STREAM_UNSENT)
         .auto_date_header(false) // grpc-go sends none
         .max_local_error_reset_streams(LOCAL_RESETS)
         .keep_alive_interval(limits.keepalive_interval)
@@ -268,7 +282,7 @@ fn http_builder(limits: &Limits) -> Builder<TokioExecutor> {
 struct Server<H> {
     handler: H,
     builder: Builder<TokioExecutor>,
-    answers: Arc<Answers>,
+    budget: Arc<Budget>,
     /// How long a connection may take until it has shown which HTTP it speaks.
     opening: Duration,
     pings_apart: Duration,
@@ -304,34 +318,35 @@ where
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (handler, answers, seat) = (self.handler, self.answers, place.clone());
+        let (handler, budget, seat) = (self.handler, self.budget, place.clone());
         let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
-            request.extensions_mut().insert(Peer { address });
+            let memory = Memory::new(&budget, seat.clone());
+            let extensions = request.extensions_mut();
+            extensions.insert(Peer { address });
+            extensions.insert(memory.clone());
             if let Some(tls) = &tls {
-                request.extensions_mut().insert(tls.clone());
+                extensions.insert(tls.clone());
             }
             let open = seat.open();
-            let is_range = is_range(request.uri().path());
-            let is_grpc = content_type_is_grpc(request.headers());
-            let intake = Intake::new(answers.clone(), seat.clone());
-            let answer = if is_range && answers.are_too_many() {
-                Either::Left(future::ready(too_many_requests(is_grpc)))
-            } else if is_grpc {
-                Either::Right(handler(request.map(|body| Body::of_messages(body, intake))))
-            } else {
-                request.extensions_mut().insert(intake);
-                Either::Right(handler(request.map(Body::from)))
+            let (is_grpc, has_changed) =
+                (content_type_is_grpc(request.headers()), may_have_changed(request.uri().path()));
+            let request = match is_grpc {
+                true => request.map(|body| Body::of_messages(body, memory.clone())),
+                false => request.map(Body::from),
             };
-            let (answers, seat) = (answers.clone(), seat.clone());
+            let answer = match host::fault(&request) {
+                None => Either::Left(handler(request)),
+                Some(fault) => Either::Right(future::ready(crate::http::bad_request(fault))),
+            };
             answer.map(move |response| {
-                let len = response.body().weight();
-                let held = match answers.hold(len, &seat) {
-                    Ok(held) => held,
-                    Err(_) if is_range => return Ok(too_many_requests(is_grpc)),
+                let response = match memory.try_hold(response.body().uncounted()) {
+                    Ok(held) if held.is_counted() => response.map(|body| body.holding(held)),
+                    Ok(_) => response,
                     // What it answers has happened; a refusal would be a lie.
-                    Err(_) => answers.hold_anyway(len, &seat),
+                    Err(_) if has_changed => response,
+                    Err(_) => too_many_requests(is_grpc),
                 };
-                Ok::<_, Infallible>(response.map(|body| body.of_request(open, held)))
+                Ok::<_, Infallible>(response.map(|body| Outgoing::new(body, open, memory)))
             })
         });
         let serving = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
@@ -375,13 +390,13 @@ fn content_type_is_grpc(headers: &http::HeaderMap) -> bool {
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// Whether a request is a read of any length, which may be refused before and after it was carried out.
-fn is_range(path: &str) -> bool {
-    matches!(path, "/etcdserverpb.KV/Range" | "/v3/kv/range")
+/// Whether a request may have changed something that its answer tells of, and nobody asked for the memory of that answer.
+fn may_have_changed(path: &str) -> bool {
+    path.starts_with("/v3lockpb.") || path.starts_with("/v3electionpb.")
 }
 
 /// What etcd says when it has too much to do.
 fn too_many_requests(is_grpc: bool) -> Response {
-    let status = forebay_proto::Error::TooManyRequests.into();
+    let status = TooMany.into();
     if is_grpc { crate::grpc::refuse(status) } else { crate::http::refused(&status) }
 }

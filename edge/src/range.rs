@@ -6,6 +6,7 @@
 
 use std::{
     pin::Pin,
+    sync::LazyLock,
     task::{Context, Poll},
 };
 
@@ -22,9 +23,13 @@ use futures::stream;
 use http::HeaderMap;
 use http_body::Frame;
 use prost::Message as _;
+use tokio::{sync::Semaphore, task::JoinError};
 use tonic::Status;
 
-use crate::{Body, BoxError, Response, grpc};
+use crate::{
+    Body, BoxError, Response, grpc,
+    listener::{Held, Memory},
+};
 
 /// The field of `RangeResponse` that holds the keys.
 const KVS: u8 = 2;
@@ -47,6 +52,23 @@ pub fn is_quick(request: &RangeRequest, count: impl FnOnce(&RangeRequest) -> Opt
     }
 }
 
+/// Evaluates a range that is not quick, on another thread and in turn. Half of the processors do nothing else at most: when
+/// many ask for much at once, those who ask for little are served meanwhile, and no more results wait to be written than
+/// are being made.
+pub async fn in_turn<T: Send + 'static>(evaluate: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
+    static TURNS: LazyLock<Semaphore> = LazyLock::new(|| {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Semaphore::new((processors / 2).max(1))
+    });
+    let turn = TURNS.acquire().await.expect("it is never closed");
+    tokio::task::spawn_blocking(move || {
+        // Who goes away meanwhile ends nothing of it.
+        let _turn = turn;
+        evaluate()
+    })
+    .await
+}
+
 /// Refuses a message that is larger than etcd sends.
 pub fn check_len(len: usize) -> Result<(), Status> {
     if len <= MESSAGE_MAX {
@@ -56,16 +78,24 @@ pub fn check_len(len: usize) -> Result<(), Status> {
     Err(Status::resource_exhausted(text))
 }
 
-/// The response to a Range. Of its header, the revision is the result's own and the rest is `base`'s.
-pub fn respond(result: RangeResult, base: &ResponseHeader) -> Response {
+/// The response to a Range, or that there is no memory for it. Of its header, the revision is the result's own and the
+/// rest is `base`'s.
+pub fn respond(result: RangeResult, base: &ResponseHeader, memory: &Memory) -> Response {
     let len = result.encoded_len(base);
     if let Err(status) = check_len(len) {
         return grpc::refuse(status);
     }
+    // A client that opens its window by a byte has one piece in the connection's buffers and another behind it.
+    let largest = result.kvs.iter().map(|version| version.len(result.form)).max().unwrap_or(0);
+    let at_once = if memory.is_collecting() { len } else { (2 * (PIECE_BYTES + largest)).min(len) };
+    let held = match memory.try_hold(result.kvs.capacity() * size_of::<Version>() + at_once) {
+        Ok(held) => held,
+        Err(too_many) => return grpc::refuse(too_many.into()),
+    };
     if len <= PIECE_BYTES {
         let mut out = grpc::frame(len);
         result.encode(base, &mut out);
-        return grpc::reply(out.freeze());
+        return grpc::reply(out.freeze()).map(|body| body.holding(held));
     }
     let header = Some(result.header(base));
     let RangeResult { kvs, form, more, count, .. } = result;
@@ -73,10 +103,7 @@ pub fn respond(result: RangeResult, base: &ResponseHeader) -> Response {
     RangeResponse { header, ..Default::default() }.encode_raw(&mut head);
     let tail = RangeResponse { more, count, ..Default::default() }.encode_to_vec();
     let trailers = Some(grpc::trailers(&Status::ok("")));
-    // A client that opens its window by a byte has one piece in the connection's buffers and another behind it.
-    let largest = kvs.iter().map(|version| version.len(form)).max().unwrap_or(0);
-    let weight = kvs.capacity() * size_of::<Version>() + (2 * (PIECE_BYTES + largest)).min(len);
-    grpc::respond(Body::new(Pieces { head, kvs: kvs.into_iter(), form, tail, trailers }).weighing(weight))
+    grpc::respond(Body::new(Pieces { head, kvs: kvs.into_iter(), form, tail, trailers }).holding(held))
 }
 
 /// A message that is written as it is taken. Between two pieces it holds no buffer.
@@ -130,26 +157,36 @@ impl http_body::Body for Pieces {
     }
 }
 
-/// The response to a RangeStream. `header` is asked for once, by the last chunk.
+/// The response to a RangeStream. `header` is asked for once, by the last chunk. `pinned` is how many bytes the chunks
+/// take from the start.
 pub fn respond_stream(
     chunks: impl Iterator<Item = Result<RangeChunk, Error>> + Send + 'static,
     header: impl Fn() -> ResponseHeader + Send + 'static,
+    pinned: usize,
+    memory: Memory,
 ) -> Response {
-    let frames = stream::unfold(Some((chunks, header)), |state| async {
-        let (mut chunks, header) = state?;
+    let held = match memory.try_hold(pinned) {
+        Ok(held) => held,
+        Err(too_many) => return grpc::refuse(too_many.into()),
+    };
+    let frames = stream::unfold(Some((chunks, header, memory, Held::default())), |state| async {
+        let (mut chunks, header, memory, sent) = state?;
+        // Who asks for the next one has taken what was sent.
+        drop(sent);
         // A chunk is at most a few megabytes; between two of them others have their turn.
         let chunk = match chunks.next()? {
             Ok(chunk) => chunk,
             Err(error) => return Some((Err(error.into()), None)),
         };
-        let mut message = BytesMut::new();
-        chunk.encode(&header(), &mut message);
-        let mut out = grpc::frame(message.len());
-        out.extend_from_slice(&message);
+        let base = header();
+        let len = chunk.encoded_len(&base);
+        let held = memory.hold(len).await;
+        let mut out = grpc::frame(len);
+        chunk.encode(&base, &mut out);
         tokio::task::yield_now().await;
-        Some((Ok(out.freeze()), Some((chunks, header))))
+        Some((Ok(out.freeze()), Some((chunks, header, memory, held))))
     });
-    grpc::respond(Body::grpc_stream(frames))
+    grpc::respond(Body::grpc_stream(frames).holding(held))
 }
 
 #[cfg(test)]
@@ -189,7 +226,7 @@ mod tests {
             let result = reader.evaluate(|snapshot| eval::range(snapshot, &request)).unwrap();
             let mut whole = BytesMut::new();
             result.encode(&BASE, &mut whole);
-            let mut body = respond(result, &BASE).into_body();
+            let mut body = respond(result, &BASE, &Memory::default()).into_body();
             let (mut sent, mut trailers) = (BytesMut::new(), None);
             while let Some(frame) = body.frame().await {
                 match frame.unwrap().into_data() {
@@ -211,8 +248,9 @@ mod tests {
         for (keys, value_bytes) in [(1, 300 << 10), (20, 1 << 20), (4000, 1000)] {
             let reader = keyspace(keys, value_bytes).reader();
             let result = reader.evaluate(|snapshot| eval::range(snapshot, &everything())).unwrap();
-            let mut body = respond(result, &BASE).into_body();
-            let weight = body.weight();
+            let memory = Memory::with_budget(1 << 30);
+            let mut body = respond(result, &BASE, &memory).into_body();
+            let weight = memory.taken();
             // One that is in the connection's buffers, and the next.
             let mut held = 0;
             for _ in 0..2 {
@@ -221,7 +259,28 @@ mod tests {
                 held += buffer.capacity();
             }
             assert!(held <= weight && weight < held * 2 + 100_000, "{keys} of {value_bytes}: {held} of {weight}");
+            drop(body);
+            assert_eq!(memory.taken(), 0);
         }
+    }
+
+    #[tokio::test]
+    async fn a_chunk_of_a_stream_is_made_once_there_is_memory_for_it() {
+        let reader = keyspace(30, 100 << 10).reader();
+        let memory = Memory::with_budget(1 << 20);
+        let chunks = |reader| RangeChunks::new(reader, everything(), 1 << 20);
+        let stream = || respond_stream(chunks(reader.clone()), || BASE, 0, memory.clone()).into_body();
+        let (mut first, mut second) = (stream(), stream());
+        let chunk = first.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(chunk.len() > 900 << 10 && memory.taken() >= chunk.len() - 10);
+        let mut waits = Box::pin(second.frame());
+        assert!(futures::poll!(&mut waits).is_pending());
+        // Who asks for the next has taken what was sent.
+        drop(Box::pin(first.frame()));
+        drop(first);
+        assert!(waits.await.is_some());
+        drop(second);
+        assert_eq!(memory.taken(), 0);
     }
 
     async fn streamed(response: Response) -> Vec<RangeResponse> {
@@ -253,10 +312,35 @@ mod tests {
             RangeRequest { key: "none".into(), range_end: "none0".into(), ..everything() },
         ] {
             let chunks = RangeChunks::new(keyspace.reader(), request.clone(), 2000);
-            let member = streamed(respond_stream(chunks, || BASE)).await;
+            let member = streamed(respond_stream(chunks, || BASE, 0, Memory::default())).await;
             let chunks = mirror.reader().range_chunks(&request, 2000).unwrap().map(Ok);
-            assert_eq!(streamed(respond_stream(chunks, || BASE)).await, member, "{request:?}");
+            assert_eq!(streamed(respond_stream(chunks, || BASE, 0, Memory::default())).await, member, "{request:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_much_waits_for_a_turn_and_keeps_it_to_the_end() {
+        use std::sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::SeqCst},
+        };
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let work = |_| {
+            let (now, most) = (now.clone(), most.clone());
+            tokio::spawn(in_turn(move || {
+                most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                now.fetch_sub(1, SeqCst);
+            }))
+        };
+        let (gone, staying): (Vec<_>, Vec<_>) = ((0..4 * processors).map(work).collect(), (0..4).map(work).collect());
+        tokio::task::yield_now().await;
+        gone.iter().for_each(tokio::task::JoinHandle::abort);
+        for stays in staying {
+            stays.await.unwrap().unwrap();
+        }
+        assert!((1..=(processors / 2).max(1)).contains(&most.load(SeqCst)), "{most:?} at once");
     }
 
     #[test]

@@ -73,10 +73,7 @@ impl Span {
             ending.code = code;
             return response;
         }
-        response.map(|inner| {
-            let weight = inner.weight();
-            Body::new(TracedBody { inner, ending: Some(ending) }).weighing(weight)
-        })
+        response.map(|inner| Body::new(TracedBody { inner, ending: Some(ending) }))
     }
 }
 

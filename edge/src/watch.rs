@@ -2,7 +2,7 @@
 //!
 //! One stream is one body: hyper polls it when the client can take more, and each poll reads the
 //! client's requests and writes what the hub has. A client that does not read is not read from
-//! either, and costs nothing but its cursor.
+//! either, and costs nothing but its cursor. A long message is written once there is memory for it.
 //!
 //! What differs between the two is a [`Source`].
 
@@ -27,7 +27,11 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::Status;
 
 use self::feeds::Feeds;
-use crate::{Body, BoxError, Request, Response, grpc, grpc::Messages};
+use crate::{
+    Body, BoxError, Request, Response, grpc,
+    grpc::Messages,
+    listener::{Held, Memory, SHORT},
+};
 
 /// How much one data frame takes at most, beyond its last message. A large value saves system
 /// calls in a fan-out, a small one lets other streams of the connection have their turn.
@@ -61,10 +65,10 @@ pub trait Source: Send + Sync + 'static {
         None
     }
 
-    /// What a watcher sees of revisions that the hub's history does not have. One item is taken at a time, when the one
-    /// before is written. A stream that ends gives up, and with it the client's call ends, UNAVAILABLE; one that is
-    /// dropped is not needed any more.
-    fn catch_up(&self, _catch_up: CatchUp) -> BoxStream<'static, Fed> {
+    /// What a watcher sees of revisions that the hub's history does not have, with the memory that it and what is written
+    /// of it take. One item is taken at a time, when the one before is written. A stream that ends gives up, and with it
+    /// the client's call ends, UNAVAILABLE; one that is dropped is not needed any more.
+    fn catch_up(&self, _catch_up: CatchUp) -> BoxStream<'static, (Fed, Held)> {
         futures::stream::empty().boxed()
     }
 }
@@ -101,6 +105,9 @@ impl Watches {
             progress,
             ended,
             out: BytesMut::new(),
+            memory: Memory::of(&parts.extensions),
+            asking: None,
+            sent: Held::default(),
         }))
     }
 }
@@ -118,6 +125,11 @@ struct Stream {
     progress: Interval,
     ended: BoxFuture<'static, Status>,
     out: BytesMut,
+    memory: Memory,
+    /// The memory that a long message waits for.
+    asking: Option<BoxFuture<'static, Held>>,
+    /// That of the long message that was sent last.
+    sent: Held,
 }
 
 enum Asked {
@@ -169,6 +181,8 @@ impl Stream {
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
         self.waker.register(cx.waker());
+        // Who asks for more has taken what was sent.
+        self.sent = Held::default();
         if let Poll::Ready(status) = self.ended.poll_unpin(cx) {
             return Poll::Ready(Err(status));
         }
@@ -191,7 +205,19 @@ impl Stream {
                 stream.feed(ticket, fed);
             }
             match stream.poll(&self.source.header(), &mut self.out, FRAME_BYTES) {
-                Polled::Wrote { .. } => return Poll::Ready(Ok(self.out.split().freeze())),
+                Polled::Wrote { .. } => return Poll::Ready(Ok(take(&mut self.out))),
+                // Its memory came with it.
+                Polled::Long(_) if self.feeds.hold_memory() => stream.allow_long(),
+                Polled::Long(bytes) => {
+                    let memory = &self.memory;
+                    let asking = self.asking.get_or_insert_with(|| {
+                        let memory = memory.clone();
+                        async move { memory.hold(bytes).await }.boxed()
+                    });
+                    self.sent = std::task::ready!(asking.poll_unpin(cx));
+                    self.asking = None;
+                    stream.allow_long();
+                }
                 Polled::Over => return Poll::Ready(Err(Status::unavailable("etcdserver: the store began anew"))),
                 // What was fed may have had nothing for the client, and the feed has to be asked for more.
                 _ if stream.has_orders() => {}
@@ -202,6 +228,14 @@ impl Stream {
                 Polled::Idle => return Poll::Pending,
             }
         }
+    }
+}
+
+/// What was written. The buffer of a message that was long goes with it: a stream may be idle for long.
+fn take(out: &mut BytesMut) -> Bytes {
+    match out.len() {
+        ..=SHORT => out.split().freeze(),
+        _ => std::mem::take(out).freeze(),
     }
 }
 

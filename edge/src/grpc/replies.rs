@@ -35,6 +35,19 @@ impl Replies {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
+    /// The length of the next message, as soon as that is known; 0 if there is none.
+    pub async fn next_len(&mut self) -> usize {
+        loop {
+            if let Some([_, len @ ..]) = self.buffer.peek_prefix() {
+                return u32::from_be_bytes(len) as usize;
+            }
+            if self.status.is_some() {
+                return 0;
+            }
+            std::future::poll_fn(|cx| self.poll_more(cx)).await;
+        }
+    }
+
     /// As [`Replies::next`]: call again when woken, and never after a status.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
         loop {
@@ -52,19 +65,23 @@ impl Replies {
                 let cut_off = status.code() == Code::Ok && self.buffer.len() > 0;
                 return Poll::Ready(Err(if cut_off { Status::internal("unexpected EOF") } else { status }));
             }
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.buffer.push(data),
-                    Err(frame) => self.status = frame.trailers_ref().and_then(Status::from_header_map),
-                },
-                Some(Err(error)) => {
-                    return Poll::Ready(Err(Status::unavailable(format!("error reading from server: {error}"))));
-                }
-                None => {
-                    let text = "server closed the stream without sending trailers";
-                    return Poll::Ready(Err(Status::internal(text)));
-                }
+            ready!(self.poll_more(cx));
+        }
+    }
+
+    /// Reads on, until there is more data or a status.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => self.buffer.push(data),
+                Err(frame) => self.status = frame.trailers_ref().and_then(Status::from_header_map),
+            },
+            Some(Err(error)) => self.status = Some(Status::unavailable(format!("error reading from server: {error}"))),
+            None => {
+                let text = "server closed the stream without sending trailers";
+                self.status = Some(Status::internal(text));
             }
         }
+        Poll::Ready(())
     }
 }

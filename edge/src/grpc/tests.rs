@@ -27,14 +27,15 @@ async fn collect(body: Body, headers: HeaderMap, max: usize) -> Result<Vec<PutRe
 fn what_has_come_of_a_message_is_known_however_the_network_cut_it() {
     let wire: Vec<u8> = [0, 1, 300, 7].iter().flat_map(|len| encode(&put(*len))).collect();
     for size in 1..wire.len() {
-        let (mut incomplete, mut all) = (Incomplete::default(), Pieces::default());
+        let (mut follower, mut all, mut lens) = (Follower::default(), Pieces::default(), Vec::new());
         for piece in wire.chunks(size) {
             all.push(Bytes::copy_from_slice(piece));
             while let Some([_, a, b, c, d]) = all.peek_prefix()
                 && all.take_message(u32::from_be_bytes([a, b, c, d]) as usize).is_some()
             {}
-            assert_eq!(incomplete.note(piece), all.len(), "pieces of {size}");
+            assert_eq!(follower.read(piece, |len| lens.push(len)), all.len(), "pieces of {size}");
         }
+        assert_eq!(lens, [0, 1, 300, 7].map(|len| put(len).encoded_len()), "pieces of {size}");
     }
 }
 

@@ -8,10 +8,7 @@ use std::{
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use bytes::Bytes;
-use forebay_proto::{
-    Error,
-    json::{Route, Values},
-};
+use forebay_proto::json::{Route, Values};
 use futures::{StreamExt as _, TryStreamExt as _};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -22,7 +19,7 @@ use super::{ErrorShape, Shared, answer::with_type, metadata::Metadata};
 use crate::{
     Body, BoxError, Request, Response,
     grpc::{PREFIX, Replies},
-    listener::{Collected, Intake, TooMany},
+    listener::{Collected, Memory},
     tls::Tls,
 };
 
@@ -70,23 +67,32 @@ impl Shared {
     /// The response, and the status that the call ended with.
     async fn unary(&self, route: &'static Route, request: Request) -> Result<(Response, Status), Status> {
         let Metadata { headers, timeout } = Metadata::of(&request)?;
+        let memory = Memory::of(request.extensions()).for_json().collecting();
         let answer = async {
-            let request = self.one_message(route, headers, request).await?;
+            let mut request = self.one_message(route, headers, request).await?;
+            request.extensions_mut().insert(memory.clone());
             let (headers, mut replies) = Replies::new(self.api.call(request).await);
+            let len = replies.next_len().await;
+            let mut held = memory.kept();
+            if !held.is_counted() {
+                // It comes from elsewhere, where nobody asked for our memory.
+                memory.hold(len).await;
+                held = memory.kept();
+            }
             let message = replies.next().await.map_err(|status| match status.code() {
                 Code::Ok => Status::internal("the method ended without a response"),
                 _ => status,
             })?;
             match replies.next().await {
-                Err(status) if status.code() == Code::Ok => Ok((headers, message, status)),
+                Err(status) if status.code() == Code::Ok => Ok((headers, message, status, held)),
                 Err(status) => Err(status),
                 Ok(_) => Err(Status::internal("the method answered more than once")),
             }
         };
-        let (headers, message, end) = within(timeout, answer).await?;
+        let (headers, message, end, held) = within(timeout, answer).await?;
         let mut json = Vec::with_capacity(message.len() + message.len() / 2);
         route.response(&message, &mut json).map_err(|error| Status::internal(error.to_string()))?;
-        let mut response = with_type(::http::StatusCode::OK, "application/json", json);
+        let mut response = with_type(::http::StatusCode::OK, "application/json", json).map(|body| body.holding(held));
         forward_headers(&headers, response.headers_mut());
         Ok((response, end))
     }
@@ -96,12 +102,14 @@ impl Shared {
         let shape = self.options.error_shape;
         let Metadata { headers, timeout } = Metadata::of(&request)?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let memory = Memory::of(request.extensions()).for_json();
         let first = within(timeout, async {
-            let request = if route.client_streaming() {
+            let mut request = if route.client_streaming() {
                 self.message_stream(route, headers, request)
             } else {
                 self.one_message(route, headers, request).await?
             };
+            request.extensions_mut().insert(memory);
             let (headers, mut replies) = Replies::new(self.api.call(request).await);
             let first = replies.next().await;
             Ok((headers, replies, first))
@@ -134,7 +142,7 @@ impl Shared {
         let mut values = Values::default();
         let mut value = None;
         let mut received = 0_usize;
-        let mut collected = Collected::new(parts.extensions.get().cloned());
+        let mut collected = Collected::new(Memory::of(&parts.extensions));
         let too_large = |bytes: u64| {
             let max = self.options.max_message_bytes;
             Status::resource_exhausted(format!("grpc: received message larger than max ({bytes} vs. {max})"))
@@ -150,7 +158,7 @@ impl Shared {
             if received > bytes_max {
                 return Err(too_large(received as u64));
             }
-            collected.set(received).map_err(too_many)?;
+            collected.set(received)?;
             if value.is_none() {
                 values.push(&data);
                 value = values.take_next().map_err(invalid)?;
@@ -166,16 +174,11 @@ impl Shared {
     /// A call with one message for each value in the body, as they come.
     fn message_stream(&self, route: &'static Route, headers: HeaderMap, request: Request) -> Request {
         let (parts, body) = request.into_parts();
-        let collected = Collected::new(parts.extensions.get().cloned());
+        let collected = Collected::new(Memory::of(&parts.extensions));
         let (values, bytes_max) = (Values::default(), self.json_bytes_max());
         let messages = Messages { route, body: Some(body), values, collected, bytes_max };
         call(route, headers, parts.extensions, Body::new(messages))
     }
-}
-
-/// There is no memory for more of this request.
-fn too_many(_: TooMany) -> Status {
-    Error::TooManyRequests.into()
 }
 
 fn invalid(error: forebay_proto::json::Error) -> Status {
@@ -186,7 +189,6 @@ fn invalid(error: forebay_proto::json::Error) -> Status {
 /// requests have a token or no user.
 fn call(route: &Route, headers: HeaderMap, mut extensions: ::http::Extensions, body: Body) -> Request {
     extensions.remove::<Tls>();
-    extensions.remove::<Intake>();
     let mut request = Request::new(body);
     *request.method_mut() = Method::POST;
     *request.uri_mut() = route.grpc_path.parse().expect("the paths of the table are paths");
@@ -304,7 +306,7 @@ impl http_body::Body for Messages {
                         self.values.push(&data);
                         let buffered = self.values.buffered();
                         if let Err(full) = self.collected.set(buffered) {
-                            return Poll::Ready(Some(Err(too_many(full).into())));
+                            return Poll::Ready(Some(Err(Status::from(full).into())));
                         }
                     }
                 }

@@ -34,7 +34,7 @@ use super::{
     Shared,
     answer::{empty, plain_error},
 };
-use crate::{Body, BoxError, Request, Response};
+use crate::{Body, BoxError, Request, Response, listener::Memory};
 
 /// Header fields of the handshake that go with the call.
 const FORWARDED: [HeaderName; 3] = [ORIGIN, REFERER, HOST];
@@ -87,6 +87,7 @@ pub(super) fn upgrade(shared: Arc<Shared>, path: &str, request: &mut Request) ->
     let (values, body) = mpsc::channel(1);
     let call = call(request, body);
     let path = path.to_owned();
+    let memory = Memory::of(request.extensions());
     let upgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
         let _permit = permit;
@@ -103,6 +104,7 @@ pub(super) fn upgrade(shared: Arc<Shared>, path: &str, request: &mut Request) ->
         // whatever it holds.
         tokio::select! {
             () = receive(stream, values, one_value) => {}
+            () = memory.was_cut() => {}
             _ = answer(&shared, &path, call, &mut sink) => {
                 let _ = sink.close().await;
             }

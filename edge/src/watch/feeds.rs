@@ -12,8 +12,12 @@ use futures::{
     stream::{BoxStream, FuturesUnordered},
 };
 
+use crate::listener::Held;
+
+/// What a watcher sees, with its memory.
+type Feed = BoxStream<'static, (Fed, Held)>;
 /// One delivery of a feed on its way, and the feed.
-type Delivery = BoxFuture<'static, (Ticket, Option<Fed>, BoxStream<'static, Fed>)>;
+type Delivery = BoxFuture<'static, (Ticket, Option<(Fed, Held)>, Feed)>;
 
 /// Feeds that were asked for the next thing, and feeds that wait until the last was written.
 ///
@@ -23,15 +27,16 @@ pub(super) struct Feeds {
     asked: FuturesUnordered<Abortable<Delivery>>,
     /// To drop a feed that was asked and is not needed any more.
     aborts: HashMap<Ticket, AbortHandle>,
-    resting: HashMap<Ticket, BoxStream<'static, Fed>>,
+    /// With the memory of what they delivered last.
+    resting: HashMap<Ticket, (Feed, Held)>,
 }
 
 impl Feeds {
-    pub(super) fn carry_out(&mut self, order: Order, open: impl FnOnce(CatchUp) -> BoxStream<'static, Fed>) {
+    pub(super) fn carry_out(&mut self, order: Order, open: impl FnOnce(CatchUp) -> Feed) {
         match order {
             Order::Open(catch_up) => self.ask(catch_up.ticket, open(catch_up)),
             Order::More(ticket) => {
-                if let Some(feed) = self.resting.remove(&ticket) {
+                if let Some((feed, _written)) = self.resting.remove(&ticket) {
                     self.ask(ticket, feed);
                 }
             }
@@ -44,11 +49,16 @@ impl Feeds {
         }
     }
 
-    fn ask(&mut self, ticket: Ticket, feed: BoxStream<'static, Fed>) {
+    fn ask(&mut self, ticket: Ticket, feed: Feed) {
         let (abort, registration) = AbortHandle::new_pair();
         let delivery = feed.into_future().map(move |(fed, feed)| (ticket, fed, feed)).boxed();
         self.asked.push(Abortable::new(delivery, registration));
         self.aborts.insert(ticket, abort);
+    }
+
+    /// Whether what is to be written has memory already.
+    pub(super) fn hold_memory(&self) -> bool {
+        self.resting.values().any(|(_, held)| held.is_counted())
     }
 
     /// The next delivery; none from a feed that gave up. Pending if there is no feed, too.
@@ -57,7 +67,8 @@ impl Feeds {
             match self.asked.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok((ticket, fed, feed)))) => {
                     self.aborts.remove(&ticket);
-                    self.resting.insert(ticket, feed);
+                    let (fed, held) = fed.unzip();
+                    self.resting.insert(ticket, (feed, held.unwrap_or_default()));
                     return Poll::Ready((ticket, fed));
                 }
                 Poll::Ready(Some(Err(_aborted))) => {}

@@ -47,9 +47,10 @@ impl Source for Scripted {
         Some(fresh.map(|fresh| fresh.expect("the test answers")).boxed())
     }
 
-    fn catch_up(&self, catch_up: CatchUp) -> BoxStream<'static, Fed> {
+    fn catch_up(&self, catch_up: CatchUp) -> BoxStream<'static, (Fed, Held)> {
         self.opened.lock().push(catch_up.request);
-        UnboundedReceiverStream::new(self.feeds.lock().pop_front().expect("the test feeds")).boxed()
+        let feed = self.feeds.lock().pop_front().expect("the test feeds");
+        UnboundedReceiverStream::new(feed).map(|fed| (fed, Held::default())).boxed()
     }
 }
 

@@ -552,6 +552,47 @@ async fn heads_that_come_slowly_are_given_up() {
 }
 
 #[tokio::test]
+async fn a_request_that_names_two_hosts_is_refused_and_the_host_that_counts_is_one() {
+    let hosts = vec!["good".to_owned()];
+    let options = Options { hosts, ..Options::default() };
+    let front = Front::new(Api::new(Puts), Arc::new(Healthy), options, &Registry::new()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = move |request| {
+        let front = front.clone();
+        async move { front.client(request).await }
+    };
+    tokio::spawn(serve(listener, serving, Limits::default(), Drain::default(), Duration::from_secs(1)));
+    // As a real etcd 3.7 answers them.
+    for (target, fields, status) in [
+        ("/version", "Host: good\r\n", 200),
+        ("/version", "Host: bad\r\n", 421),
+        ("/version", "Host: good\r\nHost: bad\r\n", 400),
+        ("/version", "Host: bad\r\nHost: good\r\n", 400),
+        ("/version", "Host: good\r\nhost: good\r\n", 400),
+        ("/version", "", 400),
+        ("/version", "Host: \r\n", 421),
+        ("/version", "Host: good/x\r\n", 400),
+        ("/version", "Host: u@good\r\n", 400),
+        ("http://good/version", "Host: bad\r\n", 200),
+        ("http://bad/version", "Host: good\r\n", 421),
+        ("http://good/version", "", 400),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {target} HTTP/1.1\r\n{fields}Connection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = answer_within(BEARABLE, &mut stream).await.unwrap();
+        assert_eq!(answer, format!("HTTP/1.1 {status}"), "{request}");
+    }
+    // Under HTTP/2 the field may say again what `:authority` says, and nothing else.
+    let mut normal = Normal::connect(address).await.0;
+    for (host, status) in [("good", 200), ("bad", 400)] {
+        let request = http::Request::get("http://good/version").header("host", host).body(Empty::new()).unwrap();
+        assert_eq!(normal.send_request(request).await.unwrap().status(), status, "{host}");
+    }
+}
+
+#[tokio::test]
 async fn heads_that_are_too_long_are_refused_and_the_next_is_answered() {
     let address = listen(Limits::default(), None).await;
     let mut normal = Normal::connect(address).await;

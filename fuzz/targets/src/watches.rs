@@ -166,7 +166,11 @@ impl World {
 
     fn poll(&mut self, max_bytes: usize) -> Polled {
         let mut out = BytesMut::new();
-        let polled = self.stream.poll(&BASE, &mut out, max_bytes);
+        let mut polled = self.stream.poll(&BASE, &mut out, max_bytes);
+        if let Polled::Long(_) = polled {
+            self.stream.allow_long();
+            polled = self.stream.poll(&BASE, &mut out, max_bytes);
+        }
         let mut responses = Vec::new();
         while !out.is_empty() {
             let prefix = out.split_to(grpc::PREFIX);
@@ -180,6 +184,7 @@ impl World {
             }
             Polled::Yield | Polled::Idle => assert!(responses.is_empty()),
             Polled::Over => panic!("a keyspace does not begin anew"),
+            Polled::Long(_) => panic!("there was memory for it"),
         }
         responses.into_iter().for_each(|response| self.client.receive(response, &self.log));
         polled

@@ -1,0 +1,355 @@
+//! The memory of what is on its way: answers, and requests, which are collected before they are carried out.
+//!
+//! A client that asks for much and reads slowly makes us hold it, and so does one that sends much and slowly. What is
+//! long shares a budget. Whoever makes a long answer, or the next long piece of one, asks for its memory *before* making
+//! it: a read or a long request that finds none is refused with what etcd says when it has too much to do, and what
+//! cannot be refused, because it has happened or is amid a stream, waits. While somebody wants memory, connections on
+//! which nothing has moved for long are cut, since it may never. What is short is not counted.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::Extensions;
+use parking_lot::Mutex;
+use tokio::{sync::Semaphore, time::Instant};
+
+use super::places::Place;
+
+/// What takes no more than this is not counted. A large value lets a thousand streams take more than the budget, a small
+/// one costs every answer a look at it.
+pub const SHORT: usize = 16 << 10;
+/// A request is counted in pieces of this size, as it comes, from the second on.
+const STEP: usize = 64 << 10;
+/// The budget is counted in units of so many bytes.
+const UNIT: usize = 1 << 10;
+
+/// What all that is long on a listener may take.
+pub(super) struct Budget {
+    free: Semaphore,
+    /// How many units there are in all.
+    units: usize,
+    /// How long a connection may take nothing of an answer while others want the memory.
+    patience: Duration,
+    start: Instant,
+    /// How many wait for memory.
+    waiting: AtomicUsize,
+    /// Whether somebody was refused since it was last looked who stalls.
+    refused: AtomicBool,
+    held: Mutex<Holders>,
+}
+
+#[derive(Default)]
+struct Holders {
+    next: u64,
+    exchanges: HashMap<u64, Arc<Exchange>>,
+}
+
+/// One request and its answer.
+struct Exchange {
+    budget: Arc<Budget>,
+    place: Place,
+    /// When the connection last took or brought some of it.
+    moved_ms: AtomicU64,
+}
+
+impl Budget {
+    pub(super) fn new(bytes: usize, patience: Duration) -> Arc<Budget> {
+        let units = (bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS);
+        Arc::new(Budget {
+            free: Semaphore::new(units),
+            units,
+            patience,
+            start: Instant::now(),
+            waiting: AtomicUsize::new(0),
+            refused: AtomicBool::new(false),
+            held: Mutex::default(),
+        })
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// What is counted of so many bytes. Who exceeds the budget alone has to have all of it.
+    fn units_of(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.div_ceil(UNIT).min(self.units)).unwrap_or(u32::MAX)
+    }
+
+    /// Cuts the connections that hold memory and do not move, if anybody wants it. To be called now and then.
+    pub(super) fn look_after(&self) {
+        let refused = self.refused.swap(false, Ordering::Relaxed);
+        if !refused && self.waiting.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let limit = self.now_ms().saturating_sub(u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX));
+        let held = self.held.lock();
+        let stalled = held.exchanges.values().filter(|exchange| exchange.moved_ms.load(Ordering::Relaxed) < limit);
+        stalled.for_each(|exchange| exchange.place.cut());
+    }
+}
+
+/// What one request may take of its listener's memory, with its answer; an extension of the request. Of a request that
+/// was made in this process nothing is counted.
+#[derive(Clone)]
+pub struct Memory {
+    exchange: Option<Arc<Exchange>>,
+    /// How much is made of a byte that is asked for.
+    times: usize,
+    /// Where everything is kept until the whole answer is gone, if its pieces are collected first.
+    kept: Option<Arc<Mutex<Held>>>,
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory { exchange: None, times: 1, kept: None }
+    }
+}
+
+/// How much JSON and the message that it is made of take, of each byte of the message.
+const TIMES_AS_JSON: usize = 3;
+
+/// There is no memory for more.
+#[derive(Debug)]
+pub struct TooMany;
+
+impl From<TooMany> for tonic::Status {
+    fn from(_: TooMany) -> tonic::Status {
+        forebay_proto::Error::TooManyRequests.into()
+    }
+}
+
+impl Memory {
+    pub(super) fn new(budget: &Arc<Budget>, place: Place) -> Memory {
+        let moved_ms = AtomicU64::new(budget.now_ms());
+        let exchange = Exchange { budget: budget.clone(), place, moved_ms };
+        Memory { exchange: Some(Arc::new(exchange)), ..Memory::default() }
+    }
+
+    /// The memory of the request that has these extensions.
+    pub fn of(extensions: &Extensions) -> Memory {
+        extensions.get().cloned().unwrap_or_default()
+    }
+
+    /// The same for an answer whose messages become JSON, one at a time.
+    pub(crate) fn for_json(&self) -> Memory {
+        Memory { times: TIMES_AS_JSON, ..self.clone() }
+    }
+
+    /// The same for an answer that is collected whole: what is held for it is held until [`Memory::kept`] was dropped.
+    pub(crate) fn collecting(&self) -> Memory {
+        Memory { kept: Some(Arc::default()), ..self.clone() }
+    }
+
+    /// What was held for an answer that is being collected.
+    pub(crate) fn kept(&self) -> Held {
+        self.kept.as_ref().map(|kept| std::mem::take(&mut *kept.lock())).unwrap_or_default()
+    }
+
+    /// Whether whoever reads an answer collects it before it goes on, so that all of it takes memory at once.
+    pub(crate) fn is_collecting(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// The connection took or brought some of it.
+    pub(crate) fn moved(&self) {
+        if let Some(exchange) = &self.exchange {
+            exchange.moved_ms.store(exchange.budget.now_ms(), Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until the connection is cut because it held memory and did not move.
+    pub(crate) async fn was_cut(&self) {
+        match &self.exchange {
+            Some(exchange) => exchange.place.was_cut().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes memory for as long as what is returned lives, unless there is too little.
+    pub fn try_hold(&self, bytes: usize) -> Result<Held, TooMany> {
+        let Some((exchange, units)) = self.counted(bytes) else { return Ok(Held::default()) };
+        match exchange.budget.free.try_acquire_many(units) {
+            Ok(permit) => {
+                permit.forget();
+                Ok(self.keep(Held::of(exchange, units)))
+            }
+            Err(_) => {
+                exchange.budget.refused.store(true, Ordering::Relaxed);
+                Err(TooMany)
+            }
+        }
+    }
+
+    /// Takes memory as soon as there is enough, in turn.
+    pub async fn hold(&self, bytes: usize) -> Held {
+        let Some((exchange, units)) = self.counted(bytes) else { return Held::default() };
+        let budget = &exchange.budget;
+        let _waiting = Waiting::of(&budget.waiting);
+        budget.free.acquire_many(units).await.expect("a budget is never closed").forget();
+        self.keep(Held::of(exchange, units))
+    }
+
+    fn counted(&self, bytes: usize) -> Option<(&Arc<Exchange>, u32)> {
+        let bytes = bytes.saturating_mul(self.times);
+        let exchange = self.exchange.as_ref().filter(|_| bytes > SHORT)?;
+        Some((exchange, exchange.budget.units_of(bytes)))
+    }
+
+    fn keep(&self, held: Held) -> Held {
+        match &self.kept {
+            None => held,
+            Some(kept) => {
+                kept.lock().add(held);
+                Held::default()
+            }
+        }
+    }
+}
+
+/// Somebody who waits, until this is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    fn of(count: &AtomicUsize) -> Waiting<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Memory that is counted until this is dropped.
+#[derive(Default)]
+pub struct Held(Vec<Holding>);
+
+struct Holding {
+    exchange: Arc<Exchange>,
+    id: u64,
+    units: u32,
+}
+
+impl Held {
+    fn of(exchange: &Arc<Exchange>, units: u32) -> Held {
+        let budget = &exchange.budget;
+        exchange.moved_ms.store(budget.now_ms(), Ordering::Relaxed);
+        let mut held = budget.held.lock();
+        let id = held.next;
+        held.next += 1;
+        held.exchanges.insert(id, Arc::clone(exchange));
+        Held(vec![Holding { exchange: Arc::clone(exchange), id, units }])
+    }
+
+    /// Holds what the other holds, too.
+    pub fn add(&mut self, other: Held) {
+        self.0.extend(other.0);
+    }
+
+    /// Whether it stands for anything.
+    pub(crate) fn is_counted(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        let budget = &self.exchange.budget;
+        budget.held.lock().exchanges.remove(&self.id);
+        budget.free.add_permits(self.units as usize);
+    }
+}
+
+/// What is held of a request that is being collected; given back when it is dropped.
+#[derive(Default)]
+pub(crate) struct Collected {
+    memory: Memory,
+    held: Vec<Held>,
+}
+
+impl Collected {
+    /// Nothing yet.
+    pub(crate) fn new(memory: Memory) -> Collected {
+        Collected { memory, held: Vec::new() }
+    }
+
+    /// So many bytes are held now, and some of them have just come.
+    pub(crate) fn set(&mut self, bytes: usize) -> Result<(), TooMany> {
+        let steps = bytes.saturating_sub(STEP).div_ceil(STEP);
+        self.held.truncate(steps);
+        self.memory.moved();
+        while self.held.len() < steps {
+            self.held.push(self.memory.try_hold(STEP)?);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Memory {
+    /// Memory of a listener that has so much.
+    pub(crate) fn with_budget(bytes: usize) -> Memory {
+        let places = super::places::Places::new(super::Limits::default());
+        let place = places.take(std::net::Ipv4Addr::LOCALHOST.into()).expect("the first connection has a place");
+        Memory::new(&Budget::new(bytes, Duration::from_secs(10)), place)
+    }
+
+    /// How much is taken, in bytes.
+    pub(crate) fn taken(&self) -> usize {
+        let budget = &self.exchange.as_ref().expect("it is a listener's").budget;
+        (budget.units - budget.free.available_permits()) * UNIT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt as _, poll};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_refused_leaves_nothing_and_who_waits_is_served_in_turn() {
+        let memory = Memory::with_budget(1 << 20);
+        let first = memory.try_hold(700 << 10).unwrap();
+        assert!(!memory.try_hold(SHORT).unwrap().is_counted(), "what is short is not counted");
+        assert!(memory.try_hold(400 << 10).is_err());
+        assert_eq!(memory.taken(), 700 << 10);
+        let mut large = Box::pin(memory.hold(4 << 20));
+        let mut small = Box::pin(memory.hold(100 << 10));
+        assert!(poll!(&mut large).is_pending() && poll!(&mut small).is_pending());
+        drop(first);
+        // Who wants more than there is gets all of it, once nobody else has any.
+        let all = large.now_or_never().unwrap();
+        assert!(poll!(&mut small).is_pending());
+        drop(all);
+        drop(small.now_or_never().unwrap());
+        assert_eq!(memory.taken(), 0);
+        // Somebody who gives up waiting leaves nothing behind.
+        let first = memory.try_hold(1 << 20).unwrap();
+        let mut waits = Box::pin(memory.hold(1 << 19));
+        assert!(poll!(&mut waits).is_pending());
+        drop(waits);
+        drop(first);
+        assert_eq!(memory.taken(), 0);
+    }
+
+    #[test]
+    fn what_is_held_for_an_answer_that_is_collected_is_held_until_the_answer_is_gone() {
+        let memory = Memory::with_budget(1 << 20);
+        let json = memory.for_json().collecting();
+        assert!(!json.try_hold(100 << 10).unwrap().is_counted(), "it is kept");
+        let kept = json.kept();
+        assert_eq!(memory.taken(), TIMES_AS_JSON * (100 << 10));
+        drop(json);
+        drop(kept);
+        assert_eq!(memory.taken(), 0);
+    }
+}
