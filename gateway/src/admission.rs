@@ -17,7 +17,6 @@ mod busiest;
 mod explained;
 mod held;
 mod identity;
-mod intake;
 mod lists;
 mod loaded;
 mod logins;
@@ -84,7 +83,7 @@ use self::{
     quotas::Budgets,
     scan::Asked,
 };
-use crate::{call::Handler, config::AdmissionConfig};
+use crate::{call::Handler, config::AdmissionConfig, upstream::Upstream};
 
 /// The longest a request waits to be let in. etcd's clients give up after five seconds, and their
 /// next attempt costs more than this one's wait.
@@ -255,9 +254,10 @@ impl Admission {
         self.0.policy_changed.notify_one();
     }
 
-    /// The layer that reads large lists in pages.
-    pub(crate) fn lists<S: Handler>(&self, inner: S) -> Lists<S> {
-        Lists::new(inner, self.0.memory.clone(), self.0.metrics.clone())
+    /// The layer that reads large lists in pages, if that spares the upstream anything.
+    pub(crate) fn lists<S: Handler>(&self, inner: S, upstream: &Upstream) -> Lists<S> {
+        let in_pages = matches!(upstream, Upstream::Remote(_));
+        Lists::new(inner, in_pages, self.0.memory.clone(), self.0.metrics.clone())
     }
 
     /// The layer that keeps quotas.

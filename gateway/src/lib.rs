@@ -8,6 +8,7 @@ mod admission;
 mod call;
 mod config;
 mod gateway;
+mod intake;
 mod layers;
 pub mod methods;
 mod metrics;

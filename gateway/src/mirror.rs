@@ -35,7 +35,7 @@ mod watches;
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Buf as _, Bytes};
-use forebay_edge::{Meter, Response, grpc, watch::Watches};
+use forebay_edge::{Meter, Response, grpc, listener::Memory, watch::Watches};
 use forebay_proto::{Error, etcdserverpb::ResponseHeader};
 use futures::FutureExt as _;
 use http::HeaderMap;
@@ -195,7 +195,8 @@ impl Active {
             max_message: self.max_message,
             progress_interval: self.progress_interval,
         };
-        let rider = Rider { state: Arc::clone(&self.state), serving, ward: Arc::new(ward) };
+        let memory = Memory::of(call.request.extensions());
+        let rider = Rider { state: Arc::clone(&self.state), serving, ward: Arc::new(ward), memory };
         Ok(Ok(watches.serve(*call.request, Arc::new(rider), ended.boxed())))
     }
 

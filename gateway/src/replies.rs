@@ -52,14 +52,32 @@ impl Replies {
             if let Some(trailers) = self.trailers.take() {
                 return Ok(Reply::End(trailers));
             }
-            let Some(frame) = self.body.frame().await else {
-                return Err(Failure::Broken("the upstream ended its response without a status".into()));
-            };
-            match frame.map_err(Failure::from_body)?.into_data() {
-                Ok(data) => self.buffer.extend_from_slice(&data),
-                Err(frame) => self.trailers = frame.into_trailers().ok(),
-            }
+            self.read_on().await?;
         }
+    }
+
+    /// The length of the next message as soon as that is known; 0 at the end. May be dropped while it waits.
+    pub(crate) async fn next_len(&mut self) -> Result<usize, Failure> {
+        loop {
+            if let Some([_, a, b, c, d]) = self.buffer.first_chunk::<PREFIX>() {
+                return Ok(u32::from_be_bytes([*a, *b, *c, *d]) as usize);
+            }
+            if self.trailers.is_some() {
+                return Ok(0);
+            }
+            self.read_on().await?;
+        }
+    }
+
+    async fn read_on(&mut self) -> Result<(), Failure> {
+        let Some(frame) = self.body.frame().await else {
+            return Err(Failure::Broken("the upstream ended its response without a status".into()));
+        };
+        match frame.map_err(Failure::from_body)?.into_data() {
+            Ok(data) => self.buffer.extend_from_slice(&data),
+            Err(frame) => self.trailers = frame.into_trailers().ok(),
+        }
+        Ok(())
     }
 
     fn take_message(&mut self) -> Result<Option<Bytes>, Failure> {

@@ -7,9 +7,9 @@
 //! dropping a response resets the upstream's stream at once.
 //!
 //! In reading order: [`Address`] names an endpoint, `connector` opens a socket to it, `connection`
-//! is one HTTP/2 connection, `exchange` one call on it with its `upload`, `probe` asks for its
-//! health, `endpoint` keeps connections open, `pool` chooses between endpoints, `forward` takes a
-//! call through all of it, unless it is `deadly`.
+//! is one HTTP/2 connection, `exchange` one call on it with its `upload`, `unread` gives up answers
+//! that no client takes, `probe` asks for its health, `endpoint` keeps connections open, `pool`
+//! chooses between endpoints, `forward` takes a call through all of it, unless it is `deadly`.
 
 mod address;
 mod backoff;
@@ -23,6 +23,7 @@ mod exchange;
 mod forward;
 mod pool;
 mod probe;
+mod unread;
 mod upload;
 
 use forebay_edge::{Api, Response, trace};

@@ -18,7 +18,6 @@ use tonic::Status;
 use super::{
     Admission, Admitted, Waits,
     answers::{Refusal, What},
-    intake::{self, Intake},
     memory::{self, Full},
     namespace::{Confinement, each_message, outward},
     scan::{Asked, RangeAsked, scan},
@@ -28,6 +27,7 @@ use super::{
 };
 use crate::{
     call::{Call, Failure, Handler},
+    intake::{self, Intake},
     methods::{Shape, WATCH},
     rescue,
 };
@@ -218,9 +218,8 @@ fn confine(
     match message {
         Some(message) => {
             let message = confinement.inward(rpc, message)?;
-            let mut frame = grpc::frame(message.len());
-            frame.extend_from_slice(&message);
-            Ok((Some(message), Body::full(frame.freeze())))
+            let body = Body::full(grpc::framed(&message));
+            Ok((Some(message), body))
         }
         None if shape == Shape::Duplex => {
             // Whether it may be called at all.

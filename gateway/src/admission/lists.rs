@@ -18,6 +18,9 @@
 //! | it waits for the others of its keys, and then, page by page, for a seat | [`turns`], `admission::queue` |
 //! | it is shed: its turn, a seat or memory for it did not come in time | here, `admission::queue`, `admission::memory` |
 //!
+//! A member in this process is asked for all at once: it looks the keys up in turn, and writes their records as the client
+//! takes them, so pages would only be copies.
+//!
 //! Reading `limit` keys of fewer costs what reading all of them does, so a list that turns out to be
 //! small has lost nothing.
 
@@ -71,6 +74,8 @@ const ATTEMPTS: u32 = 4;
 /// The layer.
 pub(crate) struct Lists<S> {
     inner: Arc<S>,
+    /// Whether anything is read in pages.
+    in_pages: bool,
     turns: Arc<Turns<Outcome>>,
     memory: Memory,
     metrics: Metrics,
@@ -80,8 +85,8 @@ pub(crate) struct Lists<S> {
 type Outcome = Result<Arc<List>, Arc<Failure>>;
 
 impl<S: Handler> Lists<S> {
-    pub(crate) fn new(inner: S, memory: Memory, metrics: Metrics) -> Lists<S> {
-        Lists { inner: Arc::new(inner), turns: Arc::default(), memory, metrics }
+    pub(crate) fn new(inner: S, in_pages: bool, memory: Memory, metrics: Metrics) -> Lists<S> {
+        Lists { inner: Arc::new(inner), in_pages, turns: Arc::default(), memory, metrics }
     }
 
     /// The objects of the first page, if the call is to be read in pages.
@@ -108,8 +113,8 @@ impl<S: Handler> Lists<S> {
 
 impl<S: Handler> Handler for Lists<S> {
     async fn handle(&self, call: Call) -> Result<Response, Failure> {
-        let is_range = call.method.path == "/etcdserverpb.KV/Range";
-        let admitted = is_range.then(|| call.request.extensions().get::<Arc<Admitted>>().cloned()).flatten();
+        let may_be = self.in_pages && call.method.path == "/etcdserverpb.KV/Range";
+        let admitted = may_be.then(|| call.request.extensions().get::<Arc<Admitted>>().cloned()).flatten();
         let Some((admitted, page)) = admitted.and_then(|admitted| {
             let page = Self::first_page(&admitted)?;
             Some((admitted, page))

@@ -248,9 +248,7 @@ impl<S: Handler> Quotas<S> {
                     for (demand, line) in near.iter().zip(&mut lines) {
                         demand.budget.count(line.written(revision, demand.keys.len()));
                     }
-                    let mut frame = grpc::frame(answer.len());
-                    frame.extend_from_slice(&answer);
-                    return Ok(grpc::reply(frame.freeze()));
+                    return Ok(grpc::reply(grpc::framed(&answer)));
                 }
                 guard::Answer::Overtaken(turns) => {
                     lines.iter_mut().zip(turns).for_each(|(line, turn)| **line = Line(Some(turn)));

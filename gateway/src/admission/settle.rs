@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use forebay_edge::{Body, BoxError, Response};
+use forebay_edge::{Body, BoxError, Response, grpc};
 use forebay_policies::{Actual, Client, Cost, Kind, Receipt, Rpc, heavy::Sums};
 use forebay_proto::{Error, etcdserverpb::AuthenticateResponse};
 use http::HeaderMap;
@@ -117,9 +117,7 @@ impl Held {
                 if let (Some(user), Ok(answer)) = (user, AuthenticateResponse::decode(message.clone())) {
                     self.admission.0.identities.logged_in(user, &answer.token);
                 }
-                let mut frame = forebay_edge::grpc::frame(message.len());
-                frame.extend_from_slice(&message);
-                Ok(Response::from_parts(head, Body::with_trailers(frame.freeze(), trailers)))
+                Ok(Response::from_parts(head, Body::with_trailers(grpc::framed(&message), trailers)))
             }
             Err(trailers) => {
                 if rescue::text(&trailers) == Error::AuthFailed.message()

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use forebay_edge::{
     Body, BoxError, Request as HttpRequest, Response,
     grpc::{self, Messages},
@@ -134,9 +134,7 @@ impl Session {
                     continue;
                 }
             }
-            let mut frame: BytesMut = grpc::frame(message.len());
-            frame.extend_from_slice(&message);
-            return Ok(Some(frame.freeze()));
+            return Ok(Some(grpc::framed(&message)));
         }
     }
 

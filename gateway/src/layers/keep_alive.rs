@@ -176,9 +176,7 @@ impl<S: Handler> Session<S> {
             let ttl = Duration::from_secs(seconds);
             self.ttl = Some(self.ttl.map_or(ttl, |shortest| shortest.min(ttl)));
         }
-        let mut frame = grpc::frame(message.len());
-        frame.extend_from_slice(message);
-        frame.freeze()
+        grpc::framed(message)
     }
 
     /// The path is gone: an error if it has been for too long.
@@ -200,9 +198,7 @@ impl<S: Handler> Session<S> {
             renewals.try_send(renewal.clone()).expect("the channel holds as many as may be unanswered");
         }
         let frames = futures::StreamExt::map(ReceiverStream::new(receiver), |renewal: Bytes| {
-            let mut frame = grpc::frame(renewal.len());
-            frame.extend_from_slice(&renewal);
-            Ok::<_, std::convert::Infallible>(Frame::data(frame.freeze()))
+            Ok::<_, std::convert::Infallible>(Frame::data(grpc::framed(&renewal)))
         });
         let request = Request::from_parts(self.head.clone(), Body::new(StreamBody::new(frames)));
         let call = Call { method: self.method, deadline: self.deadline, request: Box::new(request) };

@@ -55,10 +55,8 @@ impl<S: Handler> Handler for Members<S> {
             }
         };
         let message = rewrite(message, &self.client_urls).map_err(|error| Failure::Broken(error.into()))?;
-        let mut frames = grpc::frame(message.len());
-        frames.extend_from_slice(&message);
         head.headers.remove(CONTENT_LENGTH);
-        Ok(Response::from_parts(head, Body::with_trailers(frames.freeze(), trailers)))
+        Ok(Response::from_parts(head, Body::with_trailers(grpc::framed(&message), trailers)))
     }
 }
 

@@ -3,13 +3,20 @@
 //! Such a watch is opened as the client, so the upstream judges its right. It asks for progress until it has some: a
 //! range in which nothing happens would otherwise never be known to have come as far as the mirror.
 //!
+//! What is received takes memory of the client's listener, which is asked for before it is received: many clients that do
+//! not read could otherwise have all of the past kept for each of them. Where there is none, the watch is closed, and
+//! opened again where it was once there is.
+//!
 //! Receiving the past goes by [`Turns`](super::turns::Turns). A catch-up that loses its turn closes its watch, and opens
 //! it again where it was, so that nothing lies in windows and buffers for clients that do not read.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use forebay_edge::{Body, BoxError, grpc};
+use forebay_edge::{
+    Body, BoxError, grpc,
+    listener::{Held, Memory},
+};
 use forebay_keyspace::watch::{CatchUp, Events, Fed};
 use forebay_proto::{
     etcdserverpb::{
@@ -45,6 +52,8 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(200);
 const QUIET_MAX: Duration = Duration::from_secs(1);
 /// How long it lasts while the client does not take what came.
 const UNTAKEN_MAX: Duration = Duration::from_millis(250);
+/// How much a message takes, of each byte: its events, and what is written of them for the client.
+const TIMES: usize = 2;
 /// How long opening may take.
 const OPEN_MAX: Duration = Duration::from_secs(5);
 
@@ -77,12 +86,19 @@ pub(super) fn ask_progress(requests: &Requests) -> bool {
 }
 
 /// What the watcher sees, until it is dropped. It ends if the upstream cannot tell.
-pub(super) fn catch_up(state: Arc<State>, identity: Identity, wanted: CatchUp) -> BoxStream<'static, Fed> {
+pub(super) fn catch_up(
+    state: Arc<State>,
+    identity: Identity,
+    memory: Memory,
+    wanted: CatchUp,
+) -> BoxStream<'static, (Fed, Held)> {
     state.metrics.caught_up();
     let private = Private {
         asks_progress: state.caller.version().is_some_and(tells_progress),
         state: Arc::clone(&state),
         identity,
+        memory,
+        prepaid: (0, Held::default()),
         request: WatchCreateRequest { fragment: true, watch_id: 0, ..wanted.request },
         open: None,
         attempts: 0,
@@ -101,6 +117,9 @@ pub(super) fn catch_up(state: Arc<State>, identity: Identity, wanted: CatchUp) -
 struct Private {
     state: Arc<State>,
     identity: Identity,
+    memory: Memory,
+    /// Memory that was waited for, and for how long a message.
+    prepaid: (usize, Held),
     /// Its start is what was not delivered yet.
     request: WatchCreateRequest,
     open: Option<Open>,
@@ -115,6 +134,9 @@ struct Open {
     /// The fragments of a response so far, and their size.
     fragments: Vec<Event>,
     bytes: usize,
+    held: Held,
+    /// Whether that is also for the message that comes now.
+    is_paid: bool,
     /// When to ask for progress.
     ask_at: Instant,
     _counted: OpenWatches,
@@ -125,14 +147,17 @@ impl Open {
         let opening = open(&state.caller, identity, vec![request.clone()]);
         let (requests, replies) = time::timeout(OPEN_MAX, opening).await.ok()?.ok()?;
         let _counted = state.metrics.upstream_watches(1);
-        Some(Open { requests, replies, fragments: Vec::new(), bytes: 0, ask_at: Instant::now(), _counted })
+        let (fragments, held) = (Vec::new(), Held::default());
+        Some(Open { requests, replies, fragments, bytes: 0, held, is_paid: false, ask_at: Instant::now(), _counted })
     }
 }
 
 /// What came of waiting for the upstream.
 enum Received {
-    /// Something to deliver, and the size of the events in it.
-    Fed(Fed, usize),
+    /// Something to deliver, its memory, and the size of the events in it.
+    Fed(Fed, Held, usize),
+    /// There is no memory for the next message, which is this long.
+    Full(usize),
     /// The stream broke.
     Broken,
     /// The upstream cannot tell.
@@ -141,7 +166,7 @@ enum Received {
 
 impl Private {
     /// Delivers until it cannot, or nobody wants it any more.
-    async fn run(mut self, state: &State, feeding: mpsc::Sender<Fed>) {
+    async fn run(mut self, state: &State, feeding: mpsc::Sender<(Fed, Held)>) {
         let mut is_long = false;
         while self.attempts < ATTEMPTS_MAX {
             if self.attempts > 0 {
@@ -161,8 +186,19 @@ impl Private {
                         }
                     },
                 };
-                let (fed, bytes) = match received {
-                    Received::Fed(fed, bytes) => (fed, bytes),
+                let (fed, held, bytes) = match received {
+                    Received::Fed(fed, held, bytes) => (fed, held, bytes),
+                    Received::Full(len) => {
+                        // What is open, and the turn, are others' meanwhile.
+                        self.open = None;
+                        drop(turn.take());
+                        tokio::select! {
+                            held = self.memory.hold(TIMES * len) => self.prepaid = (len, held),
+                            () = feeding.closed() => return,
+                        }
+                        self.attempts = 0;
+                        break;
+                    }
                     Received::Broken => break,
                     Received::Refused => return,
                 };
@@ -181,13 +217,13 @@ impl Private {
                 }
                 if let Ok(place) = time::timeout(UNTAKEN_MAX, feeding.reserve()).await {
                     let Ok(place) = place else { return };
-                    place.send(fed);
+                    place.send((fed, held));
                     continue;
                 }
                 if turn.take().is_some() {
                     self.open = None;
                 }
-                if feeding.send(fed).await.is_err() {
+                if feeding.send((fed, held)).await.is_err() {
                     return;
                 }
             }
@@ -198,15 +234,27 @@ impl Private {
     /// The next thing to deliver. What was received is not lost if this is dropped.
     async fn receive(&mut self) -> Received {
         while let Some(open) = &mut self.open {
-            let reply = tokio::select! {
-                reply = open.replies.next() => reply,
+            let len = tokio::select! {
+                len = open.replies.next_len() => len,
                 () = time::sleep_until(open.ask_at), if self.asks_progress => {
                     ask_progress(&open.requests);
                     open.ask_at = Instant::now() + PROGRESS_PAUSE;
                     continue;
                 }
             };
-            let Ok(Reply::Message(message)) = reply else { break };
+            let Ok(len) = len else { break };
+            if !open.is_paid {
+                match self.prepaid.0 {
+                    prepaid if prepaid >= len => open.held.add(std::mem::take(&mut self.prepaid).1),
+                    _ => match self.memory.try_hold(TIMES * len) {
+                        Ok(held) => open.held.add(held),
+                        Err(_) => return Received::Full(len),
+                    },
+                }
+                open.is_paid = true;
+            }
+            let Ok(Reply::Message(message)) = open.replies.next().await else { break };
+            open.is_paid = false;
             let bytes = message.len();
             let Ok(response) = WatchResponse::decode(message) else { return Received::Refused };
             if let Some(received) = self.take(response, bytes) {
@@ -222,7 +270,8 @@ impl Private {
         if response.canceled {
             // Anything but a compaction is the client's to hear about when it comes back.
             let is_compacted = response.compact_revision > 0;
-            let fed = is_compacted.then_some(Received::Fed(Fed::Compacted(response.compact_revision), 0));
+            let fed =
+                is_compacted.then_some(Received::Fed(Fed::Compacted(response.compact_revision), Held::default(), 0));
             return Some(fed.unwrap_or(Received::Refused));
         }
         if header.cluster_id != self.state.sight.now().cluster_id {
@@ -240,17 +289,17 @@ impl Private {
             }
             self.request.start_revision = header.revision + 1;
             self.attempts = 0;
-            return Some(Received::Fed(Fed::Progress(header.revision), 0));
+            return Some(Received::Fed(Fed::Progress(header.revision), Held::default(), 0));
         }
         open.fragments.extend(response.events);
         open.bytes += bytes;
         if response.fragment {
             return None;
         }
-        let bytes = std::mem::take(&mut open.bytes);
+        let (bytes, held) = (std::mem::take(&mut open.bytes), std::mem::take(&mut open.held));
         let Ok(events) = Events::new(&std::mem::take(&mut open.fragments)) else { return Some(Received::Refused) };
         self.request.start_revision = self.request.start_revision.max(events.last() + 1);
         self.attempts = 0;
-        Some(Received::Fed(Fed::Events(events), bytes))
+        Some(Received::Fed(Fed::Events(events), held, bytes))
     }
 }

@@ -138,8 +138,6 @@ pub(super) struct Feed {
     reached: Arc<Reached>,
     /// Whether all keys turned out not to fit, and the named prefixes are mirrored instead.
     is_reduced: bool,
-    /// Whether there turned out to be so much past that the mirror begins without it.
-    is_present_only: bool,
     /// Whether the upstream is no continuation of what the mirror holds.
     is_set_back: bool,
 }
@@ -147,16 +145,7 @@ pub(super) struct Feed {
 impl Feed {
     pub(super) fn new(state: Arc<State>, config: MirrorConfig) -> Feed {
         let own = Own::new(config.user.clone());
-        Feed {
-            state,
-            config,
-            own,
-            mirror: None,
-            reached: Arc::default(),
-            is_reduced: false,
-            is_present_only: false,
-            is_set_back: false,
-        }
+        Feed { state, config, own, mirror: None, reached: Arc::default(), is_reduced: false, is_set_back: false }
     }
 
     /// Feeds until it is dropped.
@@ -181,7 +170,7 @@ impl Feed {
                     continue;
                 }
                 End::Late => {
-                    self.is_present_only = true;
+                    self.config.past_revisions = 0;
                     self.drop_mirror();
                     continue;
                 }
@@ -253,9 +242,9 @@ impl Feed {
 
     /// Fills the mirror from a list; returns at which revision it is of the present.
     async fn list(&mut self) -> Result<(Arc<Serving>, i64), End> {
-        let Feed { state, config, own, mirror, is_reduced, is_present_only, .. } = self;
+        let Feed { state, config, own, mirror, .. } = self;
         own.authenticate(&state.caller).await.map_err(End::of)?;
-        let ranges = match is_reduced {
+        let ranges = match self.is_reduced {
             true => Ranges::new(config.prefixes.iter().map(with_prefix)),
             false => Ranges::all(),
         };
@@ -265,9 +254,9 @@ impl Feed {
         let want = Want { range: tail::own_range(state, own.identity(), &ranges), revision: 0 };
         let present = state.vouch(own.identity(), false, &want).await.map_err(End::of)?;
         let begin = match mirror {
-            None if !*is_present_only => past(present, config),
+            None => past(present, config),
             // What made it be built anew may lie in the past.
-            _ => present,
+            Some(_) => present,
         };
         let live_bytes = config.max_bytes - config.window_bytes();
         let list = async |at| {

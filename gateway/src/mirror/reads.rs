@@ -8,7 +8,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use forebay_edge::{Response, grpc, range, trace};
+use forebay_edge::{Response, grpc, listener::Memory, range, trace};
 use forebay_keyspace::{
     check,
     eval::{RangeResult, ResultChunks},
@@ -105,6 +105,7 @@ pub(super) async fn range(
 ) -> Result<Outcome, Failure> {
     let Asked { call, request } = asked;
     let keys = KeyRange::new(request.key.clone(), request.range_end.clone());
+    let memory = Memory::of(call.request.extensions());
     if !form.is_possible(&request) || keys.is_empty() || !serving.reader.ranges().covers(&keys) {
         return Ok(Outcome::Pass(call, Served::Uncovered));
     }
@@ -118,18 +119,18 @@ pub(super) async fn range(
         form.evaluate(&serving.reader, &request)
     } else {
         let (reader, request) = (serving.reader.clone(), request.clone());
-        tokio::task::spawn_blocking(move || form.evaluate(&reader, &request))
-            .await
-            .map_err(|error| Failure::Broken(error.into()))?
+        let evaluated = range::in_turn(move || form.evaluate(&reader, &request)).await;
+        evaluated.map_err(|error| Failure::Broken(error.into()))?
     };
     if !state.is_serving(&serving) {
         return Ok(Outcome::Pass(call, Served::Absent));
     }
     Ok(match result {
-        Ok(Evaluated::Whole(result)) => Outcome::answered(range::respond(result, &header(state))),
+        Ok(Evaluated::Whole(result)) => Outcome::answered(range::respond(result, &header(state), &memory)),
         Ok(Evaluated::Chunks(chunks)) => {
             let state = Arc::clone(state);
-            Outcome::answered(range::respond_stream(chunks.map(Ok), move || header(&state)))
+            let pinned = chunks.memory();
+            Outcome::answered(range::respond_stream(chunks.map(Ok), move || header(&state), pinned, memory))
         }
         Err(Unanswered::Outside { .. }) => Outcome::Pass(call, Served::Window),
         Err(Unanswered::Unmirrored) => Outcome::Pass(call, Served::Uncovered),

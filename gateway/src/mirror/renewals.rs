@@ -259,9 +259,7 @@ impl Leases {
         let lease = self.under_way.pop_front().filter(|lease| answered == Ok(*lease));
         let lease = lease.ok_or_else(|| Status::internal("the upstream answered a renewal that was not sent"))?;
         let waiting = self.waiting.get_mut(&lease).expect("a renewal is under way for somebody");
-        let mut frame = grpc::frame(message.len());
-        frame.extend_from_slice(message);
-        let frame = frame.freeze();
+        let frame = grpc::framed(message);
         for answer in std::mem::take(&mut waiting.now) {
             let _ = answer.send(Ok(frame.clone()));
         }

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use forebay_edge::watch::{Admission, Source};
+use forebay_edge::{
+    listener::{Held, Memory},
+    watch::{Admission, Source},
+};
 use forebay_keyspace::watch::{CatchUp, Fed, HeaderBase};
 use forebay_proto::{KeyRange, etcdserverpb::WatchCreateRequest};
 use futures::{FutureExt as _, future::BoxFuture, stream::BoxStream};
@@ -28,6 +31,7 @@ pub(super) struct Rider {
     pub(super) state: Arc<State>,
     pub(super) serving: Arc<Serving>,
     pub(super) ward: Arc<Ward>,
+    pub(super) memory: Memory,
 }
 
 impl Source for Rider {
@@ -62,8 +66,8 @@ impl Source for Rider {
         Some(caught_up.boxed())
     }
 
-    fn catch_up(&self, wanted: CatchUp) -> BoxStream<'static, Fed> {
-        catch_up(Arc::clone(&self.state), self.ward.identity().clone(), wanted)
+    fn catch_up(&self, wanted: CatchUp) -> BoxStream<'static, (Fed, Held)> {
+        catch_up(Arc::clone(&self.state), self.ward.identity().clone(), self.memory.clone(), wanted)
     }
 }
 
@@ -107,8 +111,9 @@ impl Create {
                 Err(status) => status,
             };
             match End::of(status.clone()) {
-                // Told by the upstream, which knows at which revision.
-                End::Compacted => return Admission::Feed,
+                // Told by the upstream, which knows at which revision. An answer without a header does not show whether it
+                // was set back, so it has to be followed.
+                End::Compacted if is_following && is_sure => return Admission::Feed,
                 End::Unauthorised(status) => return self.denied(identity, &want, status).await,
                 // As with a member that is not there: the client waits, or goes elsewhere.
                 _ => {

@@ -16,7 +16,7 @@ use super::{Address, Io, endpoint::Endpoint};
 
 /// Receive window of one stream: what a slow client makes us hold for it, times its streams. A list of five hundred
 /// objects fits; a longer answer goes at this much for each round trip to the upstream.
-const STREAM_WINDOW: u32 = 256 << 10;
+pub(super) const STREAM_WINDOW: u32 = 256 << 10;
 /// Receive window of the connection: as large as possible, so that streams of slow clients cannot
 /// use it up and stop the others. The windows are fixed because measuring them takes pings, and
 /// etcd ends connections that ping often.

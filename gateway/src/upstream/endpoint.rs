@@ -26,6 +26,7 @@ use super::{
     cluster::Cluster,
     connection::{Connection, Driver},
     probe::probe,
+    unread::Unread,
 };
 use crate::{
     config::{KEEPALIVE_MIN, PoolConfig},
@@ -72,6 +73,8 @@ pub(super) struct Endpoint {
     next: AtomicUsize,
     health: ArcSwap<Health>,
     cluster: Arc<Cluster>,
+    /// Its answers that lie here, with those of the others.
+    pub(super) unread: Arc<Unread>,
     /// Tells those who wait for an endpoint to look again.
     changed: watch::Sender<()>,
 }
@@ -89,11 +92,12 @@ impl Endpoint {
         connections: usize,
         metrics: EndpointMetrics,
         cluster: Arc<Cluster>,
+        unread: Arc<Unread>,
         changed: watch::Sender<()>,
     ) -> Endpoint {
         let slots = (0..connections.max(1)).map(|_| ArcSwapOption::empty()).collect();
         let health = ArcSwap::from_pointee(Health::of(Rank::Doubtful));
-        Endpoint { index, address, metrics, slots, next: AtomicUsize::new(0), health, cluster, changed }
+        Endpoint { index, address, metrics, slots, next: AtomicUsize::new(0), health, cluster, unread, changed }
     }
 
     /// The next of the connections that take new calls.

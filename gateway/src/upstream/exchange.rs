@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 
 use super::{
     connection::{ActiveStream, Connection},
+    unread::Answer,
     upload::Upload,
 };
 use crate::{
@@ -91,7 +92,7 @@ pub(super) async fn exchange(
     if download.is_end_stream() {
         return Ok(Response::from_parts(head, Body::empty()));
     }
-    let body = Download { upload, pump, download, _active: active };
+    let body = Download { upload, pump, answer: connection.endpoint.unread.add(download), _active: active };
     Ok(Response::from_parts(head, Body::new(body)))
 }
 
@@ -166,7 +167,7 @@ impl Pump {
 struct Download {
     upload: Upload,
     pump: Pump,
-    download: RecvStream,
+    answer: Arc<Answer>,
     _active: ActiveStream,
 }
 
@@ -179,25 +180,32 @@ impl http_body::Body for Download {
         if let Poll::Ready(Err(failure)) = this.pump.poll(&mut this.upload, cx) {
             return Poll::Ready(Some(Err(failure)));
         }
-        match ready!(this.download.poll_data(cx)) {
-            Some(Ok(data)) => {
-                // Whoever polls for more has room for it, so the window opens as fast as the client reads.
-                let _ = this.download.flow_control().release_capacity(data.len());
-                Poll::Ready(Some(Ok(Frame::data(data))))
-            }
-            // An upstream that has answered may stop an upload that way.
-            Some(Err(error)) if error.reason() != Some(Reason::NO_ERROR) => {
-                Poll::Ready(Some(Err(Failure::Broken(error.into()))))
-            }
-            Some(Err(_)) | None => match ready!(this.download.poll_trailers(cx)) {
-                Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-                Ok(None) => Poll::Ready(None),
-                Err(error) => Poll::Ready(Some(Err(Failure::Broken(error.into())))),
-            },
-        }
+        this.answer.ask(|stream| poll_frame(stream, cx)).unwrap_or_else(|| {
+            let text = "the client did not read what the upstream answered";
+            Poll::Ready(Some(Err(Failure::Broken(text.into()))))
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.download.is_end_stream()
+        self.answer.is_over()
+    }
+}
+
+fn poll_frame(stream: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+    match ready!(stream.poll_data(cx)) {
+        Some(Ok(data)) => {
+            // Whoever polls for more has room for it, so the window opens as fast as the client reads.
+            let _ = stream.flow_control().release_capacity(data.len());
+            Poll::Ready(Some(Ok(Frame::data(data))))
+        }
+        // An upstream that has answered may stop an upload that way.
+        Some(Err(error)) if error.reason() != Some(Reason::NO_ERROR) => {
+            Poll::Ready(Some(Err(Failure::Broken(error.into()))))
+        }
+        Some(Err(_)) | None => match ready!(stream.poll_trailers(cx)) {
+            Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            Ok(None) => Poll::Ready(None),
+            Err(error) => Poll::Ready(Some(Err(Failure::Broken(error.into())))),
+        },
     }
 }

@@ -12,7 +12,8 @@ use http::{
 use tokio::time::Instant;
 
 use super::{
-    Address, Pool, deadly,
+    Address, Pool,
+    deadly::{self, Judged},
     exchange::{Break, exchange},
     pool::Tried,
     upload::Upload,
@@ -20,6 +21,7 @@ use super::{
 use crate::{
     call::{Call, Failure},
     methods::{Kind, Shape},
+    replies,
 };
 
 /// How long to rest when every endpoint was tried.
@@ -37,7 +39,14 @@ impl Pool {
         let pool = &*self.0;
         let method = call.method;
         let call = match deadly::may_be(method) {
-            true => deadly::judged(call, pool.message_bytes_max).boxed().await?,
+            true => match deadly::judged(call, pool.message_bytes_max).boxed().await? {
+                Judged::Harmless(call) => call,
+                Judged::Refused(in_its_place, status) => {
+                    let answered = replies::unary(Box::pin(self.forward(in_its_place)).await?).await?;
+                    let status = answered.map_or_else(|trailers| replies::status(&trailers), |_| status);
+                    return Err(Failure::Refused(status));
+                }
+            },
             false => call,
         };
         let (head, body) = call.request.into_parts();

@@ -21,6 +21,7 @@ use super::{
     cluster::Cluster,
     connection::Connection,
     endpoint::{Endpoint, keep_connected},
+    unread::Unread,
 };
 use crate::{
     config::{Config, PoolConfig},
@@ -45,7 +46,7 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
     pub(super) hold: Duration,
     pub(super) message_bytes_max: usize,
-    /// Aborts the tasks that keep connections open when the pool is dropped.
+    /// Aborts the tasks that keep connections open and look after what is unread when the pool is dropped.
     _tasks: JoinSet<()>,
 }
 
@@ -68,11 +69,13 @@ impl Pool {
         let pool = Arc::new(pool);
         let mut tasks = JoinSet::new();
         let cluster = Arc::new(Cluster::new(addresses.len()));
+        let unread = Unread::new();
+        tasks.spawn(Arc::clone(&unread).look_after());
         let mut endpoints = Vec::new();
         for (index, address) in addresses.into_iter().enumerate() {
             let handles = metrics.endpoint(&address.to_string());
-            let (cluster, changed) = (Arc::clone(&cluster), changed.clone());
-            let endpoint = Arc::new(Endpoint::new(index, address, pool.connections, handles, cluster, changed));
+            let (cluster, unread, changed) = (Arc::clone(&cluster), Arc::clone(&unread), changed.clone());
+            let endpoint = Arc::new(Endpoint::new(index, address, pool.connections, handles, cluster, unread, changed));
             for slot in 0..pool.connections.max(1) {
                 let connector = Arc::clone(&connector);
                 tasks.spawn(keep_connected(Arc::clone(&endpoint), slot, connector, Arc::clone(&pool), via.clone()));

@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use forebay_edge::{Body, grpc::PREFIX};
+use forebay_edge::{
+    Body,
+    grpc::{Follower, PREFIX},
+};
 use tonic::Status;
 
 use crate::{
@@ -28,7 +31,8 @@ pub(super) struct Upload {
     kept_max: usize,
     /// How many of the kept pieces were handed out since the last rewind.
     replayed: usize,
-    sizes: MessageSizes,
+    messages: Follower,
+    message_bytes_max: usize,
     /// Whether the body has ended.
     ended: bool,
 }
@@ -37,8 +41,16 @@ impl Upload {
     pub(super) fn new(method: &Method, body: Body, message_bytes_max: usize) -> Upload {
         let kept_max = if method.shape == Shape::Duplex { STREAM_KEPT_MAX } else { message_bytes_max + PREFIX };
         let ended = http_body::Body::is_end_stream(&body);
-        let sizes = MessageSizes { max: message_bytes_max, ..MessageSizes::default() };
-        Upload { body, kept: Some(Vec::new()), kept_bytes: 0, kept_max, replayed: 0, sizes, ended }
+        Upload {
+            body,
+            kept: Some(Vec::new()),
+            kept_bytes: 0,
+            kept_max,
+            replayed: 0,
+            messages: Follower::default(),
+            message_bytes_max,
+            ended,
+        }
     }
 
     /// Reads the first piece, so that a refused message is never forwarded and a client that stalls
@@ -73,7 +85,7 @@ impl Upload {
             };
             // gRPC requests have no trailers; what a client sends there means nothing to etcd.
             let Ok(piece) = frame.into_data() else { continue };
-            if let Err(status) = self.sizes.check(&piece) {
+            if let Err(status) = self.measure(&piece) {
                 return Poll::Ready(Some(Err(Failure::Refused(status))));
             }
             self.keep(&piece);
@@ -102,6 +114,17 @@ impl Upload {
         }
     }
 
+    /// Refuses a message above the limit by its prefix, with grpc-go's words.
+    fn measure(&mut self, piece: &[u8]) -> Result<(), Status> {
+        let (max, mut longest) = (self.message_bytes_max, 0);
+        self.messages.read(piece, |len| longest = longest.max(len));
+        if longest > max {
+            let text = format!("grpc: received message larger than max ({longest} vs. {max})");
+            return Err(Status::resource_exhausted(text));
+        }
+        Ok(())
+    }
+
     fn keep(&mut self, piece: &Bytes) {
         self.kept_bytes += piece.len();
         if self.kept_bytes > self.kept_max {
@@ -111,42 +134,6 @@ impl Upload {
             kept.push(piece.clone());
             self.replayed = kept.len();
         }
-    }
-}
-
-/// Follows the prefixes of the messages in a body, without keeping the messages.
-#[derive(Debug, Default)]
-struct MessageSizes {
-    max: usize,
-    prefix: [u8; PREFIX],
-    prefix_len: usize,
-    /// Bytes of the present message that are still to come.
-    remaining: usize,
-}
-
-impl MessageSizes {
-    /// Reads on; refuses a message above the limit by its prefix, with grpc-go's words.
-    fn check(&mut self, mut piece: &[u8]) -> Result<(), Status> {
-        while !piece.is_empty() {
-            let skipped = self.remaining.min(piece.len());
-            self.remaining -= skipped;
-            piece = &piece[skipped..];
-            let taken = (PREFIX - self.prefix_len).min(piece.len());
-            self.prefix[self.prefix_len..][..taken].copy_from_slice(&piece[..taken]);
-            self.prefix_len += taken;
-            piece = &piece[taken..];
-            if self.prefix_len == PREFIX {
-                let [_, a, b, c, d] = self.prefix;
-                let len = u32::from_be_bytes([a, b, c, d]) as usize;
-                if len > self.max {
-                    let text = format!("grpc: received message larger than max ({len} vs. {})", self.max);
-                    return Err(Status::resource_exhausted(text));
-                }
-                self.prefix_len = 0;
-                self.remaining = len;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -30,10 +30,7 @@ impl Answer {
 
 /// A request with one framed message.
 pub(crate) fn request(path: &str, message: impl Into<Bytes>) -> Request {
-    let message = message.into();
-    let mut frame = grpc::frame(message.len());
-    frame.extend_from_slice(&message);
-    with_body(path, Body::full(frame.freeze()))
+    with_body(path, Body::full(grpc::framed(&message.into())))
 }
 
 /// A request with any body.
@@ -116,10 +113,7 @@ impl Writer {
     }
 
     pub(crate) async fn send(&self, message: impl Into<Bytes>) {
-        let message = message.into();
-        let mut frame = grpc::frame(message.len());
-        frame.extend_from_slice(&message);
-        self.0.send(Ok(Frame::data(frame.freeze()))).await.expect("the gateway reads");
+        self.0.send(Ok(Frame::data(grpc::framed(&message.into())))).await.expect("the gateway reads");
     }
 
     /// The client resets its stream.

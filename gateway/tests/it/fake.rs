@@ -235,7 +235,7 @@ impl Fake {
             Act::Reset(reason) => respond.send_reset(reason),
             Act::ResetAfter(message, reason) => {
                 let mut stream = respond.send_response(head_of(200), false).unwrap();
-                stream.send_data(framed(message.into()), false).unwrap();
+                stream.send_data(grpc::framed(&Bytes::from(message)), false).unwrap();
                 time::sleep(Duration::from_millis(1)).await;
                 stream.send_reset(reason);
             }
@@ -246,7 +246,7 @@ impl Fake {
             }
             Act::NoTrailers(message) => {
                 let mut stream = respond.send_response(head_of(200), false).unwrap();
-                stream.send_data(framed(message.into()), true).unwrap();
+                stream.send_data(grpc::framed(&Bytes::from(message)), true).unwrap();
             }
             Act::Http(status) => {
                 respond.send_response(http::Response::builder().status(status).body(()).unwrap(), true).unwrap();
@@ -324,12 +324,6 @@ fn grpc_status(code: i32, text: &str) -> http::HeaderMap {
     trailers
 }
 
-fn framed(message: Bytes) -> Bytes {
-    let mut frame = grpc::frame(message.len());
-    frame.put(message);
-    frame.freeze()
-}
-
 fn reply(respond: &mut SendResponse<Bytes>, message: Option<Bytes>, code: i32, text: &str) {
     let mut head = head_of(200);
     let Some(message) = message else {
@@ -339,7 +333,7 @@ fn reply(respond: &mut SendResponse<Bytes>, message: Option<Bytes>, code: i32, t
     };
     head.headers_mut().insert("x-header", "kept".parse().unwrap());
     let Ok(mut stream) = respond.send_response(head, false) else { return };
-    let _ = stream.send_data(framed(message), false);
+    let _ = stream.send_data(grpc::framed(&message), false);
     let _ = stream.send_trailers(grpc_status(code, text));
 }
 

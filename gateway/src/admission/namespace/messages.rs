@@ -41,11 +41,7 @@ impl Rewritten {
         }
         self.buffer.advance(PREFIX);
         let message = self.buffer.split_to(len).freeze();
-        Some((self.rewrite)(message).map(|message| {
-            let mut frame = grpc::frame(message.len());
-            frame.extend_from_slice(&message);
-            frame.freeze()
-        }))
+        Some((self.rewrite)(message).map(|message| grpc::framed(&message)))
     }
 }
 

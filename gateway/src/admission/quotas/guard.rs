@@ -128,9 +128,7 @@ pub(super) fn wrap(method: &Method, message: &Bytes, turns: &[(&Budget, i64)]) -
     let mut outer = BytesMut::with_capacity(inner.len() + 256);
     encoding::bytes::encode(SUCCESS, &inner, &mut outer);
     guards.encode(&mut outer).expect("the buffer grows");
-    let mut frame = grpc::frame(outer.len());
-    frame.put_slice(&outer);
-    frame.freeze()
+    grpc::framed(&outer)
 }
 
 /// What became of a guarded write.

@@ -122,6 +122,28 @@ async fn b40_an_upstream_that_was_set_back_to_what_no_read_had_seen_is_found_out
 }
 
 #[tokio::test(start_paused = true)]
+async fn b40_a_watch_from_before_what_a_restored_upstream_compacted_hears_nothing_of_the_past_that_was() {
+    let setup = Setup::new().await;
+    for value in ["v3", "v4", "v5"] {
+        setup.world.put("k", value);
+    }
+    assert_eq!(revision(&setup.get("k").await), 6);
+    setup.world.restore(7);
+    for value in ["new", "newer", "newest"] {
+        setup.world.put("k", value);
+    }
+    setup.world.compact(3);
+    let mut early = setup.watch(None).await;
+    early.send_create(all_from(2)).await;
+    assert_eq!(early.try_next().await.unwrap_err().0, 14, "the client comes back");
+    let mut stream = setup.watch(None).await;
+    let created = stream.create(all_from(2)).await;
+    let canceled = stream.next().await;
+    assert!(created.created && canceled.canceled && canceled.compact_revision == 3, "{created:?} {canceled:?}");
+    assert_eq!(created.header.unwrap().revision, 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn b38_a_lost_leader_ends_the_streams_that_asked_to_hear_of_it() {
     let setup = Setup::new().await;
     let (writer, body) = Writer::new();

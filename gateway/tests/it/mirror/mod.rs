@@ -137,9 +137,13 @@ struct Stream {
 
 impl Stream {
     async fn create(&mut self, create: pb::WatchCreateRequest) -> pb::WatchResponse {
+        self.send_create(create).await;
+        self.next().await
+    }
+
+    async fn send_create(&mut self, create: pb::WatchCreateRequest) {
         let union = RequestUnion::CreateRequest(create);
         self.writer.send(pb::WatchRequest { request_union: Some(union) }.encode_to_vec()).await;
-        self.next().await
     }
 
     async fn next(&mut self) -> pb::WatchResponse {

@@ -241,9 +241,7 @@ impl World {
                 self.released().await;
                 let mut message = bytes::BytesMut::new();
                 result?.encode(&header, &mut message);
-                let mut out = grpc::frame(message.len());
-                out.extend_from_slice(&message);
-                Ok(grpc::reply(out.freeze()))
+                Ok(grpc::reply(grpc::framed(&message)))
             }
             "Txn" => {
                 let (_, txn) = grpc::unary::<pb::TxnRequest>(request, 1 << 20).await?;

@@ -14,16 +14,16 @@ use http_body_util::BodyExt as _;
 use crate::call::Failure;
 
 /// A request body of which the first message was read.
-pub(super) struct Intake {
+pub(crate) struct Intake {
     /// The first message without its prefix; `None` if there is none that can be read: it is cut off,
     /// compressed or too long, which the upstream says better.
-    pub(super) message: Option<Bytes>,
+    pub(crate) message: Option<Bytes>,
     /// What came, and what is still to come.
-    pub(super) body: Body,
+    pub(crate) body: Body,
 }
 
 /// Reads the first message, of at most `max` bytes. `reserve` is told its length before it is kept.
-pub(super) async fn read<E: From<Failure>>(
+pub(crate) async fn read<E: From<Failure>>(
     mut body: Body,
     max: usize,
     reserve: impl AsyncFnOnce(usize) -> Result<(), E>,
