@@ -1,13 +1,14 @@
 //! The abuse catalogue: what one client can do to a control plane, and what the others notice of it.
 //!
-//! Each entry is one client, from an address of its own, that does one thing as fast as it can. Beside it a bystander
-//! does what a control plane lives by: 200 puts a second, at moments that do not depend on the answers, and leases of
-//! five seconds that it keeps alive. The bystander is measured alone, beside the abuse, and after it.
+//! Each entry is one client, from an address of its own, that does one thing as fast as it can. Beside it bystanders at
+//! four other addresses do what a control plane lives by: 200 puts a second together, at moments that do not depend on
+//! the answers, and leases of five seconds that are kept alive. They are measured alone, beside the abuse, and after it.
 
-mod bystander;
+mod bystanders;
 mod catalogue;
 mod floods;
 pub mod frames;
+mod unread;
 
 use std::{
     net::SocketAddr,
@@ -22,10 +23,11 @@ use anyhow::Context as _;
 use serde::Serialize;
 use tokio::{runtime::Handle, sync::watch, time};
 
-use self::bystander::Bystander;
-pub use self::bystander::Felt;
+use self::bystanders::Bystanders;
+pub use self::bystanders::Felt;
 pub use self::catalogue::{Did, abuse, preload};
 pub use self::floods::{Flood, is_borne};
+pub use self::unread::unread;
 use crate::{client::Target, elsewhere::Elsewhere};
 
 /// One entry of the catalogue.
@@ -102,11 +104,11 @@ pub struct Plan {
     pub size: f64,
     /// How long the abuse goes on.
     pub lasts: Duration,
-    /// How long the bystander is measured alone, and after.
+    /// How long the bystanders are measured alone, and after.
     pub around: Duration,
-    /// Puts a second of the bystander.
+    /// Puts a second of the bystanders.
     pub puts: u32,
-    /// Whether the abuser's threads run when neither server nor bystander want to. In earnest it has a machine of its own;
+    /// Whether the abuser's threads run when neither server nor bystanders want to. In earnest it has a machine of its own;
     /// here, what it costs to send takes CPU time from those that are measured.
     pub gives_way: bool,
 }
@@ -122,13 +124,13 @@ impl Default for Plan {
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     pub abuse: Abuse,
-    /// What the bystander noticed of the server before.
+    /// What the bystanders noticed of the server before.
     pub alone: Felt,
     /// And meanwhile.
     pub beside: Felt,
     /// And afterwards.
     pub after: Felt,
-    /// Leases of the bystander that were lost.
+    /// Leases of the bystanders that were lost.
     pub leases_lost: u64,
     pub did: Did,
     /// The memory that the server had resident before, and the most that it had meanwhile, in bytes.
@@ -145,9 +147,9 @@ pub async fn run(
     plan: Plan,
     rss: impl Fn() -> Option<u64> + Send + Sync + 'static,
 ) -> anyhow::Result<Report> {
-    let bystander = Bystander::start(address, plan.puts).await.context("the bystander")?;
+    let bystanders = Bystanders::start(address, plan.puts).await.context("the bystanders")?;
     time::sleep(plan.around).await;
-    bystander.turn();
+    bystanders.turn();
 
     let rss_before = rss().unwrap_or_default();
     let most = Arc::new(AtomicU64::new(0));
@@ -166,7 +168,7 @@ pub async fn run(
     let begin = elsewhere.as_ref().map_or_else(Handle::current, |elsewhere| elsewhere.handle().clone());
     let abusing = begin.spawn(async move { self::abuse(abuse, &Target::at(address), plan.size, stopped).await });
     time::sleep(plan.lasts).await;
-    bystander.turn();
+    bystanders.turn();
     stop.send_replace(true);
     let did = match time::timeout(Duration::from_secs(10), abusing).await {
         Ok(did) => did.context("the abuse panicked")?.unwrap_or_default(),
@@ -174,9 +176,9 @@ pub async fn run(
         Err(_elapsed) => Did::default(),
     };
     time::sleep(plan.around).await;
-    let [alone, beside, after] = bystander.felt()[..] else { unreachable!("invariant: two turns make three spans") };
+    let [alone, beside, after] = bystanders.felt()[..] else { unreachable!("invariant: two turns make three spans") };
     watching.abort();
-    let leases_lost = bystander.stop().await;
+    let leases_lost = bystanders.stop().await;
     let (rss_max, survived) = (most.load(Ordering::Relaxed), rss().is_some());
     Ok(Report { abuse, alone, beside, after, leases_lost, did, rss_before, rss_max, survived })
 }

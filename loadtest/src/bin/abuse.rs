@@ -1,13 +1,11 @@
 //! The abuse catalogue against bare etcd, against our gateway in front of etcd, and against `forebay up`, each on fresh
-//! data, and a table of what a bystander noticed.
+//! data, and a table of what bystanders noticed, and how evenly they were served (Jain's index).
 //!
 //! ```text
 //! cargo run --release -p forebay-loadtest --bin abuse -- --etcd PATH --forebay target/release/forebay
 //! ```
 //!
-//! `--only list-all,big-values` picks entries, `--seconds 60` and `--size 16` make them last longer and do more,
-//! `--policy FILE` is given to the gateway, `--json` prints a line of JSON for each row instead. Servers have one half of
-//! the processors, clients the other.
+//! Servers have one half of the processors, clients the other.
 
 use std::{
     net::SocketAddr,
@@ -16,7 +14,8 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
+use clap::Parser;
 use forebay_loadtest::{
     abuse::{self, Abuse, Felt, Plan, Report},
     client::Target as Behind,
@@ -24,59 +23,52 @@ use forebay_loadtest::{
     process::{Process, etcd_flags, free_address},
 };
 
+/// The abuse catalogue, and what bystanders notice of it.
+#[derive(Parser)]
 struct Options {
+    /// A real etcd, bare and behind the gateway.
+    #[arg(long, value_name = "PATH", required_unless_present = "forebay")]
     etcd: Option<PathBuf>,
+    /// The binary of Forebay.
+    #[arg(long, value_name = "PATH")]
     forebay: Option<PathBuf>,
+    /// A policy file for the gateway.
+    #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Entries of the catalogue.
+    #[arg(long, value_delimiter = ',', value_parser = named, default_values = Abuse::ALL.map(Abuse::name))]
     only: Vec<Abuse>,
-    plan: Plan,
+    /// How much of each: 1 is what the talk tells of, scaled to one machine.
+    #[arg(long, default_value_t = Plan::default().size)]
+    size: f64,
+    /// How long each goes on.
+    #[arg(long, default_value_t = Plan::default().lasts.as_secs())]
+    seconds: u64,
+    /// A line of JSON for each row, in place of the table.
+    #[arg(long)]
     json: bool,
 }
 
+fn named(name: &str) -> Result<Abuse, String> {
+    Abuse::named(name).ok_or_else(|| format!("there are {}", Abuse::ALL.map(Abuse::name).join(", ")))
+}
+
 fn main() -> anyhow::Result<()> {
-    let options = options(std::env::args().skip(1))?;
+    let options = Options::parse();
     elsewhere::divide()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(run(&options))
 }
 
-fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
-    let (only, plan) = (Abuse::ALL.to_vec(), Plan::default());
-    let mut options = Options { etcd: None, forebay: None, policy: None, only, plan, json: false };
-    while let Some(flag) = args.next() {
-        if flag == "--json" {
-            options.json = true;
-            continue;
-        }
-        let value = args.next().with_context(|| format!("{flag} needs a value"))?;
-        match &flag[..] {
-            "--etcd" => options.etcd = Some(value.into()),
-            "--forebay" => options.forebay = Some(value.into()),
-            "--policy" => options.policy = Some(value.into()),
-            "--size" => options.plan.size = value.parse()?,
-            "--seconds" => options.plan.lasts = Duration::from_secs(value.parse()?),
-            "--only" => {
-                let found =
-                    value.split(',').map(|name| Abuse::named(name).with_context(|| format!("there is no {name}")));
-                options.only = found.collect::<anyhow::Result<_>>()?;
-            }
-            _ => bail!("unknown flag {flag}"),
-        }
-    }
-    if options.etcd.is_none() && options.forebay.is_none() {
-        bail!("--etcd PATH and --forebay PATH say what is abused");
-    }
-    Ok(options)
-}
-
 async fn run(options: &Options) -> anyhow::Result<()> {
     if !options.json {
         println!(
-            "{:<17}{:<10}{:>26}{:>26}{:>26}{:>7}{:>9}{:>12}{:>12}{:>15}",
+            "{:<17}{:<10}{:>26}{:>26}{:>6}{:>26}{:>7}{:>9}{:>12}{:>12}{:>15}",
             "ABUSE",
             "TARGET",
             "ALONE answered p50/p99 ms",
             "BESIDE answered p50/p99 ms",
+            "FAIR",
             "AFTER answered p50/p99 ms",
             "FAILED",
             "LEASES-",
@@ -89,11 +81,12 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         for kind in [Kind::Etcd, Kind::Gateway, Kind::Up] {
             let scratch = tempfile::tempdir()?;
             let Some(target) = Target::start(kind, options, scratch.path())? else { continue };
-            abuse::preload(&Behind::at(target.behind), options.plan.size)
+            abuse::preload(&Behind::at(target.behind), options.size)
                 .await
                 .with_context(|| format!("filling {}", kind.name()))?;
             let front = Arc::clone(&target.front);
-            let report = abuse::run(entry, target.front.address, options.plan, move || front.rss().ok()).await;
+            let plan = Plan { size: options.size, lasts: Duration::from_secs(options.seconds), ..Plan::default() };
+            let report = abuse::run(entry, target.front.address, plan, move || front.rss().ok()).await;
             let report = report.with_context(|| format!("{} against {}", entry.name(), kind.name()))?;
             print(&report, kind, options.json);
         }
@@ -113,11 +106,12 @@ fn print(report: &Report, kind: Kind, json: bool) {
     };
     let unanswered = |felt: &Felt| felt.failed + felt.outstanding;
     println!(
-        "{:<17}{:<10}{:>26}{:>26}{:>26}{:>7}{:>9}{:>12}{:>12}{:>15}{}",
+        "{:<17}{:<10}{:>26}{:>26}{:>6.3}{:>26}{:>7}{:>9}{:>12}{:>12}{:>15}{}",
         report.abuse.name(),
         kind.name(),
         felt(&report.alone),
         felt(&report.beside),
+        report.beside.fairness,
         felt(&report.after),
         unanswered(&report.beside) + unanswered(&report.after),
         report.leases_lost,

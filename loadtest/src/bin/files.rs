@@ -7,7 +7,6 @@
 //! ```
 //!
 //! The targets take turns in each phase, each with a directory of its own on the same disk. Ratios are ours by etcd's.
-//! With `--phases` only some phases run, on the directories that earlier ones left in `--dir`, and leave them.
 
 use std::{
     fs::{self, File},
@@ -18,6 +17,7 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use clap::{Parser, ValueEnum};
 use forebay_loadtest::{
     client::{Connection, Target},
     process::{Process, etcd_flags, free_address},
@@ -38,19 +38,46 @@ const IN_FLIGHT: usize = 64;
 const PUT_EVERY: Duration = Duration::from_millis(5);
 /// How long nothing but these puts goes on, to compare with.
 const IDLE: Duration = Duration::from_secs(8);
-/// How often each target opens its directory; the middle one counts.
-const OPENINGS: usize = 3;
+/// Until the size of the file is looked at after a compaction: nobody who compacts waits until space is given back, but
+/// whoever puts meanwhile may notice.
+const SETTLING: Duration = Duration::from_secs(4);
+/// How often each target opens its directory and saves it, in turns; of each figure the middle one counts.
+const ROUNDS: usize = 3;
 
+/// What servers do with their files.
+#[derive(Parser)]
 struct Options {
-    targets: Vec<(&'static str, PathBuf)>,
+    /// A real etcd.
+    #[arg(long, value_name = "PATH", required_unless_present = "forebay")]
+    etcd: Option<PathBuf>,
+    /// The binary of Forebay.
+    #[arg(long, value_name = "PATH")]
+    forebay: Option<PathBuf>,
+    /// What the large directory holds.
+    #[arg(long, default_value_t = 64)]
     mib: u64,
-    value_bytes: usize,
+    /// Of its values; as large as a Kubernetes object with its history of fields.
+    #[arg(long, default_value_t = 16 << 10, value_parser = clap::value_parser!(u64).range(1..))]
+    value_bytes: u64,
+    /// How many are compacted.
+    #[arg(long, default_value_t = 20_000)]
     revisions: u64,
+    /// Where the directories are made.
+    #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
     dir: PathBuf,
+    /// Only these, on what earlier ones left in DIR, where they leave what they make [default: all].
+    #[arg(long, value_delimiter = ',')]
     phases: Vec<Phase>,
 }
 
-#[derive(Clone, Copy, Debug)]
+impl Options {
+    fn targets(&self) -> Vec<(&'static str, &Path)> {
+        let (etcd, forebay) = (self.etcd.as_deref(), self.forebay.as_deref());
+        [("etcd", etcd), ("forebay", forebay)].into_iter().filter_map(|(name, path)| Some((name, path?))).collect()
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Phase {
     /// Puts the large directory's content, from nothing.
     Fill,
@@ -64,31 +91,23 @@ enum Phase {
     Compact,
 }
 
-const PHASES: [(&str, Phase); 5] = [
-    ("fill", Phase::Fill),
-    ("open", Phase::Open),
-    ("save", Phase::Save),
-    ("churn", Phase::Churn),
-    ("compact", Phase::Compact),
-];
-
 /// What was measured of one target: what it is, and its value.
 type Figures = Vec<(&'static str, f64)>;
 
 fn main() -> anyhow::Result<()> {
-    let mut options = options(&std::env::args().skip(1).collect::<Vec<_>>())?;
+    let mut options = Options::parse();
     let scratch;
     if options.phases.is_empty() {
-        options.phases = PHASES.map(|(_, phase)| phase).into();
+        options.phases = Phase::value_variants().to_vec();
         scratch = tempfile::Builder::new().prefix("files-").tempdir_in(&options.dir)?;
         options.dir = scratch.path().to_owned();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let names: String = options.targets.iter().map(|(name, _)| format!("{name:>12}")).collect();
+    let names: String = options.targets().iter().map(|(name, _)| format!("{name:>12}")).collect();
     println!("{:36}{names}{:>12}", "", "ratio");
     for phase in &options.phases {
         let measured = match phase {
-            Phase::Open => openings(&runtime, &options)?,
+            Phase::Open | Phase::Save => rounds(&runtime, &options, *phase)?,
             phase => each(&runtime, &options, *phase)?,
         };
         print(&options, &measured);
@@ -96,61 +115,26 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn options(args: &[String]) -> anyhow::Result<Options> {
-    let mut options = Options {
-        targets: Vec::new(),
-        mib: 64,
-        // That of a Kubernetes object with its history of fields.
-        value_bytes: 16 << 10,
-        revisions: 20_000,
-        dir: std::env::temp_dir(),
-        phases: Vec::new(),
-    };
-    let mut args = args.iter();
-    while let Some(flag) = args.next() {
-        let value = args.next().with_context(|| format!("{flag} needs a value"))?;
-        match flag.as_str() {
-            "--etcd" => options.targets.push(("etcd", value.into())),
-            "--forebay" => options.targets.push(("forebay", value.into())),
-            "--mib" => options.mib = value.parse()?,
-            "--value-bytes" => options.value_bytes = value.parse()?,
-            "--revisions" => options.revisions = value.parse()?,
-            "--dir" => options.dir = value.into(),
-            "--phases" => {
-                for name in value.split(',') {
-                    let phase = PHASES.iter().find(|(known, _)| *known == name);
-                    options.phases.push(phase.with_context(|| format!("unknown phase {name}"))?.1);
-                }
-            }
-            _ => anyhow::bail!(
-                "unknown flag {flag}; known: --etcd --forebay --mib --value-bytes --revisions --dir and \
-                 --phases fill,open,save,churn,compact"
-            ),
-        }
-    }
-    anyhow::ensure!(!options.targets.is_empty(), "name a target with --etcd or --forebay");
-    anyhow::ensure!(options.value_bytes > 0, "values of no bytes fill nothing");
-    Ok(options)
-}
-
 /// One target in turn after the other.
 fn each(runtime: &tokio::runtime::Runtime, options: &Options, phase: Phase) -> anyhow::Result<Vec<Figures>> {
-    let measure = |(name, program): &(&'static str, PathBuf)| {
+    let measure = |(name, program)| {
         let scratch = options.dir.join(name);
         let figures = runtime.block_on(measure(phase, name, program, options, &scratch));
         figures.with_context(|| format!("{phase:?} of {name}"))
     };
-    options.targets.iter().map(measure).collect()
+    options.targets().into_iter().map(measure).collect()
 }
 
 /// Every target several times, in turns.
-fn openings(runtime: &tokio::runtime::Runtime, options: &Options) -> anyhow::Result<Vec<Figures>> {
-    let mut rounds = (0..OPENINGS).map(|_| each(runtime, options, Phase::Open)).collect::<anyhow::Result<Vec<_>>>()?;
-    let middle = |target: usize| {
-        rounds.sort_by(|a, b| a[target][0].1.total_cmp(&b[target][0].1));
-        rounds[OPENINGS / 2][target].clone()
+fn rounds(runtime: &tokio::runtime::Runtime, options: &Options, phase: Phase) -> anyhow::Result<Vec<Figures>> {
+    let rounds = (0..ROUNDS).map(|_| each(runtime, options, phase)).collect::<anyhow::Result<Vec<_>>>()?;
+    let middle = |target: usize, figure: usize| {
+        let mut values: Vec<f64> = rounds.iter().map(|round| round[target][figure].1).collect();
+        values.sort_by(f64::total_cmp);
+        (rounds[0][target][figure].0, values[ROUNDS / 2])
     };
-    Ok((0..options.targets.len()).map(middle).collect())
+    let figures = |target: usize| (0..rounds[0][target].len()).map(|figure| middle(target, figure)).collect();
+    Ok((0..options.targets().len()).map(figures).collect())
 }
 
 fn start(name: &str, program: &Path, scratch: &Path) -> anyhow::Result<Process> {
@@ -180,9 +164,13 @@ async fn measure(
     let channel = ready(&server).await?;
     let open = began.elapsed();
     match phase {
-        Phase::Fill => fill_large(&server, &channel, options, scratch).await,
-        Phase::Open => Ok(vec![("open, s", open.as_secs_f64())]),
-        Phase::Save => save_beside_puts(&channel, scratch).await,
+        Phase::Fill => fill_large(&server, &channel, options).await,
+        Phase::Open => {
+            drop(server);
+            let memory = fresh_memory(fs::metadata(scratch.join("data/member/snap/db"))?.len());
+            Ok(vec![("open, s", open.as_secs_f64()), ("as much fresh memory, s", memory.as_secs_f64())])
+        }
+        Phase::Save => save_beside_puts(&server, &channel, scratch).await,
         Phase::Churn => {
             let keys = CHURNED_KEYS.min(options.revisions);
             fill(&channel, "churned/", keys, options.revisions, 100).await?;
@@ -192,42 +180,61 @@ async fn measure(
     }
 }
 
-async fn fill_large(
-    server: &Process,
-    channel: &Connection,
-    options: &Options,
-    scratch: &Path,
-) -> anyhow::Result<Figures> {
-    let count = options.mib * (1 << 20) / options.value_bytes as u64;
-    fill(channel, "large/", count, count, options.value_bytes).await?;
+async fn fill_large(server: &Process, channel: &Connection, options: &Options) -> anyhow::Result<Figures> {
+    let count = options.mib * (1 << 20) / options.value_bytes;
+    fill(channel, "large/", count, count, usize::try_from(options.value_bytes)?).await?;
     // What is behind in the db file has been written once a copy of it was made.
-    let path = scratch.join("first");
-    let db_bytes = save(channel, &path).await?.0;
-    fs::remove_file(path)?;
-    let amplification = server.written()? as f64 / (count * options.value_bytes as u64) as f64;
+    let db_bytes = save(channel.clone(), None).await?.0;
+    let amplification = server.written()? as f64 / (count * options.value_bytes) as f64;
     Ok(vec![("bytes written, of bytes put", amplification), ("db file, MB", db_bytes as f64 / 1e6)])
 }
 
-async fn save_beside_puts(channel: &Connection, scratch: &Path) -> anyhow::Result<Figures> {
+/// A snapshot is received and thrown away, which is what the server costs; saved to the disk that the server is on; and
+/// the saved file is copied there, which is what the disk costs.
+async fn save_beside_puts(server: &Process, channel: &Connection, scratch: &Path) -> anyhow::Result<Figures> {
+    // As whoever saves one: no put waits behind its pieces.
+    let apart = Target::at(server.address).connect(1).await?.remove(0);
     let idle_p99 = puts_during(channel, tokio::time::sleep(IDLE)).await?.0;
-    let path = scratch.join("saved");
-    let (p99, saved) = puts_during(channel, save(channel, &path)).await?;
-    let (bytes, took) = saved?;
-    let copy = scratch.join("copy");
-    let began = Instant::now();
-    std::io::copy(&mut File::open(&path)?, &mut File::create(&copy)?)?;
-    File::open(&copy)?.sync_all()?;
-    let copied = began.elapsed();
+    let (received_p99, received) = puts_during(channel, save(apart.clone(), None)).await?;
+    let (path, copy) = (scratch.join("saved"), scratch.join("copy"));
+    let (saved_p99, saved) = puts_during(channel, save(apart, Some(path.clone()))).await?;
+    let (from, to) = (path.clone(), copy.clone());
+    let (copied_p99, copied) =
+        puts_during(channel, tokio::task::spawn_blocking(move || copy_durably(&from, &to))).await?;
+    let ((bytes, received), (_, saved), copied) = (received?, saved?, copied??);
     fs::remove_file(copy)?;
     fs::remove_file(path)?;
+    let speed = |took: Duration| bytes as f64 / took.as_secs_f64() / 1e6;
+    let of_idle = |p99: Duration| p99.as_secs_f64() / idle_p99.as_secs_f64();
     Ok(vec![
-        ("snapshot save, MB/s", bytes as f64 / took.as_secs_f64() / 1e6),
-        ("disk copy, MB/s", bytes as f64 / copied.as_secs_f64() / 1e6),
-        ("snapshot save, of disk copy", copied.as_secs_f64() / took.as_secs_f64()),
-        ("put p99 before saving, ms", millis(idle_p99)),
-        ("put p99 while saving, ms", millis(p99)),
-        ("put p99 while saving, of before", p99.as_secs_f64() / idle_p99.as_secs_f64()),
+        ("snapshot receive, MB/s", speed(received)),
+        ("snapshot save, MB/s", speed(saved)),
+        ("disk copy, MB/s", speed(copied)),
+        ("snapshot save, of disk copy", copied.as_secs_f64() / saved.as_secs_f64()),
+        ("put p99 idle, ms", millis(idle_p99)),
+        ("put p99 while receiving, of idle", of_idle(received_p99)),
+        ("put p99 while saving, of idle", of_idle(saved_p99)),
+        ("put p99 while copying, of idle", of_idle(copied_p99)),
     ])
+}
+
+fn copy_durably(from: &Path, to: &Path) -> std::io::Result<Duration> {
+    let began = Instant::now();
+    let mut copy = File::create(to)?;
+    std::io::copy(&mut File::open(from)?, &mut copy)?;
+    copy.sync_all()?;
+    Ok(began.elapsed())
+}
+
+/// How long it takes to get so much memory from the system and to fill it: what keeps all records in memory is not opened
+/// faster.
+fn fresh_memory(bytes: u64) -> Duration {
+    const PIECE: usize = 1 << 20;
+    let began = Instant::now();
+    let pieces: Vec<Vec<u8>> = (0..bytes / PIECE as u64).map(|_| vec![1; PIECE]).collect();
+    let took = began.elapsed();
+    std::hint::black_box(pieces);
+    took
 }
 
 async fn compact_beside_puts(channel: &Connection) -> anyhow::Result<Figures> {
@@ -237,7 +244,9 @@ async fn compact_beside_puts(channel: &Connection) -> anyhow::Result<Figures> {
     let compact = async {
         let began = Instant::now();
         KvClient::new(channel.clone()).compact(CompactionRequest { revision, physical: true }).await?;
-        anyhow::Ok(began.elapsed())
+        let took = began.elapsed();
+        tokio::time::sleep(SETTLING).await;
+        anyhow::Ok(took)
     };
     let (p99, took) = puts_during(channel, compact).await?;
     let status = status().await?.into_inner();
@@ -308,26 +317,35 @@ async fn puts_during<T>(channel: &Connection, work: impl Future<Output = T>) -> 
     Ok((Duration::from_micros(times.value_at_quantile(0.99)), done))
 }
 
-/// Saves a snapshot durably; returns its size, and how long that took.
-async fn save(channel: &Connection, path: &Path) -> anyhow::Result<(u64, Duration)> {
+/// Receives a snapshot, and saves it durably if a path is given; returns its size, and how long that took.
+async fn save(channel: Connection, path: Option<PathBuf>) -> anyhow::Result<(u64, Duration)> {
     let began = Instant::now();
-    let mut pieces = MaintenanceClient::new(channel.clone())
-        .max_decoding_message_size(usize::MAX)
-        .snapshot(SnapshotRequest {})
-        .await?
-        .into_inner();
-    let mut file = File::create(path)?;
-    let mut bytes = 0;
-    while let Some(piece) = pieces.message().await? {
-        file.write_all(&piece.blob)?;
-        bytes += piece.blob.len() as u64;
-    }
-    file.sync_all()?;
-    Ok((bytes, began.elapsed()))
+    // The disk is written beside the receiving, and puts go on beside both.
+    let (sender, mut blobs) = tokio::sync::mpsc::channel::<Bytes>(256);
+    let write = tokio::task::spawn_blocking(move || {
+        let mut file = path.map(File::create).transpose()?;
+        while let Some(blob) = blobs.blocking_recv() {
+            file.as_mut().map_or(Ok(()), |file| file.write_all(&blob))?;
+        }
+        file.map_or(Ok(()), |file| file.sync_all())
+    });
+    let receive = tokio::spawn(async move {
+        let mut client = MaintenanceClient::new(channel).max_decoding_message_size(usize::MAX);
+        let mut pieces = client.snapshot(SnapshotRequest {}).await?.into_inner();
+        let mut bytes = 0;
+        while let Some(piece) = pieces.message().await? {
+            bytes += piece.blob.len() as u64;
+            sender.send(piece.blob).await.context("the disk cannot be written")?;
+        }
+        anyhow::Ok(bytes)
+    });
+    let bytes = receive.await?;
+    write.await??;
+    Ok((bytes?, began.elapsed()))
 }
 
 fn print(options: &Options, measured: &[Figures]) {
-    let by_name = |wanted: &str| options.targets.iter().position(|(name, _)| *name == wanted);
+    let by_name = |wanted: &str| options.targets().iter().position(|(name, _)| *name == wanted);
     for (line, (what, _)) in measured[0].iter().enumerate() {
         let value = |target: usize| measured[target][line].1;
         let values: String = (0..measured.len()).map(|target| format!("{:12.3}", value(target))).collect();

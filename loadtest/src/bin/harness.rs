@@ -5,9 +5,9 @@
 //! cargo run --release -p forebay-loadtest --bin harness -- --forebay target/release/forebay --benchmark PATH
 //! ```
 //!
-//! `harness`: both send `--total 50000` puts to the empty server, in turns, as fast as they are answered; what is compared
-//! is requests for each second of CPU that the tool took, and what each reports with what the server counted. `scrape`:
-//! `--clients 10000` addresses each ask a gateway once. It fails if a figure is not what it should be.
+//! `harness`: both send puts to the empty server, in turns, as fast as they are answered; what is compared is requests for
+//! each second of CPU that the tool took, and what each reports with what the server counted. `scrape`: very many
+//! addresses each ask a gateway once. It fails if a figure is not what it should be.
 
 use std::{
     fs,
@@ -17,7 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
+use clap::Parser;
 use forebay_loadtest::process::{Process, etcd_flags, free_address};
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::{
@@ -34,43 +35,36 @@ const SCRAPE_MAX: Duration = Duration::from_millis(20);
 /// How large its page may be.
 const PAGE_BYTES_MAX: usize = 1 << 20;
 
+/// Two figures of the tools themselves.
+#[derive(Parser)]
 struct Options {
+    /// The binary of Forebay.
+    #[arg(long, value_name = "PATH")]
     forebay: PathBuf,
+    /// etcd's benchmark. Without it, only the scrape is measured.
+    #[arg(long, value_name = "PATH")]
     benchmark: Option<PathBuf>,
-    /// The program that has the empty server.
-    versus: PathBuf,
+    /// The program that has the empty server [default: beside this one].
+    #[arg(long, value_name = "PATH")]
+    versus: Option<PathBuf>,
+    /// Puts of each tool in each turn.
+    #[arg(long, default_value_t = 50_000)]
     total: u32,
+    /// Turns of each tool.
+    #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Addresses that each ask the gateway once before it is scraped.
+    #[arg(long, default_value_t = 10_000)]
     clients: u32,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let options = options(std::env::args().skip(1))?;
+    let options = Options::parse();
     if let Some(benchmark) = &options.benchmark {
         harness(&options, benchmark)?;
     }
     scrape(&options).await
-}
-
-fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
-    let versus = std::env::current_exe()?.with_file_name("versus");
-    let (mut forebay, mut benchmark) = (None, None);
-    let mut options =
-        Options { forebay: PathBuf::new(), benchmark: None, versus, total: 50_000, rounds: 3, clients: 10_000 };
-    while let Some(flag) = args.next() {
-        let value = args.next().with_context(|| format!("{flag} needs a value"))?;
-        match &flag[..] {
-            "--forebay" => forebay = Some(value.into()),
-            "--benchmark" => benchmark = Some(value.into()),
-            "--versus" => options.versus = value.into(),
-            "--total" => options.total = value.parse()?,
-            "--rounds" => options.rounds = value.parse()?,
-            "--clients" => options.clients = value.parse()?,
-            _ => bail!("unknown flag {flag}"),
-        }
-    }
-    Ok(Options { forebay: forebay.context("--forebay PATH says what is measured")?, benchmark, ..options })
 }
 
 /// User and system CPU time of all children that have ended.
@@ -95,7 +89,9 @@ fn harness(options: &Options, benchmark: &Path) -> anyhow::Result<()> {
     let scratch = tempfile::tempdir()?;
     let address = free_address()?;
     let server = ["empty-server".to_owned(), address.to_string()];
-    let _server = Process::start(&options.versus, &server, address, scratch.path().join("empty.log"))?;
+    let beside = || std::env::current_exe().map(|program| program.with_file_name("versus"));
+    let versus = options.versus.clone().map_or_else(beside, Ok)?;
+    let _server = Process::start(&versus, &server, address, scratch.path().join("empty.log"))?;
     let shared: Vec<String> = ["--conns=10", "--clients=100", "--key-size=16", "--val-size=256"]
         .into_iter()
         .map(str::to_owned)

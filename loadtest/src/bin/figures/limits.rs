@@ -102,7 +102,7 @@ pub(crate) async fn rate(options: &Options) -> anyhow::Result<()> {
     let channels = Target::at(gateway.address).connect(2).await?;
     let mut asking = JoinSet::new();
     for n in 0..8 {
-        let (mut client, seconds) = (KvClient::new(channels[n % 2].clone()), options.seconds);
+        let (mut client, seconds) = (KvClient::new(channels[n % 2].clone()), options.duration());
         asking.spawn(async move {
             // The burst is not part of the rate, and is over when the measuring begins.
             let (begin, end) = (Instant::now() + WARM_UP, Instant::now() + WARM_UP + seconds);
@@ -124,11 +124,11 @@ pub(crate) async fn rate(options: &Options) -> anyhow::Result<()> {
         let (more, of) = done?;
         (passed, asked) = (passed + more, asked + of);
     }
-    let held = passed as f64 / options.seconds.as_secs_f64();
+    let held = passed as f64 / options.duration().as_secs_f64();
     println!(
         "rule of {RATE}/s: {held:.1}/s passed ({:+.2} %), of {:.0}/s asked",
         (held / f64::from(RATE) - 1.0) * 100.0,
-        asked as f64 / options.seconds.as_secs_f64()
+        asked as f64 / options.duration().as_secs_f64()
     );
     Ok(())
 }

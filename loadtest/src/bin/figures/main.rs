@@ -4,11 +4,7 @@
 //! cargo run --release -p forebay-loadtest --bin figures -- --forebay target/release/forebay --etcd PATH
 //! ```
 //!
-//! `quota`: `--objects 10000` by `--writers 64` through four gateways, in front of our server, which decides, and in front
-//! of etcd, where gateways guard. `rate`: a rule of 200 requests a second for `--seconds 60`. `overload`: ten times what is
-//! served at most, for `--seconds`, on bare etcd and through a gateway that has no mirror, with `--leases 50000` of five
-//! seconds beside. `storm`: 20 clients list `--stored 320186` objects, on bare etcd and through a gateway with
-//! `--memory-limit 1GiB`. `--only overload,storm` picks. Servers have one half of the processors, clients the other.
+//! Servers have one half of the processors, clients the other.
 
 mod leases;
 mod limits;
@@ -17,70 +13,82 @@ mod storm;
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, bail};
+use clap::{Parser, ValueEnum};
 use forebay_loadtest::elsewhere;
 
 /// What there is to measure.
-const ALL: [&str; 4] = ["quota", "rate", "overload", "storm"];
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Figure {
+    /// `--objects` by `--writers` through four gateways, before our server, which decides, and before etcd, where
+    /// gateways guard.
+    Quota,
+    /// A rule of 200 requests a second.
+    Rate,
+    /// Ten times what is served at most, on bare etcd and through a gateway without a mirror, with leases beside.
+    Overload,
+    /// 20 clients list everything, on bare etcd and through a gateway.
+    Storm,
+}
 
+/// The figures of admission that are promised as numbers.
+#[derive(Parser)]
 struct Options {
+    /// The binary of Forebay.
+    #[arg(long, value_name = "PATH")]
     forebay: PathBuf,
+    /// A real etcd, to measure beside; overload and storm need it.
+    #[arg(long, value_name = "PATH")]
     etcd: Option<PathBuf>,
-    only: Vec<String>,
+    /// What is measured.
+    #[arg(long, value_delimiter = ',', default_value = "quota,rate,overload,storm")]
+    only: Vec<Figure>,
+    /// The objects that the quota allows.
+    #[arg(long, default_value_t = 10_000)]
     objects: u64,
+    /// Those who write until nothing more is let in.
+    #[arg(long, default_value_t = 64)]
     writers: usize,
-    seconds: Duration,
+    /// How long rate, overload and storm go on.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Leases of five seconds that are kept alive beside the overload.
+    #[arg(long, default_value_t = 50_000)]
     leases: usize,
+    /// Objects that are listed in a storm.
+    #[arg(long, default_value_t = 320_186)]
     stored: u64,
+    /// The gateway's in a storm.
+    #[arg(long, default_value = "1GiB")]
     memory_limit: String,
 }
 
+impl Options {
+    fn duration(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+}
+
 fn main() -> anyhow::Result<()> {
-    let options = options(std::env::args().skip(1))?;
+    let options = Options::parse();
     elsewhere::divide()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(run(&options))
 }
 
 async fn run(options: &Options) -> anyhow::Result<()> {
-    for what in &options.only {
-        match (&what[..], &options.etcd) {
-            ("quota", etcd) => {
+    for figure in &options.only {
+        match (figure, &options.etcd) {
+            (Figure::Quota, etcd) => {
                 limits::quota(options, &options.forebay, &["server"], "forebay").await?;
                 if let Some(etcd) = etcd {
                     limits::quota(options, etcd, &[], "etcd").await?;
                 }
             }
-            ("rate", _) => limits::rate(options).await?,
-            ("overload", Some(etcd)) => overload::overload(options, etcd).await?,
-            ("storm", Some(etcd)) => storm::storm(options, etcd).await?,
-            (_, None) => println!("{what}: needs --etcd PATH"),
-            _ => bail!("there is no {what}; there are {ALL:?}"),
+            (Figure::Rate, _) => limits::rate(options).await?,
+            (Figure::Overload, Some(etcd)) => overload::overload(options, etcd).await?,
+            (Figure::Storm, Some(etcd)) => storm::storm(options, etcd).await?,
+            (Figure::Overload | Figure::Storm, None) => println!("{figure:?} needs --etcd PATH"),
         }
     }
     Ok(())
-}
-
-fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
-    let (mut forebay, mut etcd) = (None, None);
-    let mut only: Vec<String> = ALL.map(str::to_owned).into();
-    let (mut objects, mut writers, mut seconds) = (10_000, 64, Duration::from_secs(60));
-    let (mut leases, mut stored, mut memory_limit) = (50_000, 320_186, "1GiB".to_owned());
-    while let Some(flag) = args.next() {
-        let value = args.next().with_context(|| format!("{flag} needs a value"))?;
-        match &flag[..] {
-            "--forebay" => forebay = Some(value.into()),
-            "--etcd" => etcd = Some(value.into()),
-            "--only" => only = value.split(',').map(str::to_owned).collect(),
-            "--objects" => objects = value.parse()?,
-            "--writers" => writers = value.parse()?,
-            "--seconds" => seconds = Duration::from_secs(value.parse()?),
-            "--leases" => leases = value.parse()?,
-            "--stored" => stored = value.parse()?,
-            "--memory-limit" => memory_limit = value,
-            _ => bail!("unknown flag {flag}"),
-        }
-    }
-    let forebay = forebay.context("--forebay PATH says what is measured")?;
-    Ok(Options { forebay, etcd, only, objects, writers, seconds, leases, stored, memory_limit })
 }

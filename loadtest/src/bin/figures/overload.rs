@@ -48,7 +48,7 @@ async fn measure(name: &str, front: &Process, store: &Process, options: &Options
     let leases = Leases::begin(&target, options.leases).await?;
     let most = run(&plan(None, AROUND), &target).await?;
     let peak = most.rate(SERIES);
-    let beside = run(&plan(Some(10.0 * peak), options.seconds), &target).await?;
+    let beside = run(&plan(Some(10.0 * peak), options.duration()), &target).await?;
     let lost = leases.end(&Target::at(store.address)).await?;
     let after = run(&plan(Some(0.5 * peak), AROUND), &target).await?;
 

@@ -39,7 +39,7 @@ async fn measure(name: &str, front: &Process, store: &Process, options: &Options
         clients: CLIENTS,
         rate: None,
         warm_up: Duration::ZERO,
-        duration: options.seconds,
+        duration: options.duration(),
         total: u64::MAX,
         timeout: PATIENCE,
         misuse: Misuse::default(),

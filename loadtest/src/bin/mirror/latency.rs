@@ -25,7 +25,7 @@ const ADDED_MAX_MS: f64 = 2.0;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub async fn run(options: &Options, fronts: &Fronts) -> anyhow::Result<()> {
-    let count = (options.seconds.as_secs_f64() * options.rounds as f64 * f64::from(RATE)) as usize + WARM_UP;
+    let count = (options.duration().as_secs_f64() * options.rounds as f64 * f64::from(RATE)) as usize + WARM_UP;
     let mut watchers = Vec::new();
     for front in &fronts.all {
         watchers.push(tokio::spawn(arrivals(watch(front.channels[0].clone()).await?, count)));

@@ -33,7 +33,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let mut row = Row::new("full-list", &goals);
     for _ in 0..options.rounds {
         for front in &fronts.all {
-            let run = all(&front.channels, options.seconds);
+            let run = all(&front.channels, options.duration());
             row.add(front.name, fronts.measured(front, run).await?);
         }
     }

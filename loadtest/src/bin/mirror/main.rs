@@ -16,7 +16,8 @@ mod watches;
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
 use forebay_loadtest::work::{Keys, Work};
 
 use self::{
@@ -28,78 +29,79 @@ const CLIENTS: usize = 100;
 const LIST_CLIENTS: usize = 20;
 const KEYS: Keys = Keys { count: 100_000, value_size: 256 };
 
-/// The rows by name, in the order in which they run.
-const ROWS: [&str; 7] = ["get", "list", "latency", "fan-out", "watches", "watches-many", "full-list"];
+/// The rows, in the order in which they run.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Rows {
+    Get,
+    List,
+    Latency,
+    FanOut,
+    Watches,
+    WatchesMany,
+    FullList,
+}
 
+/// What the gateway's mirror is worth.
+#[derive(Parser)]
 struct Options {
+    /// A real etcd, alone and behind the front tiers; its `grpc-proxy` is one of them.
+    #[arg(long, value_name = "PATH")]
     etcd: PathBuf,
+    /// The binary of Forebay.
+    #[arg(long, value_name = "PATH")]
     forebay: PathBuf,
-    seconds: Duration,
+    /// How long each is measured in each round.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    #[arg(long, default_value_t = 3)]
     rounds: usize,
-    only: Option<Vec<String>>,
+    /// The rows to run [default: all].
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Rows>,
 }
 
 impl Options {
-    fn runs(&self, row: &str) -> bool {
-        self.only.as_ref().is_none_or(|only| only.iter().any(|named| named == row))
+    fn runs(&self, row: Rows) -> bool {
+        self.only.is_empty() || self.only.contains(&row)
+    }
+
+    fn duration(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
     }
 }
 
 fn main() -> anyhow::Result<()> {
-    let options = options(std::env::args().skip(1))?;
+    let options = Options::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(measure(&options))
 }
 
-fn options(mut args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
-    let (mut etcd, mut forebay, mut only) = (None, None, None);
-    let (mut seconds, mut rounds) = (Duration::from_secs(3), 3);
-    while let Some(flag) = args.next() {
-        let mut value = || args.next().with_context(|| format!("{flag} needs a value"));
-        match &flag[..] {
-            "--etcd" => etcd = Some(value()?.into()),
-            "--forebay" => forebay = Some(value()?.into()),
-            "--seconds" => seconds = Duration::try_from_secs_f64(value()?.parse()?)?,
-            "--rounds" => rounds = value()?.parse()?,
-            "--only" => only = Some(value()?.split(',').map(str::to_owned).collect::<Vec<_>>()),
-            _ => bail!("unknown flag {flag}; known: --etcd --forebay --seconds --rounds --only"),
-        }
-    }
-    if let Some(unknown) = only.iter().flatten().find(|row| !ROWS.contains(&&row[..])) {
-        bail!("there is no row {unknown}; there are {}", ROWS.join(", "));
-    }
-    let etcd = etcd.context("--etcd PATH says what is in the middle of it")?;
-    let forebay = forebay.context("--forebay PATH says what is measured")?;
-    Ok(Options { etcd, forebay, seconds, rounds, only })
-}
-
 async fn measure(options: &Options) -> anyhow::Result<()> {
-    let is_small = |row: &&str| !["watches", "watches-many", "full-list"].contains(row);
-    if ROWS.iter().filter(|row| is_small(row)).any(|row| options.runs(row)) {
+    if [Rows::Get, Rows::List, Rows::Latency, Rows::FanOut].into_iter().any(|row| options.runs(row)) {
         let fronts = Fronts::start(options, true).await?;
         KEYS.load(&fronts.direct().channels, "key/").await.context("loading")?;
-        if options.runs("get") {
+        if options.runs(Rows::Get) {
             let goals = [Goal::Rate(1.2), Goal::Cpu(0.7), Goal::Requests(0.1)];
             work(options, &fronts, Row::new("get", &goals), Work::Get, CLIENTS).await?;
         }
-        if options.runs("list") {
+        if options.runs(Rows::List) {
             let goals = [Goal::Rate(15.0), Goal::Cpu(0.03)];
             work(options, &fronts, Row::new("list", &goals), Work::List, LIST_CLIENTS).await?;
         }
-        if options.runs("latency") {
+        if options.runs(Rows::Latency) {
             latency::run(options, &fronts).await?;
         }
-        if options.runs("fan-out") {
+        if options.runs(Rows::FanOut) {
             watches::fan_out(options, &fronts, KEYS).await?;
         }
     }
-    if options.runs("watches") {
+    if options.runs(Rows::Watches) {
         watches::many(options, "watches", 100_000, true).await?;
     }
-    if options.runs("watches-many") {
+    if options.runs(Rows::WatchesMany) {
         watches::many(options, "watches-many", 1_000_000, false).await?;
     }
-    if options.runs("full-list") {
+    if options.runs(Rows::FullList) {
         lists::run(options).await?;
     }
     Ok(())
@@ -109,7 +111,7 @@ async fn measure(options: &Options) -> anyhow::Result<()> {
 async fn work(options: &Options, fronts: &Fronts, mut row: Row<'_>, work: Work, clients: usize) -> anyhow::Result<()> {
     for _ in 0..options.rounds {
         for front in &fronts.all {
-            let run = work.run(&front.channels, clients, KEYS, options.seconds);
+            let run = work.run(&front.channels, clients, KEYS, options.duration());
             row.add(front.name, fronts.measured(front, run).await?);
         }
     }

@@ -47,7 +47,7 @@ pub async fn fan_out(options: &Options, fronts: &Fronts, keys: Keys) -> anyhow::
         for _ in 0..options.rounds {
             for front in &fronts.all {
                 let watching = FanOut::open(&front.channels, watchers).await.context(front.name)?;
-                match fronts.measured(front, watching.run(keys, options.seconds)).await {
+                match fronts.measured(front, watching.run(keys, options.duration())).await {
                     Ok(figures) => row.add(front.name, figures),
                     // etcd's proxy falls behind for good.
                     Err(error) if front.name == "grpc-proxy" => println!("    {name}: {error:#}"),
@@ -73,12 +73,12 @@ pub async fn many(options: &Options, name: &str, count: usize, with_others: bool
     let history = History::write(&fronts.direct().channels[0]).await?;
     for front in fronts.all.iter().filter(|front| with_others || front.name == fronts.gateway().name) {
         let hot = FanOut::open(&front.channels, HOT_WATCHERS).await?;
-        let before = fronts.measured(front, hot.run(HOT, options.seconds)).await?;
+        let before = fronts.measured(front, hot.run(HOT, options.duration())).await?;
         let rss = front.process.rss()?;
         let (cpu, begin) = (front.process.cpu()?, Instant::now());
         let watching = Watching::begin(front, &history, count).await?;
         let (took, cpu) = (begin.elapsed(), front.process.cpu()? - cpu);
-        let after = fronts.measured(front, hot.run(HOT, options.seconds)).await?;
+        let after = fronts.measured(front, hot.run(HOT, options.duration())).await?;
         let resident = front.process.rss_max()?;
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         println!(

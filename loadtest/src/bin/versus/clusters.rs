@@ -3,6 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -226,6 +227,9 @@ impl Cluster {
             done??;
         }
         let revision = self.members[leader].revision().await?;
+        // What others wrote, and the cluster before this one, is not to wait for the disk meanwhile.
+        let synced = tokio::task::spawn_blocking(|| Command::new("sync").status()).await??;
+        ensure!(synced.success(), "sync ended with {synced}");
         let began = Instant::now();
         self.restart(follower).await?;
         self.caught_up(follower, revision).await?;
@@ -235,7 +239,7 @@ impl Cluster {
 
 /// Compares clusters of so many members, and prints what it finds.
 pub async fn compare(options: &Options, members: usize) -> anyhow::Result<()> {
-    let is_wanted = |row: &str| options.only.as_deref().is_none_or(|only| only.split(',').any(|only| only == row));
+    options.check_rows(&["put", "get", "failover", "catch-up"])?;
     let scratch = tempfile::tempdir()?;
     let mut clusters = Vec::new();
     if let Some(etcd) = &options.etcd {
@@ -245,14 +249,14 @@ pub async fn compare(options: &Options, members: usize) -> anyhow::Result<()> {
         clusters.push(Cluster::start("forebay", forebay, &["server"], scratch.path(), members).await?);
     }
     for (row, work) in [("put", Work::Put), ("get", Work::Get)] {
-        if !is_wanted(row) {
+        if !options.runs(row) {
             continue;
         }
         let mut rounds = Vec::new();
         for _ in 0..options.rounds {
             let mut round = Vec::new();
             for cluster in &mut clusters {
-                round.push(cluster.measured(work, options.seconds).await?);
+                round.push(cluster.measured(work, options.duration()).await?);
             }
             rounds.push(round);
         }
@@ -273,7 +277,7 @@ pub async fn compare(options: &Options, members: usize) -> anyhow::Result<()> {
             );
         }
     }
-    if is_wanted("failover") {
+    if options.runs("failover") {
         let mut took = vec![Vec::new(); clusters.len()];
         for _ in 0..options.rounds {
             for (took, cluster) in took.iter_mut().zip(&mut clusters) {
@@ -289,7 +293,7 @@ pub async fn compare(options: &Options, members: usize) -> anyhow::Result<()> {
             );
         }
     }
-    if is_wanted("catch-up") {
+    if options.runs("catch-up") {
         for cluster in &mut clusters {
             let took = cluster.catch_up(options.behind_mib << 20).await?.as_secs_f64();
             println!("catch-up       {:<11} {took:>8.2} s for {} MiB", cluster.name, options.behind_mib);

@@ -16,9 +16,10 @@ mod clusters;
 mod report;
 mod targets;
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
+use clap::{Parser, Subcommand};
 use forebay_loadtest::{
     empty::Empty,
     work::{FanOut, Keys, Work},
@@ -37,64 +38,70 @@ const LISTED: usize = 500;
 const KEYS: Keys = Keys { count: 100_000, value_size: 256 };
 const MANY: Keys = Keys { count: 1_000_000, value_size: 256 };
 
+/// Compares servers in turns, as ratios of throughput and of CPU time.
+#[derive(Parser)]
 struct Options {
+    #[command(subcommand)]
+    mode: Option<Mode>,
+    /// A real etcd, alone and behind the front tiers.
+    #[arg(long, value_name = "PATH")]
     etcd: Option<PathBuf>,
+    /// The binary of Forebay.
+    #[arg(long, value_name = "PATH")]
     forebay: Option<PathBuf>,
-    seconds: Duration,
+    /// How long each is measured in each round.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    #[arg(long, default_value_t = 3)]
     rounds: usize,
-    only: Option<String>,
+    /// The rows to run [default: all].
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Watchers of one prefix, in the row `watch`.
+    #[arg(long, default_value_t = 1000)]
     watchers: usize,
     /// Of each cluster; with 1, servers are compared and not clusters.
+    #[arg(long, default_value_t = 1)]
     members: usize,
     /// What a member that was away has missed.
+    #[arg(long, default_value_t = 1024)]
     behind_mib: usize,
 }
 
-fn main() -> anyhow::Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    if let [mode, address] = &args[..]
-        && mode == "empty-server"
-    {
-        return runtime.block_on(Empty::new(LISTED, KEYS.value_size).serve(address.parse()?));
+#[derive(Subcommand)]
+enum Mode {
+    /// Only serves what takes no work: the limit of what any server of this stack can do.
+    EmptyServer { address: SocketAddr },
+}
+
+impl Options {
+    fn duration(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
     }
-    let options = options(&args)?;
+
+    fn runs(&self, row: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == row)
+    }
+
+    /// Fails if a row is asked for that there is not.
+    fn check_rows(&self, rows: &[&str]) -> anyhow::Result<()> {
+        match self.only.iter().find(|only| !rows.contains(&&only[..])) {
+            Some(unknown) => anyhow::bail!("there is no row {unknown}; there are {}", rows.join(", ")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    if let Some(Mode::EmptyServer { address }) = options.mode {
+        return runtime.block_on(Empty::new(LISTED, KEYS.value_size).serve(address));
+    }
     if options.members > 1 {
         return runtime.block_on(clusters::compare(&options, options.members));
     }
     runtime.block_on(compare(options))
-}
-
-fn options(args: &[String]) -> anyhow::Result<Options> {
-    let mut options = Options {
-        etcd: None,
-        forebay: None,
-        seconds: Duration::from_secs(3),
-        rounds: 3,
-        only: None,
-        watchers: 1000,
-        members: 1,
-        behind_mib: 1024,
-    };
-    let mut args = args.iter();
-    while let Some(flag) = args.next() {
-        let value = args.next().with_context(|| format!("{flag} needs a value"))?;
-        match flag.as_str() {
-            "--etcd" => options.etcd = Some(value.into()),
-            "--forebay" => options.forebay = Some(value.into()),
-            "--seconds" => options.seconds = Duration::try_from_secs_f64(value.parse()?)?,
-            "--rounds" => options.rounds = value.parse()?,
-            "--only" => options.only = Some(value.clone()),
-            "--watchers" => options.watchers = value.parse()?,
-            "--members" => options.members = value.parse()?,
-            "--behind-mib" => options.behind_mib = value.parse()?,
-            _ => anyhow::bail!(
-                "unknown flag {flag}; known: --etcd --forebay --seconds --rounds --only --watchers --members --behind-mib"
-            ),
-        }
-    }
-    Ok(options)
 }
 
 /// What a row of the table does.
@@ -116,15 +123,11 @@ const ROWS: [(&str, Load, &[Kind]); 7] = [
 ];
 
 async fn compare(options: Options) -> anyhow::Result<()> {
-    let names = || ROWS.iter().map(|(name, ..)| *name);
-    let only: Option<Vec<&str>> = options.only.as_deref().map(|only| only.split(',').collect());
-    if let Some(unknown) = only.iter().flatten().find(|only| !names().any(|name| name == **only)) {
-        anyhow::bail!("there is no row {unknown}; there are {}", names().collect::<Vec<_>>().join(", "));
-    }
+    options.check_rows(&ROWS.map(|(name, ..)| name))?;
     let scratch = tempfile::tempdir()?;
     let targets = targets::start(&options, scratch.path()).await?;
     for (name, load, kinds) in ROWS {
-        if only.as_ref().is_some_and(|only| !only.contains(&name)) {
+        if !options.runs(name) {
             continue;
         }
         let takes_part = |target: &&Target| kinds.contains(&target.kind);
@@ -154,7 +157,7 @@ async fn compare(options: Options) -> anyhow::Result<()> {
 }
 
 async fn run(load: &Load, target: &Target, options: &Options) -> anyhow::Result<Figures> {
-    let (channels, duration) = (&target.channels, options.seconds);
+    let (channels, duration) = (&target.channels, options.duration());
     match load {
         Load::Unary(work, clients) => measured(target, work.run(channels, *clients, KEYS, duration)).await,
         Load::FanOut => {

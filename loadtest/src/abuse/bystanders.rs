@@ -1,4 +1,4 @@
-//! The client that does nothing wrong.
+//! The clients that do nothing wrong.
 
 use std::{
     collections::BTreeMap,
@@ -20,14 +20,19 @@ use tokio::{
 
 use crate::client::{Connection, Target};
 
-/// Where it comes from.
-const SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
+/// How many put, each from an address of its own, in turns.
+const CLIENTS: usize = 4;
 const LEASES: i64 = 20;
 const TTL: i64 = 5;
 /// An answer that comes later is none.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What it noticed in a span of time. Latencies are in microseconds and count from when a request was due, so a server
+/// Where one comes from.
+fn source(client: usize) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 1, 1 + client as u8)
+}
+
+/// What they noticed in a span of time. Latencies are in microseconds and count from when a request was due, so a server
 /// that stalls is charged for everything that was due meanwhile; what was not answered has its age.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -40,13 +45,24 @@ pub struct Felt {
     pub p50_micros: u64,
     pub p99_micros: u64,
     pub max_micros: u64,
+    /// How evenly the answered puts are spread over the clients, all of which asked for as many: Jain's index, 1 when
+    /// each got the same, and one over their number when one got everything.
+    pub fairness: f64,
+}
+
+/// Jain's fairness index; 0 when nobody got anything.
+fn fairness(shares: &[u64]) -> f64 {
+    let sum: f64 = shares.iter().map(|&share| share as f64).sum();
+    let squares: f64 = shares.iter().map(|&share| (share as f64).powi(2)).sum();
+    if squares == 0.0 { 0.0 } else { sum * sum / (shares.len() as f64 * squares) }
 }
 
 /// The puts that were due in a span of time.
 struct Window {
     from: Instant,
     latencies: Histogram<u64>,
-    answered: u64,
+    /// By client.
+    answered: [u64; CLIENTS],
     failed: u64,
     /// By number, and when they were due.
     open: BTreeMap<u64, Instant>,
@@ -62,13 +78,13 @@ enum Outcome {
 impl Window {
     fn new(from: Instant) -> Window {
         let latencies = Histogram::new_with_max(60_000_000, 3).expect("these bounds are right");
-        Window { from, latencies, answered: 0, failed: 0, open: BTreeMap::new() }
+        Window { from, latencies, answered: [0; CLIENTS], failed: 0, open: BTreeMap::new() }
     }
 
     fn close(&mut self, number: u64, outcome: &Outcome, now: Instant) {
         let due = self.open.remove(&number).expect("invariant: a put ends once");
         match outcome {
-            Outcome::Answered => self.answered += 1,
+            Outcome::Answered => self.answered[client_of(number)] += 1,
             Outcome::Refused | Outcome::GivenUp => self.failed += 1,
         }
         // A refusal says nothing of how long an answer takes.
@@ -81,14 +97,20 @@ impl Window {
         let mut latencies = self.latencies.clone();
         self.open.values().for_each(|due| latencies.saturating_record((now - *due).as_micros() as u64));
         Felt {
-            answered: self.answered,
+            answered: self.answered.iter().sum(),
             failed: self.failed,
             outstanding: self.open.len() as u64,
             p50_micros: latencies.value_at_quantile(0.5),
             p99_micros: latencies.value_at_quantile(0.99),
             max_micros: latencies.max(),
+            fairness: fairness(&self.answered),
         }
     }
+}
+
+/// Whose put it is.
+fn client_of(number: u64) -> usize {
+    number as usize % CLIENTS
 }
 
 /// Spans of time that follow each other. A put belongs to the one that it was due in, whenever it ends.
@@ -102,7 +124,7 @@ impl Windows {
     }
 }
 
-pub(super) struct Bystander {
+pub(super) struct Bystanders {
     windows: Arc<Mutex<Windows>>,
     lost: Arc<AtomicU64>,
     tasks: JoinSet<()>,
@@ -110,22 +132,27 @@ pub(super) struct Bystander {
     channel: Connection,
 }
 
-impl Bystander {
-    pub(super) async fn start(address: SocketAddr, rate: u32) -> anyhow::Result<Bystander> {
-        let target = Target { source: Some(SOURCE), ..Target::at(address) };
-        let channels = target.connect(3).await?;
+impl Bystanders {
+    pub(super) async fn start(address: SocketAddr, rate: u32) -> anyhow::Result<Bystanders> {
+        let mut putting = Vec::new();
+        for client in 0..CLIENTS {
+            let target = Target { source: Some(source(client)), ..Target::at(address) };
+            putting.extend(target.connect(1).await?);
+        }
+        let target = Target { source: Some(source(0)), ..Target::at(address) };
+        let channels = target.connect(2).await?;
         let windows = Arc::new(Mutex::new(Windows(vec![Window::new(Instant::now())])));
         let lost = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
-        tasks.spawn(put(channels[0].clone(), rate, Arc::clone(&windows)));
+        tasks.spawn(put(putting, rate, Arc::clone(&windows)));
         let mut leases = Vec::new();
         for _ in 0..LEASES {
             let grant = LeaseGrantRequest { ttl: TTL, id: 0 };
-            let id = LeaseClient::new(channels[1].clone()).lease_grant(grant).await?.into_inner().id;
+            let id = LeaseClient::new(channels[0].clone()).lease_grant(grant).await?.into_inner().id;
             leases.push(id);
-            tasks.spawn(keep_alive(channels[1].clone(), id, Arc::clone(&lost)));
+            tasks.spawn(keep_alive(channels[0].clone(), id, Arc::clone(&lost)));
         }
-        Ok(Bystander { windows, lost, tasks, leases, channel: channels[2].clone() })
+        Ok(Bystanders { windows, lost, tasks, leases, channel: channels[1].clone() })
     }
 
     /// Begins the next span of time.
@@ -154,13 +181,13 @@ impl Bystander {
     }
 }
 
-async fn put(channel: Connection, rate: u32, windows: Arc<Mutex<Windows>>) {
+async fn put(channels: Vec<Connection>, rate: u32, windows: Arc<Mutex<Windows>>) {
     let mut ticks = time::interval(Duration::from_secs(1) / rate.max(1));
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Burst);
     let mut open = JoinSet::new();
     for n in 0u64.. {
         let due: Instant = ticks.tick().await;
-        let (channel, windows) = (channel.clone(), Arc::clone(&windows));
+        let (channel, windows) = (channels[client_of(n)].clone(), Arc::clone(&windows));
         while open.try_join_next().is_some() {}
         let place = windows.lock().expect("nobody panics with it").open(n, due);
         open.spawn(async move {
@@ -222,6 +249,7 @@ mod tests {
         let felt: Vec<Felt> = windows.0.iter().map(|window| window.felt(at(30))).collect();
         let counts = felt.iter().map(|felt| (felt.answered, felt.failed, felt.outstanding));
         assert_eq!(counts.collect::<Vec<_>>(), [(2, 0, 0), (0, 2, 1), (0, 0, 0)]);
+        assert_eq!(felt[0].fairness, 0.5, "two of four clients got one answer each");
         let seconds = felt.iter().map(|felt| felt.max_micros / 1_000_000);
         assert_eq!(seconds.collect::<Vec<_>>(), [12, 11, 0]);
     }
