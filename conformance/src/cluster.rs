@@ -20,7 +20,7 @@ use tonic::{
 };
 
 use crate::{
-    faraway::Way,
+    faraway::{Sky, Way, Weather},
     network::Network,
     target::{Kind, Process, data_dir, free_addresses, named_command},
 };
@@ -38,8 +38,8 @@ pub struct Cluster {
     added: usize,
     // Dropped after the processes that are in it, and that write into it.
     network: Option<Network>,
-    /// How long anything takes from one member to another.
-    delay: Duration,
+    /// What happens on the way from one member to another, if it is a long one.
+    sky: Option<Sky>,
     dir: TempDir,
 }
 
@@ -50,7 +50,7 @@ pub struct Node {
     pub kind: Kind,
     name: String,
     client: SocketAddr,
-    peer: SocketAddr,
+    pub(crate) peer: SocketAddr,
     /// How the other members get there, if they are far away.
     way: Option<Way>,
     initial_cluster: String,
@@ -136,7 +136,12 @@ impl Cluster {
 
     /// The same with so much time between any two members, in each direction.
     pub async fn start_apart(delay: Duration, kinds: &[Kind], args: &[&str]) -> anyhow::Result<Cluster> {
-        Cluster::laid_out(None, delay, kinds, args)?.all_started().await
+        Cluster::start_under(&Sky::new(Weather { delay, ..Weather::default() }, 0), kinds, args).await
+    }
+
+    /// The same with a sky over what members send each other.
+    pub async fn start_under(sky: &Sky, kinds: &[Kind], args: &[&str]) -> anyhow::Result<Cluster> {
+        Cluster::laid_out(None, Some(sky.clone()), kinds, args)?.all_started().await
     }
 
     async fn started(network: Option<Network>, kinds: &[Kind], args: &[&str]) -> anyhow::Result<Cluster> {
@@ -153,13 +158,13 @@ impl Cluster {
 
     /// A new cluster of which no member runs yet.
     pub fn planned(network: Option<Network>, kinds: &[Kind], args: &[&str]) -> anyhow::Result<Cluster> {
-        Cluster::laid_out(network, Duration::ZERO, kinds, args)
+        Cluster::laid_out(network, None, kinds, args)
     }
 
-    fn laid_out(network: Option<Network>, delay: Duration, kinds: &[Kind], args: &[&str]) -> anyhow::Result<Cluster> {
+    fn laid_out(network: Option<Network>, sky: Option<Sky>, kinds: &[Kind], args: &[&str]) -> anyhow::Result<Cluster> {
         let dir = TempDir::with_prefix("conformance-cluster-")?;
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let mut cluster = Cluster { members: Vec::new(), args, added: 0, network, delay, dir };
+        let mut cluster = Cluster { members: Vec::new(), args, added: 0, network, sky, dir };
         for kind in kinds {
             let node = cluster.node(*kind)?;
             cluster.members.push(node);
@@ -182,7 +187,7 @@ impl Cluster {
             None => free_addresses()?,
         };
         self.added += 1;
-        let way = (!self.delay.is_zero()).then(|| Way::to(peer, self.delay)).transpose()?;
+        let way = self.sky.clone().map(|sky| Way::to(peer, sky)).transpose()?;
         let channel = Endpoint::from_shared(format!("http://{client}"))?.connect_timeout(LIMIT).connect_lazy();
         let name = format!("m{}", self.added);
         Ok(Node {

@@ -16,8 +16,9 @@ use forebay_loadtest::{
     history::{Recording, Setup},
 };
 use forebay_proto::etcdserverpb::{
-    DefragmentRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest,
-    MoveLeaderRequest, PutRequest, lease_client::LeaseClient, maintenance_client::MaintenanceClient,
+    DefragmentRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
+    LeaseTimeToLiveRequest, MoveLeaderRequest, PutRequest, lease_client::LeaseClient,
+    maintenance_client::MaintenanceClient,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
@@ -28,6 +29,7 @@ use tonic::{Status, transport::Channel};
 
 use crate::{
     cluster::{Cluster, LIMIT},
+    faraway::{Sky, Weather},
     network::Network,
     target::Kind,
 };
@@ -257,6 +259,100 @@ pub async fn cuts(cycles: usize, seed: u64) -> anyhow::Result<Report> {
         }
     }
     checked(&cluster, recording).await
+}
+
+/// N3: what members send each other is slow, is lost, waits for a narrow way, or is cut off again and again.
+pub async fn weathers(cycles: usize, seed: u64) -> anyhow::Result<Report> {
+    let sky = Sky::new(Weather::default(), seed);
+    let cluster = Cluster::start_under(&sky, &[Kind::Server; 3], &BUSY).await?;
+    let recording = record(&cluster, seed).await?;
+    let ms = Duration::from_millis;
+    let bad = [
+        Weather { delay: ms(25), jitter: ms(100), ..Weather::default() },
+        Weather { loss: 0.5, ..Weather::default() },
+        // A megabit.
+        Weather { bytes_per_second: Some(125_000), ..Weather::default() },
+        Weather { delay: ms(25), jitter: ms(50), loss: 0.2, bytes_per_second: Some(125_000) },
+    ];
+    for _ in 0..cycles {
+        for weather in bad {
+            sky.set(weather);
+            sleep(WELL).await;
+            for _ in 0..10 {
+                sky.storm();
+                sleep(ms(50)).await;
+            }
+            sky.set(Weather::default());
+            cluster.leader().await.with_context(|| format!("after {weather:?}"))?;
+            sleep(WELL).await;
+        }
+    }
+    checked(&cluster, recording).await
+}
+
+/// What a leader that takes many leases over is like.
+#[derive(Debug)]
+pub struct TakenOver {
+    /// From the end of the old leader until a write was acknowledged.
+    pub written: Duration,
+    /// The same until a lease was renewed.
+    pub renewed: Duration,
+}
+
+/// L4: the leader of a cluster with so many leases is killed. The next one knows all of them, and ends none early.
+pub async fn many_leases(count: i64) -> anyhow::Result<TakenOver> {
+    const GRANTERS: i64 = 64;
+    let mut cluster = Cluster::start(&[Kind::Server; 3], &[]).await?;
+    let ttl = 600;
+    let mut granters = JoinSet::new();
+    for first in 1..=GRANTERS {
+        let mut leases = LeaseClient::new(cluster.members[first as usize % 3].channel.clone());
+        granters.spawn(async move {
+            for id in (first..=count).step_by(GRANTERS as usize) {
+                leases.lease_grant(LeaseGrantRequest { id, ttl }).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(granted) = granters.join_next().await {
+        granted??;
+    }
+    let leader = cluster.leader().await?;
+    let other = (leader + 1) % 3;
+    cluster.kill(leader);
+    let began = Instant::now();
+    let soon = Duration::from_millis(200);
+    while !matches!(timeout(soon, cluster.members[other].put("a", "1")).await, Ok(Ok(_))) {
+        ensure!(began.elapsed() < LIMIT, "nobody takes over");
+    }
+    let written = began.elapsed();
+    let channel = cluster.members[other].channel.clone();
+    while !matches!(timeout(soon, renew(channel.clone(), count)).await, Ok(Ok(Some(answer))) if answer.ttl == ttl) {
+        ensure!(began.elapsed() < LIMIT, "nobody renews a lease");
+    }
+    let renewed = began.elapsed();
+    for node in cluster.running() {
+        // Whoever has carried this out knows what came before.
+        node.put("a", "2").await?;
+        let mut leases = LeaseClient::new(node.channel.clone()).max_decoding_message_size(usize::MAX);
+        let mut listed: Vec<i64> = leases
+            .lease_leases(LeaseLeasesRequest {})
+            .await?
+            .into_inner()
+            .leases
+            .iter()
+            .map(|lease| lease.id)
+            .collect();
+        listed.sort_unstable();
+        ensure!(listed.iter().copied().eq(1..=count), "{} of {count} leases are left", listed.len());
+    }
+    let mut leases = LeaseClient::new(channel);
+    for id in (1..=count).step_by(997) {
+        let left = leases.lease_time_to_live(LeaseTimeToLiveRequest { id, keys: false }).await?.into_inner().ttl;
+        let least = ttl - began.elapsed().as_secs() as i64 - 1;
+        ensure!(left >= least, "lease {id} has {left} s left and was promised {least}");
+    }
+    Ok(TakenOver { written, renewed })
 }
 
 /// How long a lease lives after it was renewed.

@@ -12,7 +12,7 @@
 //! the other question: whether what was acknowledged is still there after a `kill -9`; [`cluster`] asks it of several
 //! members, of one kind or mixed; [`faults`] of what is done to them from outside, in a [`network`] of their own too or [far away](faraway) from each other, and
 //! [`failpoints`] of those that end at a named place, [`corruption`] of those that hold something else than the others; [`histories`] has what was seen through two gateways checked while members fail;
-//! [`metrics`] reads what both count; [`advisories`] tries what etcd's advisories are about, [`hostile`] what else a client may do to harm;
+//! [`metrics`] reads what both count; [`advisories`] tries what etcd's advisories are about, [`hostile`] what else a client may do to harm, [`malformed`] requests that no client sends;
 //! [`content`] is everything that a member has, for moving its files, and [`tools`] runs what reads them.
 //!
 //! **Invariant:** this crate knows `forebay-proto`, processes and the checker of `forebay-loadtest`, and nothing that is
@@ -50,6 +50,7 @@ pub mod flaps;
 pub mod gateways;
 pub mod histories;
 pub mod hostile;
+pub mod malformed;
 pub mod metrics;
 pub mod monitoring;
 pub mod network;

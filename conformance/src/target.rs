@@ -250,6 +250,11 @@ impl Target {
         self.member_process.terminate().await
     }
 
+    /// Whether the member has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.member_process.exit()?.is_some())
+    }
+
     /// Everything that member and gateway logged.
     pub fn logs(&self) -> String {
         let files = ["member.log", "gateway.log"].map(|name| self.dir.path().join(name));

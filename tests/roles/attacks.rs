@@ -2,19 +2,29 @@
 //! to is what a loaded machine does not change. `ATTACK_SECONDS=10` lengthens each attack.
 
 use std::{
+    net::Ipv4Addr,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use forebay_edge::tls::{ClientOptions, Connector, Protocol, Verify};
+use bytes::Bytes;
 use forebay_loadtest::{
     abuse::{self, Abuse, Plan},
+    client::Target,
     process::{Process, etcd_flags, free_address, own_certificate},
 };
+use forebay_proto::etcdserverpb::{
+    PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCreateRequest, WatchRequest, kv_client::KvClient, request_op,
+    watch_request,
+};
+use prost::Message as _;
 use tokio::{io::AsyncReadExt as _, net::TcpStream, task::JoinSet};
 
-use crate::role::{Role, exchange, free_port, program, request};
+use crate::{
+    role::{exchange, program, request},
+    tls,
+};
 
 fn server(dir: &Path) -> Process {
     let (client, peer) = (free_address().unwrap(), free_address().unwrap());
@@ -70,6 +80,61 @@ async fn h1_floods_of_streams_and_frames_take_little_memory_and_no_lease() {
     }
 }
 
+/// What a process may grow by because of what nobody reads.
+const UNREAD_MAX: u64 = 256 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h8_answers_and_streams_that_nobody_reads_take_no_more_than_their_budget() {
+    const VALUES: usize = 16;
+    let dir = tempfile::tempdir().unwrap();
+    let server = Arc::new(server(dir.path()));
+    let gateway = Arc::new(gateway(dir.path(), &server));
+    let channel = Target::at(server.address).connect(1).await.unwrap().remove(0);
+    for n in 0..VALUES {
+        let value = vec![b'v'; 1 << 20].into();
+        KvClient::new(channel.clone())
+            .put(PutRequest { key: format!("big/{n}").into(), value, ..Default::default() })
+            .await
+            .unwrap();
+    }
+    let (key, range_end): (Bytes, Bytes) = ("big/".into(), "big0".into());
+    let all = RangeRequest { key: key.clone(), range_end: range_end.clone(), ..Default::default() };
+    let op = RequestOp { request: Some(request_op::Request::RequestRange(all.clone())) };
+    let txn = TxnRequest { success: vec![op], ..Default::default() };
+    let create = WatchCreateRequest { key, range_end, start_revision: 1, ..Default::default() };
+    let watch = WatchRequest { request_union: Some(watch_request::RequestUnion::CreateRequest(create)) };
+    let attacks = [
+        ("/etcdserverpb.KV/Range", all.encode_to_vec(), true),
+        ("/etcdserverpb.KV/RangeStream", all.encode_to_vec(), true),
+        ("/etcdserverpb.KV/Txn", txn.encode_to_vec(), true),
+        ("/etcdserverpb.Watch/Watch", watch.encode_to_vec(), false),
+    ];
+    for (kind, front) in [("server", &server), ("gateway", &gateway)] {
+        let normal = Target::at(front.address);
+        let elsewhere = Target { source: Some(Ipv4Addr::new(127, 0, 0, 7)), ..normal.clone() };
+        let before = front.rss().unwrap();
+        for (path, message, ends) in &attacks {
+            let mut held = Vec::new();
+            for _ in 0..10 {
+                held.push(abuse::unread(&elsewhere, 100, path, message, *ends).await.unwrap());
+            }
+            let mut most = 0;
+            let since = Instant::now();
+            while since.elapsed() < Duration::from_secs(3) {
+                most = most.max(front.rss().unwrap());
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let growth = most.saturating_sub(before);
+            println!("{kind}, a thousand of {path} that nobody reads: memory +{} MiB", growth >> 20);
+            assert!(growth <= UNREAD_MAX, "{kind}, {path}: {growth} bytes");
+            // Who asks for little is served beside.
+            let mut normal = KvClient::new(normal.connect(1).await.unwrap().remove(0));
+            let put = PutRequest { key: "small".into(), ..Default::default() };
+            tokio::time::timeout(Duration::from_secs(10), normal.put(put)).await.expect("in bearable time").unwrap();
+        }
+    }
+}
+
 /// Sockets that say nothing.
 const IDLE: usize = 5_000;
 
@@ -77,24 +142,9 @@ const IDLE: usize = 5_000;
 async fn h4_idle_sockets_under_tls_are_gone_soon_and_a_client_beside_them_is_served() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let peer = format!("http://127.0.0.1:{}", free_port());
-    let args = [
-        format!("--data-dir={}", data.display()),
-        "--auto-tls".to_owned(),
-        format!("--listen-peer-urls={peer}"),
-        format!("--initial-advertise-peer-urls={peer}"),
-        format!("--initial-cluster=default={peer}"),
-    ];
-    let server = Role::start(dir.path(), "server", &args);
+    let server = tls::server(dir.path(), &data);
     let address = ("127.0.0.1", server.port);
-    let options = ClientOptions {
-        verify: Verify::Authorities(own_certificate(&data)),
-        identity: None,
-        server_name: None,
-        protocol: Protocol::default(),
-        speaks: vec!["http/1.1"],
-    };
-    let connector = Connector::new(options).unwrap();
+    let connector = tls::trusting(&own_certificate(&data));
     let mut idle = JoinSet::new();
     for _ in 0..IDLE {
         let mut stream = TcpStream::connect(address).await.unwrap();

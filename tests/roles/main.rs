@@ -2,6 +2,7 @@
 
 mod attacks;
 mod floors;
+mod limits;
 mod matrix;
 mod pages;
 mod peers;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::role::{Role, free_port};
+use crate::role::Role;
 
 /// Nobody's word but a client's, each where a secret may stand.
 const PASSWORD: &str = "pa55word-0f-alice";
@@ -15,20 +15,14 @@ const VALUES: [&str; 2] = ["secret-value", "c2VjcmV0LXZhbHVl"];
 
 /// A server and the gateway in front of it, which tell as much as they can.
 fn start(dir: &Path) -> [Role; 2] {
-    let peer = format!("http://127.0.0.1:{}", free_port());
-    let args = [
-        format!("--data-dir={}", dir.join("data").display()),
-        format!("--listen-peer-urls={peer}"),
-        format!("--initial-advertise-peer-urls={peer}"),
-        format!("--initial-cluster=default={peer}"),
-        "--log-level=debug".to_owned(),
-        "--metrics=extensive".to_owned(),
+    let more = [
+        "--log-level=debug",
+        "--metrics=extensive",
         // Everything is slow, and slow things are told in more detail.
-        "--warning-apply-duration=1ns".to_owned(),
-        "--warning-unary-request-duration=1ns".to_owned(),
+        "--warning-apply-duration=1ns",
+        "--warning-unary-request-duration=1ns",
     ];
-    let mut server = Role::spawn(dir, "server", "server", "http", &args);
-    server.ready();
+    let server = Role::member(dir, &dir.join("data"), "http", &more);
     let password = dir.join("password");
     std::fs::write(&password, UPSTREAM_PASSWORD).unwrap();
     let args = [

@@ -27,7 +27,7 @@ use tokio::{
 use tonic::Code;
 
 use self::table::{BAD_TOKEN, CALLERS, EXPIRED, Row, TABLE};
-use crate::role::{Role, free_port};
+use crate::role::Role;
 
 /// How long anything may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -132,17 +132,8 @@ fn told(text: &str) -> char {
 
 /// A member on which the table is set up, and a gateway in front of it.
 async fn start(dir: &Path) -> [Role; 2] {
-    let peer = format!("http://127.0.0.1:{}", free_port());
-    let args = [
-        format!("--data-dir={}", dir.join("data").display()),
-        format!("--listen-peer-urls={peer}"),
-        format!("--initial-advertise-peer-urls={peer}"),
-        format!("--initial-cluster=default={peer}"),
-        format!("--auth-token-ttl={TTL}"),
-        "--bcrypt-cost=4".to_owned(),
-    ];
-    let mut server = Role::spawn(dir, "server", "server", "http", &args);
-    server.ready();
+    let more = [&format!("--auth-token-ttl={TTL}"), "--bcrypt-cost=4"];
+    let server = Role::member(dir, &dir.join("data"), "http", &more);
     for row in &TABLE.setup {
         let path = row.route().expect("what is set up is JSON").path;
         let answer = server.ask_in_clear(path, row.json).await;

@@ -36,6 +36,15 @@ impl Role {
         started
     }
 
+    /// A member that is alone in its cluster, with its data there, once it serves; `more` are flags of its own.
+    pub fn member(dir: &Path, data: &Path, scheme: &str, more: &[&str]) -> Role {
+        let mut args = alone(data);
+        args.extend(more.iter().map(|&flag| flag.to_owned()));
+        let mut started = Role::spawn(dir, "server", "server", scheme, &args);
+        started.ready();
+        started
+    }
+
     /// A role whose log has this name, and that is not waited for: members of a new cluster need each other.
     pub fn spawn(dir: &Path, name: &str, role: &str, scheme: &str, args: &[String]) -> Role {
         let log = dir.join(format!("{name}.log"));
@@ -81,6 +90,17 @@ impl Role {
         let more: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         exchange(stream, &request(path, body).replacen("\r\n", &format!("\r\n{more}"), 1)).await
     }
+}
+
+/// The flags of a member that is alone in its cluster, with its data there.
+pub fn alone(data: &Path) -> Vec<String> {
+    let peer = format!("http://127.0.0.1:{}", free_port());
+    vec![
+        format!("--data-dir={}", data.display()),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
+        format!("--initial-cluster=default={peer}"),
+    ]
 }
 
 /// What is tested: `FOREBAY_BIN` if it is given, else what cargo built beside the tests.

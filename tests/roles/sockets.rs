@@ -3,23 +3,14 @@
 use forebay_edge::tls::{ClientOptions, Connector, Protocol, Verify};
 use tokio::net::UnixStream;
 
-use crate::role::{Role, exchange, free_port, request};
+use crate::role::{Role, exchange, request};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_is_reached_by_sockets_on_disk_as_by_any_port() {
     let dir = tempfile::tempdir().unwrap();
     let socket = |name: &str| dir.path().join(name);
-    let peer = format!("http://127.0.0.1:{}", free_port());
     let clients = format!("--listen-client-http-urls=unix://{0}/clear,unixs://{0}/tls", dir.path().display());
-    let args = [
-        format!("--data-dir={}", socket("data").display()),
-        "--auto-tls".to_owned(),
-        clients,
-        format!("--listen-peer-urls={peer}"),
-        format!("--initial-advertise-peer-urls={peer}"),
-        format!("--initial-cluster=default={peer}"),
-    ];
-    let server = Role::start(dir.path(), "server", &args);
+    let server = Role::member(dir.path(), &socket("data"), "https", &["--auto-tls", &clients]);
     let stream = UnixStream::connect(socket("clear")).await.unwrap();
     let put = exchange(stream, &request("/v3/kv/put", r#"{"key":"Zm9v","value":"YmFy"}"#)).await;
     assert!(put.starts_with("HTTP/1.1 200 OK\r\n"), "{put}\n{}", server.said());

@@ -7,19 +7,12 @@ use forebay_edge::tls::{ClientOptions, Connector, Protocol, Verify};
 use crate::role::{Role, free_port};
 
 /// A server whose own certificate is made in `data`.
-fn server(dir: &Path, data: &Path) -> Role {
-    let peer = format!("http://127.0.0.1:{}", free_port());
-    let args = [
-        format!("--data-dir={}", data.display()),
-        "--auto-tls".to_owned(),
-        format!("--listen-peer-urls={peer}"),
-        format!("--initial-advertise-peer-urls={peer}"),
-        format!("--initial-cluster=default={peer}"),
-    ];
-    Role::start(dir, "server", &args)
+pub fn server(dir: &Path, data: &Path) -> Role {
+    Role::member(dir, data, "https", &["--auto-tls"])
 }
 
-fn trusting(certificate: &Path) -> Connector {
+/// Believes this certificate alone.
+pub fn trusting(certificate: &Path) -> Connector {
     let options = ClientOptions {
         verify: Verify::Authorities(certificate.to_owned()),
         identity: None,

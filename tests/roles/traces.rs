@@ -13,7 +13,7 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
-use crate::role::{Role, free_port};
+use crate::role::{Role, alone};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CLIENT: &str = "b7ad6b7169203331";
@@ -86,16 +86,6 @@ fn tracing(collector: &str, name: &str) -> Vec<String> {
     ]
 }
 
-fn member(dir: &std::path::Path) -> Vec<String> {
-    let peers = format!("http://127.0.0.1:{}", free_port());
-    vec![
-        format!("--data-dir={}", dir.join("data").display()),
-        format!("--listen-peer-urls={peers}"),
-        format!("--initial-advertise-peer-urls={peers}"),
-        format!("--initial-cluster=default={peers}"),
-    ]
-}
-
 /// Calls within the client's trace, sampled or not.
 async fn call(role: &Role, path: &str, flags: &str) {
     let traceparent = format!("00-{TRACE}-{CLIENT}-{flags}");
@@ -129,7 +119,7 @@ fn expected(way: &[(&str, &str, &str)]) -> Vec<(String, String, String)> {
 async fn a_put_is_one_trace_through_gateway_member_raft_and_apply() {
     let dir = tempfile::tempdir().unwrap();
     let (address, mut seen) = collector().await;
-    let args = [member(dir.path()), tracing(&address, "member")].concat();
+    let args = [alone(&dir.path().join("data")), tracing(&address, "member")].concat();
     let mut server = Role::spawn(dir.path(), "server", "server", "http", &args);
     server.ready();
     let upstream = vec![format!("--endpoints=127.0.0.1:{}", server.port)];
@@ -156,7 +146,7 @@ async fn a_put_is_one_trace_through_gateway_member_raft_and_apply() {
 async fn in_one_process_gateway_and_member_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let (address, mut seen) = collector().await;
-    let args = [member(dir.path()), tracing(&address, "both")].concat();
+    let args = [alone(&dir.path().join("data")), tracing(&address, "both")].concat();
     let mut up = Role::spawn(dir.path(), "up", "up", "http", &args);
     up.ready();
     call(&up, "/v3/kv/range", "01").await;

@@ -19,6 +19,7 @@ mod gateways;
 mod histories;
 mod hostile;
 mod http;
+mod malformed;
 mod metrics;
 mod openapi;
 mod packaging;

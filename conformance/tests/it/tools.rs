@@ -23,6 +23,8 @@ use crate::within;
 /// Both sides' tools.
 struct Tools {
     etcdutl: [Tool; 2],
+    /// Prints fewer facts of a file, and counts its keys otherwise.
+    etcdutl_3_5: Tool,
     dump_db: [Tool; 2],
     dump_logs: [Tool; 2],
     /// Prints addresses for numbers, but counts, and must not crash.
@@ -34,6 +36,7 @@ struct Tools {
 fn tools() -> Option<Tools> {
     Some(Tools {
         etcdutl: [Tool::etcd("3.7/etcdutl")?, Tool::ours(&[])?],
+        etcdutl_3_5: Tool::etcd("3.5/etcdutl")?,
         dump_db: [Tool::etcd("tools/etcd-dump-db")?, Tool::ours(&["dump-db"])?],
         dump_logs: [Tool::etcd("3.6/etcd-dump-logs")?, Tool::ours(&["dump-logs"])?],
         dump_logs_3_7: Tool::etcd("tools/etcd-dump-logs")?,
@@ -78,6 +81,12 @@ fn count(text: &str) -> String {
     text.lines().filter(|line| line.starts_with("Entry types")).collect()
 }
 
+/// What etcdutl 3.5 says of a file as every other does.
+fn hash_and_revision(status: &str) -> String {
+    let status: serde_json::Value = serde_json::from_str(status).unwrap_or_default();
+    format!("{} {}", status["hash"], status["revision"])
+}
+
 /// Everything that reads the files of a stopped member.
 fn read_alike(tools: &Tools, data_dir: &Path, is_ours: bool) -> anyhow::Result<()> {
     let dir = data_dir.to_str().expect("a temporary directory is UTF-8");
@@ -85,6 +94,8 @@ fn read_alike(tools: &Tools, data_dir: &Path, is_ours: bool) -> anyhow::Result<(
     for shape in ["simple", "table", "json", "fields"] {
         alike(&tools.etcdutl, &["snapshot", "status", &db, "-w", shape], as_it_is)?;
     }
+    let of_3_5 = [tools.etcdutl_3_5.clone(), tools.etcdutl[1].clone()];
+    alike(&of_3_5, &["snapshot", "status", &db, "-w", "json"], hash_and_revision)?;
     for bucket in alike(&tools.dump_db, &["list-bucket", &db], as_it_is)?.lines() {
         alike(&tools.dump_db, &["iterate-bucket", &db, bucket], as_it_is)?;
         alike(&tools.dump_db, &["iterate-bucket", &db, bucket, "--decode"], as_it_is)?;
@@ -126,10 +137,16 @@ async fn files_of(test: &str, kind: Kind) -> anyhow::Result<()> {
     target.stop().await?;
     read_alike(&tools, &target.data_dir(), is_ours)?;
     // etcd's defragmentation of our file, and ours of etcd's: the member goes on with it.
-    let dir = target.data_dir();
-    let dir = dir.to_str().expect("a temporary directory is UTF-8");
-    tools.etcdutl[usize::from(!is_ours)].run(&["defrag", "--data-dir", dir])?;
-    tools.etcdutl[1].run(&["check", dir])?;
+    let data_dir = target.data_dir();
+    let dir = data_dir.to_str().expect("a temporary directory is UTF-8");
+    let defragment = |tool: &Tool| {
+        tool.run(&["defrag", "--data-dir", dir])?;
+        tools.etcdutl[1].run(&["check", dir])
+    };
+    defragment(&tools.etcdutl[usize::from(!is_ours)])?;
+    if is_ours {
+        defragment(&tools.etcdutl_3_5)?;
+    }
     target.restart().await?;
     assert_eq!(content::content(&target).await?, before, "a defragmented file holds what it held");
     Ok(())
@@ -182,8 +199,15 @@ async fn auger_extracts_from_our_files_what_space_prints() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn space_prints_of_files_of_etcd_what_auger_does() {
-    within(extracted_from("tools::space_prints_of_files_of_etcd_what_auger_does", Kind::Etcd(Release::V3_7))).await;
+async fn space_prints_of_files_of_etcd_3_7_what_auger_does() {
+    let test = "tools::space_prints_of_files_of_etcd_3_7_what_auger_does";
+    within(extracted_from(test, Kind::Etcd(Release::V3_7))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn space_prints_of_files_of_etcd_3_5_what_auger_does() {
+    let test = "tools::space_prints_of_files_of_etcd_3_5_what_auger_does";
+    within(extracted_from(test, Kind::Etcd(Release::V3_5))).await;
 }
 
 /// What a restore keeps of the content of a member: all but who the members are, and what is bound to them.
