@@ -1,11 +1,11 @@
-//! What is acknowledged survives a `kill -9`, and what is not is there as a whole or not at all.
+//! What is acknowledged survives a `kill -9` and a power cut, and what is not is there as a whole or not at all.
 //!
-//! Writers put and remember what was acknowledged; a reader remembers what it saw. At a random moment the
-//! process is killed and started again on what it left. Then every acknowledged write must be
-//! there with its revision, nothing that was seen may be gone, a transaction that nobody answered is
-//! there with both of its keys or with none, and revisions must not go back. Every few kills what was checked is
-//! deleted and compacted, right before the writers go on: a kill also meets a compaction, and a run of any length
-//! keeps its size.
+//! Writers put and remember what was acknowledged; a reader remembers what it saw. At a random moment the process is
+//! killed, or the power of its disk is cut, and it is started again on what is left. Then every acknowledged write must
+//! be there with its revision, nothing that was seen may be gone, a transaction that nobody answered is there with both
+//! of its keys or with none, and revisions must not go back. Every few kills what was checked is deleted and compacted,
+//! right before the writers go on: a kill also meets a compaction, and a run of any length keeps its size. Every few
+//! kills, too, one compaction after the other is under way, or one defragmentation.
 
 use std::{
     sync::{
@@ -18,7 +18,10 @@ use std::{
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use forebay_proto::{
-    etcdserverpb::{CompactionRequest, RangeRequest, kv_client::KvClient, response_op::Response},
+    etcdserverpb::{
+        CompactionRequest, DefragmentRequest, RangeRequest, kv_client::KvClient, maintenance_client::MaintenanceClient,
+        response_op::Response,
+    },
     mvccpb::KeyValue,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
@@ -36,12 +39,24 @@ const WRITERS: usize = 8;
 /// After how many kills everything is deleted and compacted.
 const CLEARED_EVERY: usize = 10;
 
+/// Of so many cycles one meets a compaction under way, and one a defragmentation.
+const MAINTAINED_EVERY: usize = 4;
+
+/// How a target ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With SIGKILL: what it wrote is there, synced or not.
+    Kill,
+    /// With the power of its disk: what it wrote and did not sync is gone.
+    PowerCut,
+}
+
 /// What all writers and the reader know.
 #[derive(Debug, Default)]
 struct Known {
     /// Acknowledged transactions: key, value and revision.
     acknowledged: Mutex<Vec<(Bytes, Bytes, i64)>>,
-    /// The last transaction of each writer that nobody answered.
+    /// The last transaction of each writer that nobody answered, or too late.
     open: Mutex<Vec<(Bytes, Bytes)>>,
     /// The highest revision in any answer.
     revision: AtomicI64,
@@ -49,6 +64,8 @@ struct Known {
     compacted: AtomicI64,
     /// Set before the kill, so that writers take the failure for what it is.
     ending: AtomicBool,
+    /// Set right before the power goes: no client of a machine without power sees what is answered from then on.
+    is_over: AtomicBool,
 }
 
 /// How many writes were checked.
@@ -62,27 +79,42 @@ pub struct Survived {
     pub open_and_gone: usize,
 }
 
-/// Kills and restarts a target `cycles` times.
-pub async fn run(kind: Kind, seed: u64, cycles: usize) -> anyhow::Result<Survived> {
+/// Ends and restarts a target `cycles` times. `args` go to it.
+pub async fn run(kind: Kind, ending: Ending, args: &[&str], seed: u64, cycles: usize) -> anyhow::Result<Survived> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut target = Target::start(kind, &[]).await?;
+    let mut target = match ending {
+        Ending::Kill => Target::start(kind, args).await?,
+        Ending::PowerCut => Target::on_cut_disk(kind, args).await?,
+    };
     let known = Arc::new(Known::default());
     let mut survived = Survived::default();
     for cycle in 0..cycles {
         let channel = session::connect(&target).await?;
         known.ending.store(false, Ordering::SeqCst);
+        known.is_over.store(false, Ordering::SeqCst);
         let mut tasks = tokio::task::JoinSet::new();
         for writer in 0..WRITERS {
             tasks.spawn(write(channel.clone(), Arc::clone(&known), cycle, writer, rng.random()));
         }
         tasks.spawn(read(channel.clone(), Arc::clone(&known)));
+        match cycle % MAINTAINED_EVERY {
+            1 => drop(tasks.spawn(compact(channel, Arc::clone(&known)))),
+            3 => drop(tasks.spawn(defragment(channel, Arc::clone(&known)))),
+            _ => {}
+        }
         tokio::time::sleep(Duration::from_millis(rng.random_range(50..600))).await;
         known.ending.store(true, Ordering::SeqCst);
-        target.kill();
+        match ending {
+            Ending::Kill => target.kill(),
+            Ending::PowerCut => target.cut_power(|| known.is_over.store(true, Ordering::SeqCst)).await?,
+        }
         while let Some(ended) = tasks.join_next().await {
-            ended?.with_context(|| format!("cycle {cycle} of seed {seed}, before the kill"))?;
+            ended?.with_context(|| format!("cycle {cycle} of seed {seed}, before the end"))?;
         }
         target.restart().await.with_context(|| format!("cycle {cycle} of seed {seed}"))?;
+        if ending == Ending::PowerCut {
+            target.was_cut()?;
+        }
         let channel = session::connect(&target).await?;
         check(channel.clone(), &known, &mut survived).await.with_context(|| format!("cycle {cycle} of seed {seed}"))?;
         if cycle % CLEARED_EVERY == CLEARED_EVERY - 1 {
@@ -120,6 +152,10 @@ async fn write(channel: Channel, known: Arc<Known>, cycle: usize, writer: usize,
         let value: Bytes = vec![rng.random::<u8>(); rng.random_range(1..2000)].into();
         let [a, b] = pair(&key);
         match client.txn(always([put(a, value.clone()).op(), put(b, value.clone()).op()])).await {
+            Ok(_) if known.is_over.load(Ordering::SeqCst) => {
+                known.open.lock().expect("no writer panics").push((key, value));
+                return Ok(());
+            }
             Ok(response) => {
                 let revision = response.into_inner().header.context("a txn answers with a header")?.revision;
                 known.revision.fetch_max(revision, Ordering::SeqCst);
@@ -140,12 +176,45 @@ async fn read(channel: Channel, known: Arc<Known>) -> anyhow::Result<()> {
     let mut client = KvClient::new(channel);
     loop {
         match client.range(get("nothing")).await {
+            Ok(_) if known.is_over.load(Ordering::SeqCst) => return Ok(()),
             Ok(response) => {
                 let revision = response.into_inner().header.context("a range answers with a header")?.revision;
                 known.revision.fetch_max(revision, Ordering::SeqCst);
             }
             Err(_) if known.ending.load(Ordering::SeqCst) => return Ok(()),
             Err(status) => return Err(status).context("a read failed on a running target"),
+        }
+    }
+}
+
+/// Compacts until the target is gone, at the latest revision each time. No key has two, so that no key goes.
+async fn compact(channel: Channel, known: Arc<Known>) -> anyhow::Result<()> {
+    let mut client = KvClient::new(channel);
+    loop {
+        let revision = known.revision.load(Ordering::SeqCst);
+        if revision == known.compacted.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            continue;
+        }
+        match client.compact(CompactionRequest { revision, physical: true }).await {
+            Ok(_) if known.is_over.load(Ordering::SeqCst) => return Ok(()),
+            Ok(_) => known.compacted.store(revision, Ordering::SeqCst),
+            // One that nobody answered before the last end was carried out.
+            Err(status) if status.code() == tonic::Code::OutOfRange => {}
+            Err(_) if known.ending.load(Ordering::SeqCst) => return Ok(()),
+            Err(status) => return Err(status).context("a compaction failed on a running target"),
+        }
+    }
+}
+
+/// Defragments until the target is gone.
+async fn defragment(channel: Channel, known: Arc<Known>) -> anyhow::Result<()> {
+    let mut client = MaintenanceClient::new(channel);
+    loop {
+        match client.defragment(DefragmentRequest {}).await {
+            Ok(_) => {}
+            Err(_) if known.ending.load(Ordering::SeqCst) => return Ok(()),
+            Err(status) => return Err(status).context("a defragmentation failed on a running target"),
         }
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! What is recorded comes from [`cases`] (one per fact of the protocol), from seeded random
 //! [`programs`] and [`watches`], from [`http`] requests and from [`etcdctl`] itself. [`crash`] asks
-//! the other question: whether what was acknowledged is still there after a `kill -9`; [`cluster`] asks it of several
+//! the other question: whether what was acknowledged is still there after a `kill -9`, or after the [power](power) of its disk was cut; [`cluster`] asks it of several
 //! members, of one kind or mixed; [`faults`] of what is done to them from outside, in a [`network`] of their own too or [far away](faraway) from each other, and
 //! [`failpoints`] of those that end at a named place, [`corruption`] of those that hold something else than the others; [`histories`] has what was seen through two gateways checked while members fail;
 //! [`metrics`] reads what both count; [`advisories`] tries what etcd's advisories are about, [`hostile`] what else a client may do to harm, [`malformed`] requests that no client sends;
@@ -54,4 +54,5 @@ pub mod malformed;
 pub mod metrics;
 pub mod monitoring;
 pub mod network;
+pub mod power;
 pub mod tools;

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use crate::{
     http,
     peers::{self, Release},
+    power::Disk,
     session,
 };
 
@@ -100,6 +101,8 @@ pub struct Target {
     pub peer: SocketAddr,
     member_process: Process,
     gateway_process: Option<Process>,
+    /// The disk of its own, if its power may be cut.
+    disk: Option<Disk>,
     // Dropped after the processes that write into it.
     dir: TempDir,
 }
@@ -154,7 +157,7 @@ impl Target {
         within.args(["--mount", "sh", "-c", &script]).arg(&data).arg(command.get_program()).args(command.get_args());
         within.args(args);
         let member_process = Process::start(within, member, dir.path().join("member.log")).await?;
-        Ok(Some(Target { kind, client: member, member, peer, member_process, gateway_process: None, dir }))
+        Ok(Some(Target { kind, client: member, member, peer, member_process, gateway_process: None, disk: None, dir }))
     }
 
     /// Doubles the disk of a member that was started on a small one.
@@ -169,6 +172,36 @@ impl Target {
         Ok(())
     }
 
+    /// A member whose data directory is on a disk of its own, for [`Target::cut_power`]. Nobody else sees that disk.
+    pub async fn on_cut_disk(kind: Kind, args: &[&str]) -> anyhow::Result<Target> {
+        let dir = TempDir::with_prefix("conformance-")?;
+        let disk = Disk::make(dir.path())?;
+        let [member, peer, _] = free_addresses()?;
+        let mut command = member_command(kind, disk.folder(), member, peer)?;
+        command.args(args);
+        let log = dir.path().join("member.log");
+        let member_process = Process::start(disk.mounted(&command), member, log).await?;
+        Ok(Target { kind, client: member, member, peer, member_process, gateway_process: None, disk: Some(disk), dir })
+    }
+
+    /// Cuts the power of such a member in the middle of whatever it does. [`Target::restart`] gives it back.
+    ///
+    /// `now` is called right before: what the member says after that, a machine without power does not. A sync that the end
+    /// of the file system overtakes may succeed for it, and nothing of it is there; so etcd loses what it acknowledges
+    /// within that moment, and so does our server.
+    pub async fn cut_power(&mut self, now: impl FnOnce()) -> anyhow::Result<()> {
+        let disk = self.disk.as_ref().context("the member has a disk of its own")?;
+        disk.cut(self.member_process.child.id(), now)?;
+        self.member_process.kill();
+        disk.released().await
+    }
+
+    /// Checks, after a restart, that the disk lost what it had to lose.
+    pub fn was_cut(&self) -> anyhow::Result<()> {
+        let disk = self.disk.as_ref().context("the member has a disk of its own")?;
+        disk.was_cut(self.member_process.child.id())
+    }
+
     async fn try_start(
         kind: Kind,
         args: &[&str],
@@ -180,7 +213,8 @@ impl Target {
         let mut command = member_command(kind, dir.path(), member, peer)?;
         command.args(args);
         let member_process = Process::start(command, member, dir.path().join("member.log")).await?;
-        let mut target = Target { kind, client: member, member, peer, member_process, gateway_process: None, dir };
+        let mut target =
+            Target { kind, client: member, member, peer, member_process, gateway_process: None, disk: None, dir };
         if kind.is_gateway() {
             target.client = gateway;
             target.gateway_process = Some(target.start_gateway(args).await?);
