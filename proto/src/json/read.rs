@@ -10,7 +10,7 @@ use base64::{
 
 use super::{
     Error, MESSAGE_DEPTH_MAX, Position, number,
-    schema::{Field, Kind, Schema},
+    schema::{Field, Kind, Message, Schema},
 };
 
 /// Appends the encoding of the message that `text` describes.
@@ -18,7 +18,7 @@ use super::{
 /// `text` is one JSON value with white space around it, as [`super::Values`] takes it out of a
 /// body; so only what the grammar leaves open is checked here.
 pub(super) fn read(schema: &Schema, message: usize, text: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-    Reader { schema, text, at: 0, out }.message(message, 1)
+    Reader { schema, text, at: 0, out }.message(message)
 }
 
 struct Reader<'a, 'out> {
@@ -28,64 +28,102 @@ struct Reader<'a, 'out> {
     out: &'out mut Vec<u8>,
 }
 
+/// A message that has begun and not ended.
+struct Open<'a> {
+    message: &'a Message,
+    /// Where its encoding begins.
+    start: usize,
+    /// The field whose values are being read.
+    list: Option<&'a Field>,
+    /// Bits of those that were named so far.
+    fields: u64,
+    /// Likewise.
+    oneofs: u64,
+}
+
 /// Bytes of a token that go into an error text at most.
 const SHOWN_MAX: usize = 256;
 
 impl<'a> Reader<'a, '_> {
-    fn message(&mut self, message: usize, depth: usize) -> Result<(), Error> {
-        if depth > MESSAGE_DEPTH_MAX {
-            return Err(Error::TooManyMessages);
-        }
-        self.open(b'{')?;
-        let message = &self.schema.messages[message];
-        let mut fields_seen = 0_u64;
-        let mut oneofs_seen = 0_u64;
-        while !self.close(b'}') {
-            self.peek();
-            let name_at = self.at;
-            let name = self.string()?;
-            self.skip_over(b':');
-            let Some(position) = message.by_name(&name) else {
-                self.skip_value()?;
-                continue;
+    /// Without recursion: how deep messages stand in each other is the client's to choose.
+    fn message(&mut self, message: usize) -> Result<(), Error> {
+        let mut open = vec![self.begun(message)?];
+        while let Some(innermost) = open.last_mut() {
+            let field = match innermost.list {
+                Some(field) if !self.close(b']') => field,
+                Some(_) => {
+                    innermost.list = None;
+                    continue;
+                }
+                None if self.close(b'}') => {
+                    let start = innermost.start;
+                    open.pop();
+                    // The outermost has no tag.
+                    if !open.is_empty() {
+                        self.prefix_with_len(start);
+                    }
+                    continue;
+                }
+                None => match self.name(innermost)? {
+                    Some(field) if field.repeated => {
+                        self.open(b'[')?;
+                        innermost.list = Some(field);
+                        continue;
+                    }
+                    Some(field) => field,
+                    None => continue,
+                },
             };
-            if fields_seen & (1 << position) != 0 {
-                return Err(Error::Duplicate { at: self.position(name_at), name: name.into_owned() });
-            }
-            fields_seen |= 1 << position;
-            if self.peek() == b'n' {
-                self.token();
-                continue;
-            }
-            let field = &message.fields[position];
-            if let Some(oneof) = field.oneof {
-                if oneofs_seen & (1 << oneof) != 0 {
-                    let oneof = message.oneofs[oneof].clone();
-                    return Err(Error::Oneof { at: self.position(name_at), name: name.into_owned(), oneof });
+            match field.kind {
+                Kind::Message(_) if open.len() == MESSAGE_DEPTH_MAX => return Err(Error::TooManyMessages),
+                Kind::Message(message) => {
+                    self.tag(field, 2);
+                    open.push(self.begun(message)?);
                 }
-                oneofs_seen |= 1 << oneof;
-            }
-            if field.repeated {
-                self.open(b'[')?;
-                while !self.close(b']') {
-                    self.value(field, depth)?;
-                }
-            } else {
-                self.value(field, depth)?;
+                _ => self.scalar(field)?,
             }
         }
         Ok(())
     }
 
-    /// Reads one value of a field and appends it with its tag.
-    fn value(&mut self, field: &Field, depth: usize) -> Result<(), Error> {
-        if let Kind::Message(message) = field.kind {
-            self.tag(field, 2);
-            let start = self.out.len();
-            self.message(message, depth + 1)?;
-            self.prefix_with_len(start);
-            return Ok(());
+    fn begun(&mut self, message: usize) -> Result<Open<'a>, Error> {
+        self.open(b'{')?;
+        let message = &self.schema.messages[message];
+        Ok(Open { message, start: self.out.len(), list: None, fields: 0, oneofs: 0 })
+    }
+
+    /// Reads the name of a field, up to its value. Passes over the value if that is null, or the field unknown.
+    fn name(&mut self, open: &mut Open<'a>) -> Result<Option<&'a Field>, Error> {
+        let Open { message, fields, oneofs, .. } = open;
+        self.peek();
+        let name_at = self.at;
+        let name = self.string()?;
+        self.skip_over(b':');
+        let Some(position) = message.by_name(&name) else {
+            self.skip_value()?;
+            return Ok(None);
+        };
+        if *fields & (1 << position) != 0 {
+            return Err(Error::Duplicate { at: self.position(name_at), name: name.into_owned() });
         }
+        *fields |= 1 << position;
+        if self.peek() == b'n' {
+            self.token();
+            return Ok(None);
+        }
+        let field = &message.fields[position];
+        if let Some(oneof) = field.oneof {
+            if *oneofs & (1 << oneof) != 0 {
+                let oneof = message.oneofs[oneof].clone();
+                return Err(Error::Oneof { at: self.position(name_at), name: name.into_owned(), oneof });
+            }
+            *oneofs |= 1 << oneof;
+        }
+        Ok(Some(field))
+    }
+
+    /// Reads one value of a field that is no message, and appends it with its tag.
+    fn scalar(&mut self, field: &Field) -> Result<(), Error> {
         self.peek();
         let start = self.at;
         let taken = if self.peek() == b'"' {

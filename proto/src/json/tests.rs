@@ -243,6 +243,19 @@ fn nesting_is_bounded_on_both_ways_and_what_passes_is_read() {
     assert_eq!(response_of_bytes("/v3/kv/txn", &response), Err(Error::TooManyMessages));
 }
 
+/// A client chooses the depth, and who has no room left on the stack ends the process.
+#[test]
+fn what_passes_takes_half_of_the_stack_of_a_thread() {
+    let read = || {
+        let mut protobuf = Vec::new();
+        Route::find("/v3/kv/txn").unwrap().request(nested_txn(TXN_DEPTH_MAX - 1).as_bytes(), &mut protobuf).unwrap();
+        drop(crate::decode_txn(protobuf.into()).unwrap());
+        understood("/v3/kv/txn", nested_txn(3000).as_bytes())
+    };
+    let thread = std::thread::Builder::new().stack_size(1 << 20).spawn(read).unwrap();
+    assert_eq!(thread.join().unwrap(), Err(Error::TooManyMessages));
+}
+
 #[test]
 fn unknown_fields_may_nest_as_deep_as_json_may() {
     let nested = |depth: usize| format!(r#"{{"x":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
