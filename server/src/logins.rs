@@ -38,10 +38,13 @@ impl Member {
     /// Who showed these. A token that another member has just given may have to come through the log yet.
     pub(crate) async fn identify(&self, credentials: &Credentials, deadline: Deadline) -> Result<Caller, Status> {
         let invalid = || Err(Error::InvalidAuthToken.into());
+        // Asked for first: what is applied between the two looks may be the very token.
+        let applied = self.raft_status().applied;
         match self.auth().identify(credentials) {
             Identified::As(caller) => return Ok(caller),
             Identified::Invalid => return invalid(),
-            Identified::Later(index) if index <= self.raft_status().applied => return invalid(),
+            // The entry that gives the token is at this index, or, since etcd 3.6, at the next.
+            Identified::Later(index) if index < applied => return invalid(),
             Identified::Later(_) => {}
         }
         // Whatever was given before this request came is applied here then; what still is not there, nobody gave.

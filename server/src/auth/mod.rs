@@ -104,7 +104,8 @@ impl Credentials {
 pub enum Identified {
     /// This one.
     As(Caller),
-    /// Nobody that is known here, unless an entry says so that is not applied here yet; such a one has this index.
+    /// Nobody that is known here, unless an entry says so that is not applied here yet; such a one has this index or
+    /// the next.
     Later(u64),
     /// Nobody there is.
     Invalid,

@@ -44,9 +44,9 @@ struct Token {
 pub enum Found {
     /// It is this user's.
     User(Arc<str>),
-    /// It is nobody's, unless an entry gives it that is not applied here yet; such a one has this index.
+    /// It is nobody's, unless an entry gives it that is not applied here yet; such a one has this index or the next.
     Nobody {
-        /// Of the entry that may have given it.
+        /// That the token names.
         index: u64,
     },
     /// It is no token.
