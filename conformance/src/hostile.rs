@@ -446,11 +446,7 @@ pub async fn tried(kind: Kind) -> anyhow::Result<Vec<String>> {
     let mut scene = Scene::set(kind).await?;
     for attempt in ATTEMPTS {
         let Attempt { row, about, .. } = attempt;
-        let start = Instant::now();
         let has_worked = (attempt.run)(&mut scene).await.with_context(|| format!("{row} ({about}) on {kind}"))?;
-        if std::env::var_os("TIMES").is_some() {
-            println!("{row} ({about}) on {kind}: {has_worked}, {:?}", start.elapsed());
-        }
         if has_worked {
             worked.push(format!("{row}: {about}"));
             continue;

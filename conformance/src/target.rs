@@ -540,8 +540,8 @@ fn spawn(command: &mut Command, log: &Path) -> anyhow::Result<Child> {
 }
 
 async fn is_serving(at: SocketAddr) -> anyhow::Result<()> {
-    // A member that is out of space serves reads, and that is enough.
-    for path in ["/version", "/health?exclude=NOSPACE"] {
+    // A member that is out of space serves reads, and one that is told to be corrupt answers: that is enough.
+    for path in ["/version", "/health?exclude=NOSPACE&exclude=CORRUPT"] {
         let response = http::Call::get(path).send(at).await.with_context(|| format!("GET {path}"))?;
         let (status, body) = (response.status, response.body_text());
         ensure!(status == 200 && !body.contains("not_decided"), "GET {path}: {status} {body}");

@@ -2,37 +2,23 @@
 
 use forebay_conformance::{
     advisories::{self, EXPLOITS},
-    peers::{self, Release},
+    peers::Release,
     target::Kind,
 };
 
-async fn tried(test: &str, kind: Kind) -> Option<Vec<String>> {
-    match kind.missing() {
-        Some(missing) => peers::skip(test, missing),
-        None => return Some(advisories::tried(kind).await.unwrap_or_else(|error| panic!("{error:#}"))),
-    }
-    None
-}
+use crate::{finds_nothing, found};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_that_is_said_to_work_on_etcd_3_4_does() {
-    let Some(worked) = tried("advisories::control", Kind::Etcd(Release::V3_4)).await else { return };
+    let kind = Kind::Etcd(Release::V3_4);
+    let Some(worked) = found("advisories::control", kind, advisories::tried(kind)).await else { return };
     let expected = EXPLOITS.iter().filter(|exploit| exploit.works_on_3_4);
     let expected: Vec<String> = expected.map(|exploit| format!("{}: {}", exploit.id, exploit.about)).collect();
     assert_eq!(worked, expected);
 }
 
-macro_rules! denied {
-    ($($name:ident: $kind:expr;)*) => { $(
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            let worked = tried(concat!("advisories::", stringify!($name)), $kind).await.unwrap_or_default();
-            assert!(worked.is_empty(), "{worked:#?}");
-        }
-    )* };
-}
-
-denied! {
+finds_nothing! {
+    "advisories", advisories::tried,
     nothing_works_on_etcd_3_7: Kind::Etcd(Release::V3_7);
     nothing_works_on_the_server: Kind::Server;
     nothing_works_through_the_gateway: Kind::GatewayOverEtcd(Release::V3_7);

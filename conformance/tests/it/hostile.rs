@@ -14,33 +14,19 @@ use forebay_loadtest::{
 };
 use tokio::{io::AsyncReadExt as _, net::TcpStream, task::JoinSet, time};
 
-async fn tried(test: &str, kind: Kind) -> Option<Vec<String>> {
-    match kind.missing() {
-        Some(missing) => peers::skip(test, missing),
-        None => return Some(hostile::tried(kind).await.unwrap_or_else(|error| panic!("{error:#}"))),
-    }
-    None
-}
+use crate::{finds_nothing, found};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_said_to_work_on_etcd_3_4_does() {
-    let Some(worked) = tried("hostile::control", Kind::Etcd(Release::V3_4)).await else { return };
+    let kind = Kind::Etcd(Release::V3_4);
+    let Some(worked) = found("hostile::control", kind, hostile::tried(kind)).await else { return };
     let expected = ATTEMPTS.iter().filter(|attempt| attempt.works_on_3_4);
     let expected: Vec<String> = expected.map(|attempt| format!("{}: {}", attempt.row, attempt.about)).collect();
     assert_eq!(worked, expected);
 }
 
-macro_rules! denied {
-    ($($name:ident: $kind:expr;)*) => { $(
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() {
-            let worked = tried(concat!("hostile::", stringify!($name)), $kind).await.unwrap_or_default();
-            assert!(worked.is_empty(), "{worked:#?}");
-        }
-    )* };
-}
-
-denied! {
+finds_nothing! {
+    "hostile", hostile::tried,
     nothing_works_on_the_server: Kind::Server;
     nothing_works_through_the_gateway: Kind::GatewayOverEtcd(Release::V3_7);
     nothing_works_through_the_gateway_over_the_server: Kind::GatewayOverServer;
