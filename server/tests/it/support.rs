@@ -9,7 +9,11 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use forebay_edge::{Api, Body, Request, grpc, tls::Tls};
+use forebay_edge::{
+    Api, Body, Request, grpc,
+    listener::{Drain, Limits, serve},
+    tls::Tls,
+};
 use forebay_proto::{etcdserverpb::*, mvccpb::KeyValue};
 use forebay_server::{Config, Member, PeerPorts, StartError, start_on};
 use forebay_storage::disk::{Disk, OsDisk};
@@ -185,6 +189,16 @@ impl Node {
     /// The member's directory.
     pub fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Serves it on a socket, as long as the runtime of the test lives. Returns where clients connect.
+    pub async fn listen(&self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("there is a free port");
+        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let api = self.api.clone();
+        let handler = move |request| api.call(request);
+        tokio::spawn(serve(listener, handler, Limits::default(), Drain::default(), Duration::ZERO));
+        url
     }
 
     /// Opens a call whose request is still to be sent.
