@@ -274,13 +274,18 @@ fn open_writer(path: &Path, name: &Path, options: &Options, show: Option<Show<'_
     Ok(Writer { store: Arc::new(store), freelist, length, growth: options.growth, sync: options.sync })
 }
 
-/// Whether the file is new, or its creation was cut short before anything could be committed.
+/// Whether the file is new, or its creation was cut short before anything could be committed. What the disk says of its
+/// length is not enough to write over it.
 fn is_uncreated(file: &dyn DiskFile, length: u64, page_size: usize) -> std::io::Result<bool> {
-    if length > page_size as u64 * 4 {
+    let image_bytes = page_size * 4;
+    if length > image_bytes as u64 {
         return Ok(false);
     }
-    let mut content = vec![0; length as usize];
+    let mut content = vec![0; image_bytes + 1];
     let read = file.read_at(&mut content, 0)?;
+    if read as u64 != length {
+        return Err(std::io::Error::other(format!("the disk says the file has {length} bytes, and gave {read}")));
+    }
     content.truncate(read);
     Ok(meta::is_torn_creation(&content, page_size))
 }

@@ -3,10 +3,12 @@
 //! It keeps two states: what a process sees, and what would be there after a power cut. [`SimDisk::crash`] takes the
 //! second, and lets chance decide, sector by sector, which of the writes in flight made it. [`SimDisk::fail_after`]
 //! makes one later call fail. As on Linux, a failed sync leaves the written bytes visible and never makes them durable.
+//! [`SimDisk::misread_at`] has one later read give something else than what was written, and say nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -42,6 +44,28 @@ struct State {
     is_read_only: bool,
     /// How long each sync of a file takes.
     sync_takes: Duration,
+    misread: Option<Misread>,
+    /// The unit in which it is kept what was overwritten.
+    remembers: Option<usize>,
+}
+
+/// What a read gives in place of what was written.
+#[derive(Debug, Clone, Copy)]
+pub enum Wrong {
+    /// Only so many bytes of those that were asked for, as if the file ended there; or that as its length.
+    Short(usize),
+    /// Of the units that are read and were ever overwritten, the one with this number (from the start again if there are
+    /// fewer) as it was before it was written last; see [`SimDisk::remember`].
+    Old(usize),
+}
+
+#[derive(Debug)]
+struct Misread {
+    /// Part of the path of what it strikes.
+    place: &'static str,
+    /// How many reads there are spared yet.
+    spared: u64,
+    wrong: Wrong,
 }
 
 #[derive(Debug)]
@@ -60,6 +84,8 @@ struct Content {
     live: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Pending>,
+    /// Units by their number, as they were before they were written last.
+    before: BTreeMap<usize, Vec<u8>>,
     locked: Arc<AtomicBool>,
 }
 
@@ -105,6 +131,38 @@ impl SimDisk {
         self.state.lock().sync_takes = sync_takes;
     }
 
+    /// From now on it is kept what is overwritten, in units of so many bytes, so that reads may give it.
+    pub fn remember(&self, unit: usize) {
+        self.state.lock().remembers = Some(unit);
+    }
+
+    /// Makes the read after `after` more of them wrong, once. Only reads of files count whose path contains `place`, and
+    /// questions for their length if they may be answered wrongly.
+    pub fn misread_at(&self, place: &'static str, after: u64, wrong: Wrong) {
+        self.state.lock().misread = Some(Misread { place, spared: after, wrong });
+    }
+
+    /// Takes back what [`SimDisk::misread_at`] asked for; whether it was still to come.
+    pub fn misread_never(&self) -> bool {
+        self.state.lock().misread.take().is_some()
+    }
+
+    /// What is wrong with this read, if anything is, and the unit of what is kept.
+    fn misread(&self, path: &Path, is_struck: impl Fn(&Wrong) -> bool) -> Option<(Wrong, usize)> {
+        let mut state = self.state.lock();
+        let misread = state.misread.as_mut().filter(|misread| is_struck(&misread.wrong))?;
+        if !path.to_string_lossy().contains(misread.place) {
+            return None;
+        }
+        match misread.spared.checked_sub(1) {
+            Some(spared) => {
+                misread.spared = spared;
+                None
+            }
+            None => Some((state.misread.take()?.wrong, state.remembers.unwrap_or(SECTOR))),
+        }
+    }
+
     /// Whether the fault asked for has happened.
     pub fn has_failed(&self) -> bool {
         self.state.lock().fault.is_none()
@@ -124,9 +182,9 @@ impl SimDisk {
         let mut copy = |inode: &Inode| {
             let copied = || {
                 let content = inode.lock();
-                let Content { live, durable, pending, .. } = &*content;
+                let Content { live, durable, pending, before, .. } = &*content;
                 let (live, durable, pending) = (live.clone(), durable.clone(), pending.clone());
-                Arc::new(Mutex::new(Content { live, durable, pending, ..Content::default() }))
+                Arc::new(Mutex::new(Content { live, durable, pending, before: before.clone(), ..Content::default() }))
             };
             copies.entry(Arc::as_ptr(inode)).or_insert_with(copied).clone()
         };
@@ -134,8 +192,8 @@ impl SimDisk {
             names.iter().map(|(path, inode)| (path.clone(), copy(inode))).collect()
         };
         let (names, durable_names) = (copy_all(&state.names), copy_all(&state.durable_names));
-        let (dirs, lies) = (state.dirs.clone(), state.lies);
-        Self { state: Arc::new(Mutex::new(State { names, durable_names, dirs, lies, ..State::default() })) }
+        let (dirs, lies, remembers) = (state.dirs.clone(), state.lies, state.remembers);
+        Self { state: Arc::new(Mutex::new(State { names, durable_names, dirs, lies, remembers, ..State::default() })) }
     }
 
     /// The disk after a power cut: `survives` is asked once for every unsynced sector. Locks are gone.
@@ -186,6 +244,16 @@ impl SimDisk {
 }
 
 impl Content {
+    /// Keeps the units of a range that is about to be written.
+    fn keep(&mut self, range: Range<usize>, unit: usize) {
+        for number in range.start / unit..range.end.div_ceil(unit) {
+            let end = self.live.len().min((number + 1) * unit);
+            let mut old = self.live[end.min(number * unit)..end].to_vec();
+            old.resize(unit, 0);
+            self.before.insert(number, old);
+        }
+    }
+
     fn after_crash(&self, survives: &mut impl FnMut() -> bool) -> Content {
         let mut durable = self.durable.clone();
         for pending in &self.pending {
@@ -321,15 +389,32 @@ struct SimFile {
 
 impl DiskFile for SimFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.inode.lock().live.len() as u64)
+        let misread = self.disk.misread(&self.path, |wrong| matches!(wrong, Wrong::Short(_)));
+        let len = self.inode.lock().live.len();
+        match misread {
+            Some((Wrong::Short(bytes), _)) => Ok(len.min(bytes) as u64),
+            _ => Ok(len as u64),
+        }
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let misread = self.disk.misread(&self.path, |_| true);
         let content = self.inode.lock();
         let start = content.live.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
         let n = buf.len().min(content.live.len() - start);
         buf[..n].copy_from_slice(&content.live[start..start + n]);
-        Ok(n)
+        match misread {
+            None => Ok(n),
+            Some((Wrong::Short(bytes), _)) => Ok(n.min(bytes)),
+            Some((Wrong::Old(number), unit)) => {
+                let read: Vec<_> = content.before.range(start / unit..(start + n).div_ceil(unit)).collect();
+                if let Some((at, old)) = read.get(number % read.len().max(1)) {
+                    let (from, to) = (start.max(**at * unit), (start + n).min((**at + 1) * unit));
+                    buf[from - start..to - start].copy_from_slice(&old[from - **at * unit..to - **at * unit]);
+                }
+                Ok(n)
+            }
+        }
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
@@ -338,7 +423,11 @@ impl DiskFile for SimFile {
         // A failing write may still have put its first sectors there.
         let sectors_end = (offset + data.len() / 2) / SECTOR * SECTOR;
         let data = if failed.is_some() { &data[..sectors_end.saturating_sub(offset)] } else { data };
+        let remembers = self.disk.state.lock().remembers;
         let mut content = self.inode.lock();
+        if let Some(unit) = remembers {
+            content.keep(offset..offset + data.len(), unit);
+        }
         put_at(&mut content.live, offset, data);
         content.pending.push(Pending::Write { offset, data: data.to_vec() });
         failed.map_or(Ok(()), Err)
@@ -391,7 +480,8 @@ impl DiskFile for SimFile {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        if self.len()? < len { self.set_len(len) } else { Ok(()) }
+        let is_shorter = (self.inode.lock().live.len() as u64) < len;
+        if is_shorter { self.set_len(len) } else { Ok(()) }
     }
 
     fn try_lock(&self) -> io::Result<bool> {

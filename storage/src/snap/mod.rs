@@ -109,6 +109,10 @@ impl Snapshots {
                 Ok(snapshot) if is_wanted(&snapshot.metadata.clone().unwrap_or_default()) => return Ok(Some(snapshot)),
                 Ok(_) => {}
                 Err(SnapError::Broken { reason, .. }) => {
+                    if self.load(&path).is_ok() {
+                        let twice = io::Error::other("the disk gave something else when it was read again");
+                        return Err(self.failed("read", &path, twice));
+                    }
                     let broken = self.dir.join(format!("{name}.broken"));
                     tracing::warn!(path = %path.display(), reason, "set aside a damaged snapshot file");
                     self.disk.rename(&path, &broken).map_err(|source| self.failed("rename", &path, source))?;
@@ -182,8 +186,14 @@ impl Snapshots {
 }
 
 fn read_all(file: &dyn DiskFile) -> io::Result<Bytes> {
-    let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+    let stated = file.len()?;
+    file.forget(stated)?;
+    let length = usize::try_from(stated).map_err(io::Error::other)?;
+    let mut bytes = vec![0; length.saturating_add(1)];
     let read = file.read_at(&mut bytes, 0)?;
+    if read != length {
+        return Err(io::Error::other(format!("the disk says the file has {length} bytes, and gave {read}")));
+    }
     bytes.truncate(read);
     Ok(bytes.into())
 }
@@ -193,12 +203,38 @@ mod tests {
     use forebay_proto::raftpb::{ConfState, SnapshotMetadata};
 
     use super::*;
-    use crate::disk::sim::SimDisk;
+    use crate::disk::sim::{SimDisk, Wrong};
 
     fn snapshot(term: u64, index: u64) -> raftpb::Snapshot {
         let conf_state = ConfState { voters: vec![7], auto_leave: Some(false), ..ConfState::default() };
         let metadata = SnapshotMetadata { conf_state: Some(conf_state), index: Some(index), term: Some(term) };
         raftpb::Snapshot { data: Some(Bytes::from_static(b"{}")), metadata: Some(metadata) }
+    }
+
+    #[test]
+    fn k13_a_snapshot_file_of_which_a_read_is_short_or_old_is_not_set_aside() {
+        let disk = SimDisk::new();
+        disk.remember(512);
+        let snapshots = opened(&disk);
+        for index in [7, 9] {
+            snapshots.save(&snapshot(2, index)).unwrap();
+        }
+        let mut refused = 0;
+        for wrong in [0, 1, 20].map(Wrong::Short).into_iter().chain([Wrong::Old(0)]) {
+            for read in 0.. {
+                let disk = disk.killed();
+                disk.misread_at(".snap", read, wrong);
+                let newest = opened(&disk).newest(|_| true);
+                if disk.misread_never() {
+                    break;
+                }
+                let error = newest.expect_err("one read was wrong").to_string();
+                assert!(error.contains("0000000000000002-0000000000000009.snap"), "{error}");
+                assert_eq!(opened(&disk).newest(|_| true).unwrap(), Some(snapshot(2, 9)), "{wrong:?}, read {read}");
+                refused += 1;
+            }
+        }
+        assert!(refused > 4, "{refused}");
     }
 
     fn opened(disk: &SimDisk) -> Snapshots {

@@ -211,14 +211,15 @@ impl Wal {
         tail.file.len().and_then(|len| tail.file.forget(len)).context("reread", &path)?;
 
         let mut collector = Collector::new(held[0].name.index, start);
-        let (mut crc, mut offset, mut repair) = (None, 0, None);
+        let (mut crc, mut offset, mut is_torn) = (None, 0, false);
         for (position, segment) in held.iter().enumerate() {
             let is_last = position + 1 == held.len();
             let path = segment.name.path(dir);
-            (crc, offset, repair) = read_segment(&*disk, segment, &path, is_last, crc, &mut collector)?;
+            (crc, offset, is_torn) = read_segment(segment, &path, is_last, crc, &mut collector)?;
         }
         let tail = held.pop_back().expect("a log has at least one segment");
         let path = tail.name.path(dir);
+        confirm_end(&tail, &path, crc, offset, is_torn)?;
         let last_index = collector.last_index();
         let mut recovered = collector.finish().map_err(|(index, term, found)| WalError::Snapshot {
             path: dir.to_owned(),
@@ -226,15 +227,19 @@ impl Wal {
             term,
             found,
         })?;
-        recovered.repair = repair;
         let last = recovered.snapshot.index() + recovered.entries.len() as u64;
         if recovered.hard_state.commit() > last {
             return Err(WalError::CommitBeyondLog { path, offset, commit: recovered.hard_state.commit(), last });
         }
 
         reach(Point::WalOpenRead);
-        // Only now: a log that is refused is left as it is, for whoever looks at it. What follows the end may be later
-        // sectors of a write whose first never arrived: they must not be taken for records once new ones reach them.
+        // Only now: a log that is refused is left as it is, for whoever looks at it.
+        if is_torn {
+            keep_broken(&*disk, &tail, &path, offset)?;
+            recovered.repair = Some(Repair { path: path.clone(), offset });
+        }
+        // What follows the end may be later sectors of a write whose first never arrived: they must not be taken for
+        // records once new ones reach them.
         tail.file.set_len(offset).context("truncate", &path)?;
         tail.file.preallocate(options.segment_bytes.max(offset)).context("allocate", &path)?;
         reach(Point::WalOpenCut);
@@ -428,15 +433,14 @@ impl Wal {
     }
 }
 
-/// Reads one segment into the collector; returns the chain after it, where it ends, and what was cut off.
+/// Reads one segment into the collector; returns the chain after it, where it ends, and whether a torn record is there.
 fn read_segment(
-    disk: &dyn Disk,
     segment: &Segment,
     path: &Path,
     is_last: bool,
     crc: Option<u32>,
     collector: &mut Collector,
-) -> Result<(Option<u32>, u64, Option<Repair>), WalError> {
+) -> Result<(Option<u32>, u64, bool), WalError> {
     let mut reader = Reader::new(path, &*segment.file, is_last, crc)?;
     let corrupt = |offset, (expected, found)| WalError::Corrupt { path: path.to_owned(), offset, expected, found };
     for position in 0u64.. {
@@ -455,15 +459,29 @@ fn read_segment(
             let found = format!("{position} records");
             return Err(corrupt(end, ("a segment with its crc and metadata records".into(), found)));
         }
-        let crc = reader.crc();
-        let repair = if torn { Some(cut_off(disk, segment, path, end)?) } else { None };
-        return Ok((crc, end, repair));
+        return Ok((reader.crc(), end, torn));
     }
     unreachable!("a segment has fewer than 2^64 records")
 }
 
-/// Keeps a copy of the segment as it is, and ends it after its last whole record.
-fn cut_off(disk: &dyn Disk, segment: &Segment, path: &Path, offset: u64) -> Result<Repair, WalError> {
+/// Reads once more from the disk what follows the last record, and fails if it is not the same: on the word of one read
+/// nothing is cut off that may have been acknowledged.
+fn confirm_end(segment: &Segment, path: &Path, crc: Option<u32>, end: u64, was_torn: bool) -> Result<(), WalError> {
+    segment.file.len().and_then(|len| segment.file.forget(len)).context("reread", path)?;
+    let found = match Reader::resume(path, &*segment.file, true, crc, end)?.next()? {
+        Step::End { .. } if !was_torn => return Ok(()),
+        Step::Torn { .. } if was_torn => return Ok(()),
+        Step::End { .. } => "the end",
+        Step::Torn { .. } => "a torn record",
+        Step::Record { .. } => "a record",
+    };
+    let expected = if was_torn { "a torn record" } else { "the end" };
+    let twice = format!("the disk gave {expected} at offset {end}, and {found} when it was read again");
+    Err(io::Error::other(twice)).context("read", path)
+}
+
+/// Keeps a copy of a segment that is about to end after its last whole record.
+fn keep_broken(disk: &dyn Disk, segment: &Segment, path: &Path, offset: u64) -> Result<(), WalError> {
     let broken = suffixed(path, ".broken");
     let copy = disk.create(&broken).context("create", &broken)?;
     let mut chunk = vec![0; 1 << 20];
@@ -477,10 +495,8 @@ fn cut_off(disk: &dyn Disk, segment: &Segment, path: &Path, offset: u64) -> Resu
         at += read as u64;
     }
     copy.sync_data().context("sync", &broken)?;
-    segment.file.set_len(offset).context("truncate", path)?;
-    segment.file.sync_data().context("sync", path)?;
     tracing::warn!(path = %path.display(), offset, "cut a torn write off the WAL; the file as it was has suffix .broken");
-    Ok(Repair { path: path.to_owned(), offset })
+    Ok(())
 }
 
 fn lock(file: &dyn DiskFile, path: &Path) -> Result<(), WalError> {

@@ -3,6 +3,7 @@
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::*;
+use crate::disk::sim::Wrong;
 
 /// A log with one segment, and where each of its records ends.
 fn sample() -> (SimDisk, &'static Path, PathBuf, Vec<u8>, Vec<usize>) {
@@ -170,6 +171,49 @@ fn k13_writes_that_were_lost_or_went_elsewhere_are_noticed() {
         }
     }
     assert!(noticed > 200, "{noticed} were refused");
+}
+
+/// A read that stops early, or gives a part as it was before it was written last: the start is refused and says so, or
+/// finds everything that was acknowledged. The next start, which reads what was written, finds everything in any case.
+#[test]
+fn k13_a_log_of_which_a_read_is_short_or_old_is_refused_or_whole() {
+    let (mut refused, mut whole) = (0, 0);
+    for unit in [512, 4096] {
+        let (disk, dir) = simulated();
+        disk.remember(unit);
+        let mut wal = create(&disk, dir, Options { segment_bytes: 16384, ..SMALL });
+        let mut written = Vec::new();
+        for index in 1..=60_u64 {
+            let batch = [entry(index, 1, &vec![index as u8; 90 + 37 * (index as usize % 30)])];
+            wal.append(Some(&state(1, index - 1)), &batch, true).unwrap();
+            written.extend(batch);
+        }
+        drop(wal);
+        let wrongs = [0, 1, 7, 600, 5000].map(Wrong::Short).into_iter().chain((0..80).map(Wrong::Old));
+        for wrong in wrongs {
+            for read in 0.. {
+                let disk = disk.killed();
+                disk.misread_at(".wal", read, wrong);
+                let opened = open(&disk, dir, SMALL).map(|(_wal, recovered)| recovered);
+                if disk.misread_never() {
+                    break;
+                }
+                match opened {
+                    Ok(recovered) => {
+                        assert!(recovered.entries == written, "{wrong:?} in units of {unit}, read {read}");
+                        whole += 1;
+                    }
+                    Err(error) => {
+                        assert!(error.to_string().contains("/data/member/wal/"), "{error}");
+                        refused += 1;
+                    }
+                }
+                let again = open(&disk, dir, SMALL).unwrap_or_else(|error| panic!("{wrong:?}, read {read}: {error}"));
+                assert!(again.1.entries == written, "{wrong:?} in units of {unit}, read {read}, later");
+            }
+        }
+    }
+    assert!(refused > 100 && whole > 100, "{refused} refused, {whole} whole");
 }
 
 #[test]
