@@ -63,6 +63,7 @@ pub async fn up(config: ServerConfig) -> anyhow::Result<Ended> {
         advertise_client_urls: Vec::new(),
         admission: AdmissionConfig {
             policy: policy(file.as_ref())?,
+            lists_in_pages: false,
             admin_token: config.admin_token_file.as_deref().map(admin_token).transpose()?,
             ..AdmissionConfig::default()
         },
@@ -146,6 +147,7 @@ pub async fn gateway(config: GatewayConfig) -> anyhow::Result<Ended> {
         admission: AdmissionConfig {
             policy: policy(file.as_ref())?,
             memory_bytes: config.memory_limit,
+            lists_in_pages: true,
             slow_request: config.slow_request,
             admin_token: config.admin_token_file.as_deref().map(admin_token).transpose()?,
         },
@@ -273,8 +275,10 @@ fn serve(
     if let Some(admission) = &admission {
         admission.register(&options.names)?;
     }
+    let max_message_bytes = options.max_message_bytes;
     let http = Front::new(grpc.clone(), probes, options, registry)?;
-    Ok(Ports::serve(bound, tls.as_ref(), &Fronts { grpc, http, admission }, limits, GRACE))
+    let fronts = Fronts { grpc, max_message_bytes, http, admission };
+    Ok(Ports::serve(bound, tls.as_ref(), &fronts, limits, GRACE))
 }
 
 /// Waits for a signal, or for the member to say that it cannot go on.

@@ -15,6 +15,27 @@ fact 'status and type' --output /dev/null --write-out '%{http_code} %{content_ty
 fact 'http2' --http2-prior-knowledge --output /dev/null --write-out '%{http_version}' \
   --header 'content-type: application/grpc' --header 'te: trailers' --data-binary @<(head -c 5 /dev/zero) \
   "$server/etcdserverpb.KV/Range"
+# A message with its prefix, which begins with a flag: whether it is compressed.
+framed() {
+  local size=${#2}
+  printf "$(printf '\\x%02x' "$1" 0 0 $((size / 2 >> 8)) $((size / 2 & 255)))"
+  printf "$(sed 's/../\\x&/g' <<<"$2")"
+}
+hex() { od -An -v -tx1 | tr -d ' \n'; }
+# grpc NAME FLAG HEX ENCODING: a put, and how it ended.
+grpc() {
+  printf 'grpc %s: ' "$1"
+  framed "$2" "$3" | curl --silent --max-time 10 --http2-prior-knowledge --dump-header - --output /dev/null \
+    --header 'content-type: application/grpc' --header 'te: trailers' ${4:+--header "grpc-encoding: $4"} \
+    --data-binary @- "$server/etcdserverpb.KV/Put" | tr -d '\r' | grep -E '^grpc-(status|message): ?[^ ]' | tr '\n' ' '
+  echo
+}
+message=0a036772701201$(printf z | hex) # grp, z
+grpc 'compressed' 1 "$(printf "$(sed 's/../\\x&/g' <<<"$message")" | gzip -n | hex)" gzip
+grpc 'not compressed, though it might be' 0 "$message" gzip
+grpc 'compressed to a thousandth' 1 "$(head -c 4000000 /dev/zero | gzip -n | hex)" gzip
+grpc 'compressed in secret' 1 "$message"
+post kv/range '{"key":"Z3Jw"}'
 post kv/put '{"key":"Zm9v","value":"YmFy"}'
 post kv/range '{"key":"Zm9v"}'
 post kv/txn '{"compare":[{"target":"MOD","key":"Zm9v","modRevision":"2"}],"success":[{"requestPut":{"key":"YQ=="}}]}'

@@ -4,6 +4,7 @@
 //! they get here (see `keyspace`), and the limits and texts of a refusal are grpc-go's, because
 //! etcd's clients see grpc-go's.
 
+mod inflate;
 mod replies;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,7 @@ use http_body::Body as _;
 use prost::Message;
 use tonic::Status;
 
-pub use self::replies::Replies;
+pub use self::{inflate::inflated, replies::Replies};
 use crate::{Body, Request, Response};
 
 /// The trailer that holds a status' code.
@@ -201,6 +202,11 @@ pub fn malformed(error: impl std::fmt::Display) -> Status {
     Status::internal(format!("grpc: error unmarshalling request: {error}"))
 }
 
+/// Refuses a message that is compressed in a way that is not known here.
+fn not_installed(encoding: &HeaderValue) -> Status {
+    Status::unimplemented(format!("grpc: Decompressor is not installed for grpc-encoding {encoding:?}"))
+}
+
 /// The messages of a request, one after another.
 pub struct Messages<M> {
     body: Body,
@@ -269,9 +275,7 @@ impl<M: Message + Default> Messages<M> {
         }
         match (flag, &self.encoding) {
             (0, _) => Ok(()),
-            (1, Some(encoding)) => Err(Status::unimplemented(format!(
-                "grpc: Decompressor is not installed for grpc-encoding {encoding:?}"
-            ))),
+            (1, Some(encoding)) => Err(not_installed(encoding)),
             (1, None) => Err(Status::internal("grpc: compressed flag set with identity or empty encoding")),
             (flag, _) => Err(Status::internal(format!("grpc: received unexpected payload format {flag}"))),
         }

@@ -83,7 +83,7 @@ use self::{
     quotas::Budgets,
     scan::Asked,
 };
-use crate::{call::Handler, config::AdmissionConfig, upstream::Upstream};
+use crate::{call::Handler, config::AdmissionConfig};
 
 /// The longest a request waits to be let in. etcd's clients give up after five seconds, and their
 /// next attempt costs more than this one's wait.
@@ -254,9 +254,8 @@ impl Admission {
         self.0.policy_changed.notify_one();
     }
 
-    /// The layer that reads large lists in pages, if that spares the upstream anything.
-    pub(crate) fn lists<S: Handler>(&self, inner: S, upstream: &Upstream) -> Lists<S> {
-        let in_pages = matches!(upstream, Upstream::Remote(_));
+    /// The layer that reads large lists in pages, if it is to.
+    pub(crate) fn lists<S: Handler>(&self, inner: S, in_pages: bool) -> Lists<S> {
         Lists::new(inner, in_pages, self.0.memory.clone(), self.0.metrics.clone())
     }
 

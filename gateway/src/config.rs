@@ -41,6 +41,8 @@ pub struct AdmissionConfig {
     /// Bytes of requests and answers that are held at the same time. Too small a number makes large
     /// lists and many slow clients wait for each other; the process needs some more than it.
     pub memory_bytes: usize,
+    /// Whether large lists are read in pages, which spares an upstream that would make all of one at once. Ours does not.
+    pub lists_in_pages: bool,
     /// From how long on the log tells of a request.
     pub slow_request: Duration,
     /// Who brings it is the operator: answered from everywhere, and let past every limit.
@@ -52,6 +54,7 @@ impl Default for AdmissionConfig {
         AdmissionConfig {
             policy: Policy::builtin(),
             memory_bytes: 1 << 30,
+            lists_in_pages: true,
             slow_request: Duration::from_secs(1),
             admin_token: None,
         }

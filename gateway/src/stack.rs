@@ -39,7 +39,7 @@ pub(crate) fn build(
         .layer(layer_fn(|inner| {
             Mirror::new(inner, config.mirror.as_ref(), &upstream, config.max_message_bytes, &metrics.mirror)
         })) // ranges and watches from here, if the upstream vouches for the caller
-        .layer(layer_fn(|inner| admission.lists(inner, &upstream))) // large lists in pages, and one for all who ask the same
+        .layer(layer_fn(|inner| admission.lists(inner, config.admission.lists_in_pages))) // large lists in pages, and one for all who ask the same
         .layer(layer_fn(|inner| Queue::new(inner, admission.clone()))) // a seat of the upstream for every call, in fair order
         .service(upstream.clone()); // sizes, retries that cannot repeat a write, balancing; bytes both ways
     Api::new(Stack(Arc::new(stack)))

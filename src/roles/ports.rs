@@ -6,6 +6,7 @@ use std::{collections::HashSet, io, os::unix::fs::FileTypeExt as _, path::Path, 
 use anyhow::Context as _;
 use forebay_edge::{
     Api, Request, Response,
+    grpc::inflated,
     http::Front,
     listener::{self, Drain, Limits, Listener, Port, is_grpc},
     tls::Acceptor,
@@ -156,6 +157,8 @@ fn listen_on_disk(path: &Path) -> io::Result<UnixListener> {
 pub(super) struct Fronts {
     /// gRPC calls.
     pub(super) grpc: Api,
+    /// The largest message of one, in bytes.
+    pub(super) max_message_bytes: usize,
     /// Everything else, on client ports and on those for metrics.
     pub(super) http: Front,
     /// What operators ask of a gateway.
@@ -213,8 +216,8 @@ fn answer(fronts: &Fronts, serves: Serves, request: Request) -> BoxFuture<'stati
         return Box::pin(std::future::ready(page));
     }
     match serves {
-        Serves::Grpc => fronts.grpc.call(request),
-        Serves::Both if is_grpc(&request) => fronts.grpc.call(request),
+        Serves::Grpc => fronts.grpc.call(inflated(request, fronts.max_message_bytes)),
+        Serves::Both if is_grpc(&request) => fronts.grpc.call(inflated(request, fronts.max_message_bytes)),
         Serves::Both | Serves::Http => Box::pin(async move { http.client(request).await }),
         Serves::Metrics => Box::pin(async move { http.metrics(request).await }),
     }

@@ -8,7 +8,7 @@
 mod messages;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use forebay_edge::Body;
+use forebay_edge::{Body, grpc};
 use forebay_policies::{Rpc, prefix};
 use forebay_proto::{
     Error, KeyRange,
@@ -24,7 +24,6 @@ use forebay_proto::{
     v3lockpb::{LockRequest, LockResponse, UnlockRequest},
 };
 use prost::Message;
-use tonic::Status;
 
 pub(super) use self::messages::each_message;
 use crate::call::Failure;
@@ -127,9 +126,7 @@ impl Confinement {
 
     fn request<M: Message + Default>(&self, message: Bytes, edit: fn(&Self, &mut M)) -> Result<Bytes, Failure> {
         // Unlike others, this cannot pass: the upstream might read what we cannot, and then it was not confined.
-        let decoded = M::decode(message).map_err(|error| {
-            Failure::Refused(Status::internal(format!("grpc: error unmarshalling request: {error}")))
-        })?;
+        let decoded = M::decode(message).map_err(|error| Failure::Refused(grpc::malformed(error)))?;
         Ok(self.edited(decoded, edit))
     }
 
