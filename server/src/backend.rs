@@ -207,21 +207,28 @@ impl Backend {
         &self.shared.db
     }
 
-    /// Gives space back. Nothing waits for it but the caller.
+    /// Gives space back. Nothing waits for it but the caller, unless more is written meanwhile than may wait to be.
     pub fn defragment(&self) -> Result<(), Status> {
+        self.defragment_while(&|| true)
+    }
+
+    /// Gives space back if there is much of it, and nobody would come to wait for that.
+    pub fn give_back(&self) -> Result<(), Status> {
+        match is_hollow(self.shared.db.size(), self.shared.db.size_in_use()) {
+            true => self.defragment_while(&|| !self.shared.pending.lock().is_half_full()),
+            false => Ok(()),
+        }
+    }
+
+    fn defragment_while(&self, is_wanted: &dyn Fn() -> bool) -> Result<(), Status> {
         self.flush()?;
         let metrics = &self.shared.metrics;
         metrics.defragmenting.set(1);
         let timer = metrics.defragment_seconds.start_timer();
-        let defragmented = self.shared.db.defragment().map_err(unknown);
+        let defragmented = self.shared.db.defragment_while(is_wanted).map_err(unknown);
         timer.observe_duration();
         metrics.defragmenting.set(0);
         defragmented
-    }
-
-    /// Whether so much of the file is free that it is worth writing the rest anew.
-    pub fn is_hollow(&self) -> bool {
-        is_hollow(self.shared.db.size(), self.shared.db.size_in_use())
     }
 
     /// The hash of the whole file.
@@ -283,13 +290,17 @@ impl Pending {
     fn is_full(&self) -> bool {
         self.changes >= PENDING_MAX || self.bytes >= PENDING_BYTES_MAX
     }
+
+    fn is_half_full(&self) -> bool {
+        self.changes >= PENDING_MAX / 2 || self.bytes >= PENDING_BYTES_MAX / 2
+    }
 }
 
 /// Beyond this much and three tenths of what is in use, free space is not kept for what comes next.
 const SPARE_BYTES: u64 = 32 << 20;
 
 fn is_hollow(size: u64, in_use: u64) -> bool {
-    size - in_use > SPARE_BYTES && size > in_use + in_use * 3 / 10
+    size.saturating_sub(in_use) > SPARE_BYTES.max(in_use * 3 / 10)
 }
 
 fn unknown(error: impl std::fmt::Display) -> Status {

@@ -169,9 +169,7 @@ impl Compaction {
         let _ = current.done.send(());
         // A little is left free for the writes until the next one; what is more is given back. Nobody waits for that, and
         // what is written anew is no more than a few times what was freed.
-        if self.backend.is_hollow()
-            && let Err(status) = self.backend.defragment()
-        {
+        if let Err(status) = self.backend.give_back() {
             tracing::warn!(error = status.message(), "cannot give free space of the db file back");
         }
     }

@@ -57,8 +57,6 @@ async fn k17_a_slow_disk_holds_nobody_up_but_who_needs_it_and_ends_no_lease() {
     let own = |disk: &SimDisk| Arc::new(disk.clone()) as Arc<dyn Disk>;
     let cluster = Cluster::start_on(disks.iter().map(own).collect(), |config| config.unsafe_no_fsync = false).await;
     let follower = (cluster.leader().await + 1) % 3;
-    cluster.nodes[0].grant(grant(7, 5)).await.unwrap();
-    cluster.nodes[0].put(leased("leased", 7)).await.unwrap();
 
     // Two others are a quorum.
     disks[follower].slow_down(SYNC);
@@ -72,8 +70,9 @@ async fn k17_a_slow_disk_holds_nobody_up_but_who_needs_it_and_ends_no_lease() {
 
     // A leader whose disk is slow may lead on or be replaced; what it acknowledges is there, and its leases live.
     let leader = cluster.leader().await;
-    disks[leader].slow_down(SYNC);
     let mut renewed = Instant::now();
+    cluster.nodes[leader].grant(grant(7, 5)).await.unwrap();
+    disks[leader].slow_down(SYNC);
     for n in 0..10 {
         put_at_last(&cluster.nodes[(leader + 1) % 3], &format!("beside a leader {n}")).await;
         let asked = Instant::now();

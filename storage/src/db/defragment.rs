@@ -20,12 +20,12 @@ use super::{Options, open_writer};
 /// A crash at any point leaves the old file or the new one under `path`, and at most a temporary file that
 /// [`remove_temporaries`] finds. When the names cannot be switched for certain, the old file is poisoned: what would be
 /// written to it could be gone after the next start.
-pub(super) fn rewrite(from: &ReadTxn, path: &Path, options: &Options) -> Result<Writer> {
+pub(super) fn rewrite(from: &ReadTxn, path: &Path, options: &Options, is_wanted: &dyn Fn() -> bool) -> Result<Writer> {
     let disk = &*options.disk;
     remove_temporaries(disk, path)?;
     reach(Point::DefragOpen);
     let temporary = temporary_path(path);
-    let writer = match write_copy(from, path, &temporary, options) {
+    let writer = match write_copy(from, path, &temporary, options, is_wanted) {
         Ok(writer) => writer,
         Err(error) => {
             // The first error is the one to report; the next start removes the file if this does not.
@@ -56,11 +56,18 @@ pub(super) fn switch(from: &Path, old: &Store, writer: Writer, path: &Path, opti
     }
 }
 
-fn write_copy(from: &ReadTxn, path: &Path, temporary: &Path, options: &Options) -> Result<Writer> {
+fn write_copy(
+    from: &ReadTxn,
+    path: &Path,
+    temporary: &Path,
+    options: &Options,
+    is_wanted: &dyn Fn() -> bool,
+) -> Result<Writer> {
     // Nothing needs to be durable before the whole is.
     let lazily = Options { page_size: from.meta.page_size, sync: false, ..options.clone() };
     let writer = Mutex::new(open_writer(temporary, path, &lazily, None)?);
-    copy(from, &writer, options.sync)?;
+    let store = writer.lock().store.clone();
+    copy(from, &writer, Keeper { store, path, sync: options.sync, is_wanted, copied: 0 })?;
     let mut writer = writer.into_inner();
     writer.sync = options.sync;
     reach(Point::DefragCopied);
@@ -71,30 +78,37 @@ fn write_copy(from: &ReadTxn, path: &Path, temporary: &Path, options: &Options) 
     Ok(writer)
 }
 
-/// How many bytes of entries are copied between two syncs. A large value makes every other sync on this disk, those of
+/// How many bytes of entries are copied between two syncs, and two questions whether to go on. A large value makes every other sync on this disk, those of
 /// the log above all, wait for as much to be written at once.
 const SYNC_EVERY: usize = 16 << 20;
 
 /// Has the disk keep up with what is copied.
-struct Keeper {
+struct Keeper<'a> {
     store: Arc<Store>,
+    path: &'a Path,
     sync: bool,
+    is_wanted: &'a dyn Fn() -> bool,
     copied: usize,
 }
 
-impl Keeper {
+impl Keeper<'_> {
     fn copied(&mut self, bytes: usize) -> Result<()> {
         self.copied += bytes;
-        if self.sync && self.copied >= SYNC_EVERY {
-            self.copied = 0;
+        if self.copied < SYNC_EVERY {
+            return Ok(());
+        }
+        self.copied = 0;
+        if !(self.is_wanted)() {
+            return Err(Error::GivenUp { path: self.path.to_owned() });
+        }
+        if self.sync {
             self.store.file.sync_data().map_err(self.store.io("fsync", 0))?;
         }
         Ok(())
     }
 }
 
-fn copy(from: &ReadTxn, to: &Mutex<Writer>, sync: bool) -> Result<()> {
-    let mut keeper = Keeper { store: to.lock().store.clone(), sync, copied: 0 };
+fn copy(from: &ReadTxn, to: &Mutex<Writer>, mut keeper: Keeper<'_>) -> Result<()> {
     // One transaction, however large: it writes ahead what would take too much memory.
     let mut txn = WriteTxn::begin(to.lock())?;
     for name in from.buckets()? {
@@ -104,7 +118,7 @@ fn copy(from: &ReadTxn, to: &Mutex<Writer>, sync: bool) -> Result<()> {
     txn.commit()
 }
 
-fn copy_bucket(from: &Bucket<'_>, mut to: BucketMut<'_>, keeper: &mut Keeper) -> Result<()> {
+fn copy_bucket(from: &Bucket<'_>, mut to: BucketMut<'_>, keeper: &mut Keeper<'_>) -> Result<()> {
     to.set_sequence(from.sequence);
     to.set_fill(APPEND_FILL);
     let mut cursor = from.cursor();

@@ -15,6 +15,9 @@ pub enum Error {
     /// The file could not grow. Nothing of the transaction is in the file.
     #[error("{}: no space to grow to {length} bytes: {source}", path.display())]
     NoSpace { path: PathBuf, length: u64, source: io::Error },
+    /// The file was to be written anew until somebody wanted to write to it.
+    #[error("{}: not written anew, since writers would wait for it", path.display())]
+    GivenUp { path: PathBuf },
     /// Another process has the file open.
     #[error("{}: locked by another process", path.display())]
     Locked { path: PathBuf },

@@ -151,10 +151,15 @@ impl Db {
     /// Writes the database anew without its free pages and takes the new file into use. Writers wait meanwhile;
     /// readers go on, those already open on the old file.
     pub fn defragment(&self) -> Result<()> {
+        self.defragment_while(&|| true)
+    }
+
+    /// The same as long as it is wanted, which is asked every now and then. If it is not, everything is as before.
+    pub fn defragment_while(&self, is_wanted: &dyn Fn() -> bool) -> Result<()> {
         let mut writer = self.shared.writer.lock();
         writer.store.check_writable()?;
         let from = ReadTxn::begin(writer.store.clone());
-        *writer = defragment::rewrite(&from, &self.shared.path, &self.shared.options)?;
+        *writer = defragment::rewrite(&from, &self.shared.path, &self.shared.options, is_wanted)?;
         *self.shared.store.lock() = writer.store.clone();
         Ok(())
     }

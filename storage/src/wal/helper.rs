@@ -22,8 +22,8 @@ pub(super) struct Helper {
     next: Option<Work<Result<Prepared, WalError>>>,
     /// Segments that are to be removed, oldest first.
     superfluous: Vec<PathBuf>,
-    /// Removes some that are older than those; resolves to what it could not remove.
-    removal: Option<Work<Vec<PathBuf>>>,
+    /// Removes those of them that were there when it began; resolves to how many, the oldest, are gone.
+    removal: Option<Work<usize>>,
     /// Segments asked for so far. Two temporary names alternate, so that one is never in use while it is made.
     count: u64,
 }
@@ -58,17 +58,14 @@ impl Helper {
         if self.removal.as_ref().is_some_and(|removal| !removal.is_finished()) {
             return;
         }
-        if let Some(Ok(left)) = self.removal.take().map(Work::join) {
-            self.superfluous.splice(..0, left);
+        if let Some(Ok(gone)) = self.removal.take().map(Work::join) {
+            self.superfluous.drain(..gone);
         }
         if self.superfluous.is_empty() {
             return;
         }
         let (disk, paths) = (self.disk.clone(), self.superfluous.clone());
-        self.removal = self.begin(move || remove(&*disk, paths));
-        if self.removal.is_some() {
-            self.superfluous.clear();
-        }
+        self.removal = self.begin(move || remove(&*disk, &paths));
     }
 
     fn begin<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<Work<T>> {
@@ -87,8 +84,8 @@ impl Drop for Helper {
     }
 }
 
-/// Removes files in this order until one of them stays; returns that one and those after it.
-fn remove(disk: &dyn Disk, mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
+/// Removes files in this order until one of them stays; returns how many are gone.
+fn remove(disk: &dyn Disk, paths: &[PathBuf]) -> usize {
     let is_gone = |path: &PathBuf| {
         reach(Point::WalRemove);
         match disk.remove(path) {
@@ -101,8 +98,7 @@ fn remove(disk: &dyn Disk, mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
         }
         true
     };
-    let gone = paths.iter().take_while(|path| is_gone(path)).count();
-    paths.split_off(gone)
+    paths.iter().take_while(|path| is_gone(path)).count()
 }
 
 fn prepare(disk: &dyn Disk, path: PathBuf, segment_bytes: u64) -> Result<Prepared, WalError> {

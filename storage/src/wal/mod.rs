@@ -334,7 +334,7 @@ impl Wal {
         self.helper.remove(self.released.drain(..beyond).map(|name| name.path(&self.dir)));
     }
 
-    /// How many segments the directory holds.
+    /// How many segments there are that are not being removed.
     pub fn segments(&self) -> usize {
         self.released.len() + self.held.len() + 1
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use forebay_storage::db::{APPEND_FILL, Db, Options, ReadTxn, WriteTxn};
+use forebay_storage::db::{APPEND_FILL, Db, Error, Options, ReadTxn, WriteTxn};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -367,6 +367,30 @@ fn keys_and_values_out_of_bounds_are_refused() {
     bucket.put(&[1; 32768], b"").unwrap();
     assert!(bucket.put(&[1; 32769], b"").is_err());
     assert_eq!(txn.bucket(b"absent").unwrap_err().to_string(), "bucket \"absent\" not found");
+}
+
+#[test]
+fn a_defragmentation_that_is_not_wanted_any_more_leaves_everything_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let db = Db::open(&path, Options { sync: false, ..Options::default() }).unwrap();
+    let put = |numbers: std::ops::Range<u32>| {
+        let mut txn = db.begin_write().unwrap();
+        let mut bucket = txn.create_bucket_if_missing(b"key").unwrap();
+        numbers.for_each(|number| bucket.put(&number.to_be_bytes(), &[7; 1 << 20]).unwrap());
+        txn.commit().unwrap();
+    };
+    put(0..40);
+    let (asked, before) = (std::cell::Cell::new(0), db.size());
+    let wanted_once = || asked.replace(asked.get() + 1) == 0;
+    let given_up = db.defragment_while(&wanted_once).unwrap_err();
+    assert!(matches!(given_up, Error::GivenUp { .. }), "{given_up}");
+    assert_eq!((asked.get(), db.size(), std::fs::read_dir(directory.path()).unwrap().count()), (2, before, 1));
+    put(40..41);
+    db.defragment().unwrap();
+    let txn = db.begin_read();
+    let bucket = txn.bucket(b"key").unwrap().unwrap();
+    assert!((0..41_u32).all(|number| *bucket.get(&number.to_be_bytes()).unwrap().unwrap() == [7; 1 << 20]));
 }
 
 #[test]
