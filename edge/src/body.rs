@@ -35,8 +35,10 @@ pub trait Meter: Send {
 pub struct Body {
     kind: Kind,
     meter: Option<Box<dyn Meter>>,
-    /// The memory that the whole of it takes, if it is much.
+    /// The memory that the whole of it takes, if it is much and does not go with its data.
     held: Held,
+    /// Whether the data that is ready has its memory with it.
+    is_counted: bool,
     /// Of a gRPC request from the network: what somebody holds of the message that is not whole yet.
     coming: Option<Box<Coming>>,
 }
@@ -58,7 +60,7 @@ enum Kind {
 
 impl Body {
     fn of(kind: Kind) -> Body {
-        Body { kind, meter: None, held: Held::default(), coming: None }
+        Body { kind, meter: None, held: Held::default(), is_counted: false, coming: None }
     }
 
     /// A gRPC request from the network. What has come of a message that is not whole is counted: whoever reads it has to
@@ -74,14 +76,21 @@ impl Body {
     /// How much data is ready and was not counted.
     pub(crate) fn uncounted(&self) -> usize {
         match &self.kind {
-            Kind::Ready { data: Some(data), .. } if !self.held.is_counted() => data.len(),
+            Kind::Ready { data: Some(data), .. } if !self.is_counted => data.len(),
             _ => 0,
         }
     }
 
-    /// Keeps memory counted until the body is dropped.
-    pub fn holding(self, held: Held) -> Body {
-        Body { held, ..self }
+    /// Keeps memory counted until the body is dropped, and the data that is ready is gone.
+    pub fn holding(mut self, held: Held) -> Body {
+        match &mut self.kind {
+            Kind::Ready { data: Some(data), .. } => {
+                self.is_counted = held.is_counted();
+                *data = held.with(std::mem::take(data));
+            }
+            _ => self.held = held,
+        }
+        self
     }
 
     /// Lets `meter` see what passes from now on; what is [whole](Body::whole) it sees at once.

@@ -35,7 +35,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-pub(crate) use self::memory::Collected;
+pub(crate) use self::memory::{Collected, keeping};
 pub use self::memory::{Held, Memory, SHORT, TooMany};
 use self::{
     memory::Budget,

@@ -103,7 +103,7 @@ pub fn respond(result: RangeResult, base: &ResponseHeader, memory: &Memory) -> R
     RangeResponse { header, ..Default::default() }.encode_raw(&mut head);
     let tail = RangeResponse { more, count, ..Default::default() }.encode_to_vec();
     let trailers = Some(grpc::trailers(&Status::ok("")));
-    grpc::respond(Body::new(Pieces { head, kvs: kvs.into_iter(), form, tail, trailers }).holding(held))
+    grpc::respond(Body::new(Pieces { head, kvs: kvs.into_iter(), form, tail, trailers, held }))
 }
 
 /// A message that is written as it is taken. Between two pieces it holds no buffer.
@@ -115,6 +115,8 @@ struct Pieces {
     /// What comes after the keys; empty once it was taken.
     tail: Vec<u8>,
     trailers: Option<HeaderMap>,
+    /// The memory of all this, which each piece has with it.
+    held: Held,
 }
 
 impl Pieces {
@@ -135,7 +137,7 @@ impl Pieces {
         if is_last {
             out.put_slice(&std::mem::take(&mut self.tail));
         }
-        out.freeze()
+        self.held.clone().with(out.freeze())
     }
 }
 
@@ -169,10 +171,8 @@ pub fn respond_stream(
         Ok(held) => held,
         Err(too_many) => return grpc::refuse(too_many.into()),
     };
-    let frames = stream::unfold(Some((chunks, header, memory, Held::default())), |state| async {
-        let (mut chunks, header, memory, sent) = state?;
-        // Who asks for the next one has taken what was sent.
-        drop(sent);
+    let frames = stream::unfold(Some((chunks, header, memory)), |state| async {
+        let (mut chunks, header, memory) = state?;
         // A chunk is at most a few megabytes; between two of them others have their turn.
         let chunk = match chunks.next()? {
             Ok(chunk) => chunk,
@@ -184,7 +184,7 @@ pub fn respond_stream(
         let mut out = grpc::frame(len);
         chunk.encode(&base, &mut out);
         tokio::task::yield_now().await;
-        Some((Ok(out.freeze()), Some((chunks, header, memory, held))))
+        Some((Ok(held.with(out.freeze())), Some((chunks, header, memory))))
     });
     grpc::respond(Body::grpc_stream(frames).holding(held))
 }
@@ -252,14 +252,18 @@ mod tests {
             let mut body = respond(result, &BASE, &memory).into_body();
             let weight = memory.taken();
             // One that is in the connection's buffers, and the next.
-            let mut held = 0;
+            let mut held = Vec::new();
             for _ in 0..2 {
                 let Some(Ok(Ok(piece))) = body.frame().await.map(|frame| frame.map(Frame::into_data)) else { break };
-                let buffer = piece.try_into_mut().expect("nobody else has it");
-                held += buffer.capacity();
+                held.push(piece);
             }
-            assert!(held <= weight && weight < held * 2 + 100_000, "{keys} of {value_bytes}: {held} of {weight}");
-            drop(body);
+            let len: usize = held.iter().map(Bytes::len).sum();
+            assert!(len <= weight && weight < len * 2 + 100_000, "{keys} of {value_bytes}: {len} of {weight}");
+            // What is in the connection's buffers when the whole body was taken.
+            let last = held.pop().unwrap().split_off(1);
+            drop((body, held));
+            assert_eq!(memory.taken(), weight);
+            drop(last);
             assert_eq!(memory.taken(), 0);
         }
     }
@@ -275,9 +279,13 @@ mod tests {
         assert!(chunk.len() > 900 << 10 && memory.taken() >= chunk.len() - 10);
         let mut waits = Box::pin(second.frame());
         assert!(futures::poll!(&mut waits).is_pending());
-        // Who asks for the next has taken what was sent.
-        drop(Box::pin(first.frame()));
+        // Who asks for the next may have sent all but a byte, which keeps the whole chunk.
+        let last = chunk.slice(chunk.len() - 1..);
+        drop(chunk);
+        assert!(futures::poll!(Box::pin(first.frame())).is_pending());
         drop(first);
+        assert!(futures::poll!(&mut waits).is_pending());
+        drop(last);
         assert!(waits.await.is_some());
         drop(second);
         assert_eq!(memory.taken(), 0);

@@ -107,7 +107,7 @@ impl Watches {
             out: BytesMut::new(),
             memory: Memory::of(&parts.extensions),
             asking: None,
-            sent: Held::default(),
+            allowed: Held::default(),
         }))
     }
 }
@@ -128,8 +128,8 @@ struct Stream {
     memory: Memory,
     /// The memory that a long message waits for.
     asking: Option<BoxFuture<'static, Held>>,
-    /// That of the long message that was sent last.
-    sent: Held,
+    /// That of the long message that is written next.
+    allowed: Held,
 }
 
 enum Asked {
@@ -181,8 +181,6 @@ impl Stream {
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
         self.waker.register(cx.waker());
-        // Who asks for more has taken what was sent.
-        self.sent = Held::default();
         if let Poll::Ready(status) = self.ended.poll_unpin(cx) {
             return Poll::Ready(Err(status));
         }
@@ -205,7 +203,10 @@ impl Stream {
                 stream.feed(ticket, fed);
             }
             match stream.poll(&self.source.header(), &mut self.out, FRAME_BYTES) {
-                Polled::Wrote { .. } => return Poll::Ready(Ok(take(&mut self.out))),
+                Polled::Wrote { .. } => {
+                    let held = std::mem::take(&mut self.allowed);
+                    return Poll::Ready(Ok(held.with(take(&mut self.out))));
+                }
                 // Its memory came with it.
                 Polled::Long(_) if self.feeds.hold_memory() => stream.allow_long(),
                 Polled::Long(bytes) => {
@@ -214,7 +215,7 @@ impl Stream {
                         let memory = memory.clone();
                         async move { memory.hold(bytes).await }.boxed()
                     });
-                    self.sent = std::task::ready!(asking.poll_unpin(cx));
+                    self.allowed = std::task::ready!(asking.poll_unpin(cx));
                     self.asking = None;
                     stream.allow_long();
                 }

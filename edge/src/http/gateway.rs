@@ -19,7 +19,7 @@ use super::{ErrorShape, Shared, answer::with_type, metadata::Metadata};
 use crate::{
     Body, BoxError, Request, Response,
     grpc::{PREFIX, Replies},
-    listener::{Collected, Memory},
+    listener::{Collected, Memory, SHORT, keeping},
     tls::Tls,
 };
 
@@ -126,7 +126,7 @@ impl Shared {
             Err(status) if status.code() == Code::Ok => return Ok(Response::new(Body::empty())),
             Err(status) => return Ok(shape.stream(&status)),
             Ok(message) => {
-                lines.push(&message);
+                lines.push(message);
                 with_lines(lines)
             }
         };
@@ -329,19 +329,24 @@ struct Lines {
     deadline: Option<Pin<Box<Sleep>>>,
     /// Finished lines.
     ready: Vec<u8>,
+    /// What they were made of, whose memory is counted for them, too.
+    messages: Vec<Bytes>,
 }
 
 impl Lines {
     fn new(route: &'static Route, shape: ErrorShape, replies: Replies, deadline: Option<Instant>) -> Lines {
         let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
-        Lines { route, shape, replies: Some(replies), deadline, ready: Vec::new() }
+        Lines { route, shape, replies: Some(replies), deadline, ready: Vec::new(), messages: Vec::new() }
     }
 
-    fn push(&mut self, message: &[u8]) {
+    fn push(&mut self, message: Bytes) {
         let start = self.ready.len();
         self.ready.extend_from_slice(b"{\"result\":");
-        match self.route.response(message, &mut self.ready) {
-            Ok(()) => self.ready.extend_from_slice(b"}\n"),
+        match self.route.response(&message, &mut self.ready) {
+            Ok(()) => {
+                self.ready.extend_from_slice(b"}\n");
+                self.messages.push(message);
+            }
             Err(error) => {
                 self.ready.truncate(start);
                 self.end(&Status::internal(error.to_string()));
@@ -371,13 +376,14 @@ impl http_body::Body for Lines {
         while self.ready.len() < LINES_BYTES {
             let Some(replies) = &mut self.replies else { break };
             match replies.poll_next(cx) {
-                Poll::Ready(Ok(message)) => self.push(&message),
+                Poll::Ready(Ok(message)) => self.push(message),
                 Poll::Ready(Err(status)) => self.end(&status),
                 Poll::Pending if self.ready.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
             }
         }
-        let lines = std::mem::take(&mut self.ready);
-        Poll::Ready((!lines.is_empty()).then(|| Ok(Frame::data(lines.into()))))
+        let (lines, messages) = (std::mem::take(&mut self.ready), std::mem::take(&mut self.messages));
+        let lines = if lines.len() > SHORT { keeping(lines, messages) } else { Bytes::from(lines) };
+        Poll::Ready((!lines.is_empty()).then(|| Ok(Frame::data(lines))))
     }
 }

@@ -22,7 +22,16 @@ use prometheus::{Registry, proto::MetricFamily};
 use tonic::Status;
 
 use super::*;
-use crate::{Body, Service, grpc, tls::Tls};
+use crate::{Body, Service, grpc, listener::Memory, tls::Tls};
+
+/// The length of a value that is counted.
+const LONG: usize = 300 << 10;
+
+fn long_message() -> bytes::Bytes {
+    let kv = KeyValue { value: vec![b'v'; LONG].into(), ..Default::default() };
+    // A LeaderResponse has its key where a RangeResponse has its first.
+    grpc::encode(&RangeResponse { kvs: vec![kv], ..Default::default() })
+}
 
 /// Answers a range with its own key and limit, a put with the status that its value is, and each
 /// watch with one response; notes the metadata of every call.
@@ -44,7 +53,15 @@ impl Service for Echo {
                     Status::permission_denied("etcdserver: permission denied"),
                 )]))),
                 "/etcdserverpb.KV/Compact" => std::future::pending().await,
-                "/v3electionpb.Election/Observe" => grpc::respond(Body::grpc_stream(futures::stream::empty())),
+                "/v3electionpb.Election/Leader" => {
+                    let held = Memory::of(request.extensions()).try_hold(LONG);
+                    held.map_or_else(|full| grpc::refuse(full.into()), |_kept| grpc::reply(long_message()))
+                }
+                "/v3electionpb.Election/Observe" => {
+                    let held = Memory::of(request.extensions()).try_hold(LONG).expect("there is enough");
+                    let message = held.is_counted().then(|| Ok(held.with(long_message())));
+                    grpc::respond(Body::grpc_stream(futures::stream::iter(message)))
+                }
                 path => grpc::refuse(grpc::unknown_method(path)),
             }
         }

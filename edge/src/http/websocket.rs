@@ -175,12 +175,18 @@ async fn answer(
 ) -> Result<(), BoxError> {
     let mut body = shared.json(path, call).await.into_body();
     let mut rest = BytesMut::new();
+    // What is not sent yet, whose memory is counted as long.
+    let mut pieces = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
         rest.extend_from_slice(&data);
+        pieces.push(data);
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let line = rest.split_to(end + 1).freeze();
             send(sink, line.slice(..end)).await?;
+        }
+        if rest.is_empty() {
+            pieces.clear();
         }
     }
     send(sink, rest.freeze()).await

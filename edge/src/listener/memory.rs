@@ -5,6 +5,9 @@
 //! it: a read or a long request that finds none is refused with what etcd says when it has too much to do, and what
 //! cannot be refused, because it has happened or is amid a stream, waits. While somebody wants memory, connections on
 //! which nothing has moved for long are cut, since it may never. What is short is not counted.
+//!
+//! What was handed to a connection is not gone: one byte of it that the client has no window for keeps all of it. So the
+//! count goes [with the bytes](Held::with), into the connection's buffers.
 
 use std::{
     collections::HashMap,
@@ -15,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::Extensions;
 use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time::Instant};
@@ -228,9 +232,9 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Memory that is counted until this is dropped.
-#[derive(Default)]
-pub struct Held(Vec<Holding>);
+/// Memory that is counted until this is dropped, and every clone of it.
+#[derive(Clone, Default)]
+pub struct Held(Vec<Arc<Holding>>);
 
 struct Holding {
     exchange: Arc<Exchange>,
@@ -246,7 +250,7 @@ impl Held {
         let id = held.next;
         held.next += 1;
         held.exchanges.insert(id, Arc::clone(exchange));
-        Held(vec![Holding { exchange: Arc::clone(exchange), id, units }])
+        Held(vec![Arc::new(Holding { exchange: Arc::clone(exchange), id, units })])
     }
 
     /// Holds what the other holds, too.
@@ -254,10 +258,26 @@ impl Held {
         self.0.extend(other.0);
     }
 
+    /// These bytes, which are counted until the last of them is gone.
+    pub fn with(self, bytes: Bytes) -> Bytes {
+        if self.is_counted() { keeping(bytes, self) } else { bytes }
+    }
+
     /// Whether it stands for anything.
     pub(crate) fn is_counted(&self) -> bool {
         !self.0.is_empty()
     }
+}
+
+/// These bytes, which keep something until the last of them is gone.
+pub(crate) fn keeping(bytes: impl AsRef<[u8]> + Send + 'static, kept: impl Send + 'static) -> Bytes {
+    struct Keeping<B, K>(B, K);
+    impl<B: AsRef<[u8]>, K> AsRef<[u8]> for Keeping<B, K> {
+        fn as_ref(&self) -> &[u8] {
+            self.0.as_ref()
+        }
+    }
+    Bytes::from_owner(Keeping(bytes, kept))
 }
 
 impl Drop for Holding {

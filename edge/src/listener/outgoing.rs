@@ -11,7 +11,7 @@ use http_body::{Frame, SizeHint};
 use super::{memory::Memory, places::OpenRequest};
 use crate::{Body, BoxError};
 
-/// What is handed to a connection at a time. The rest stays countable here and does not vanish in its buffers.
+/// What is handed to a connection at a time: whether a client takes a long answer is seen by whether the next is asked for.
 const PIECE: usize = 64 << 10;
 
 /// The body of an answer. It keeps its request open until it is out or given up, and notes that it moves.

@@ -89,10 +89,15 @@ struct Client {
 
 impl Client {
     fn open(mirror: &Mirror, source: &Arc<Scripted>) -> Client {
+        Client::with_memory(mirror, source, Memory::default())
+    }
+
+    fn with_memory(mirror: &Mirror, source: &Arc<Scripted>, memory: Memory) -> Client {
         let progress_interval = Duration::from_secs(600);
         let watches = Watches { hub: mirror.hub().clone(), max_message: 1 << 20, progress_interval };
         let (requests, sent) = mpsc::channel(100);
-        let request = Request::new(Body::new(StreamBody::new(ReceiverStream::new(sent))));
+        let mut request = Request::new(Body::new(StreamBody::new(ReceiverStream::new(sent))));
+        request.extensions_mut().insert(memory);
         let response = watches.serve(request, source.clone(), futures::future::pending().boxed());
         Client { requests: Some(requests), body: response.into_body(), received: BytesMut::new() }
     }
@@ -284,6 +289,31 @@ async fn a_range_that_is_not_mirrored_is_fed_on_the_stream_of_those_that_are() {
     assert_eq!(client.next().await, "1@10/0 a@10");
     mirror.advance(11).unwrap();
     assert_eq!(client.next().await, "0@11/0 elsewhere@11");
+}
+
+/// An event whose message is so long.
+fn long(key: &'static str, mod_revision: i64, len: usize) -> Event {
+    let mut event = put(key, 2, 3, mod_revision);
+    event.kv.as_mut().unwrap().value = vec![b'v'; len].into();
+    event
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_message_takes_its_memory_until_its_last_byte_is_gone() {
+    const LEN: usize = 100 << 10;
+    let (mut mirror, source) = (mirror(), Arc::new(Scripted::default()));
+    let memory = Memory::with_budget(1 << 20);
+    let mut client = Client::with_memory(&mirror, &source, memory.clone());
+    client.create("a", 0).await;
+    assert_eq!(client.next().await, "0@9/0 created");
+    mirror.apply(&[long("a", 10, LEN)]).unwrap();
+    let message = client.body.frame().await.unwrap().unwrap().into_data().unwrap();
+    let last = message.slice(message.len() - 1..);
+    drop(message);
+    assert_eq!(client.next().await, "nothing");
+    assert!(memory.taken() >= LEN, "what the connection has is not gone");
+    drop(last);
+    assert_eq!(memory.taken(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -306,6 +306,48 @@ async fn answers_that_nobody_reads_take_no_more_than_their_budget() {
     assert!(ends_within(Duration::from_secs(5), &mut greedy).await, "it is cut when others want its memory");
 }
 
+/// Reads on until the answer of a stream has brought so much, or is refused; whether it brought it.
+async fn answer_brings(stream: &mut TcpStream, id: u32, len: usize) -> bool {
+    let mut came = 0;
+    while came < len {
+        let mut header = [0; 9];
+        stream.read_exact(&mut header).await.unwrap();
+        let [a, b, c, kind, flags, id_a, id_b, id_c, id_d] = header;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        stream.read_exact(&mut payload).await.unwrap();
+        if u32::from_be_bytes([id_a, id_b, id_c, id_d]) != id {
+            continue;
+        }
+        match kind {
+            0 => came += payload.len(),
+            _ if flags & END_STREAM != 0 => return false,
+            _ => {}
+        }
+    }
+    true
+}
+
+#[tokio::test]
+async fn answers_of_which_a_byte_is_not_read_take_their_memory_all_the_same() {
+    let patience = Duration::from_secs(60);
+    let address =
+        listen(Limits { max_answer_bytes: 3 * LONG, answer_timeout: patience, ..Limits::default() }, None).await;
+    let all_but_a_byte = u32::try_from(LONG - 1).unwrap().to_be_bytes();
+    let mut greedy = by_hand(address, &[&[0, 4], &all_but_a_byte[..]].concat()).await;
+    greedy.write_all(&frame(8, 0, 0, &0x7000_0000_u32.to_be_bytes())).await.unwrap();
+    let mut brought = 0;
+    for n in 0..10 {
+        greedy.write_all(&call(2 * n + 1, RANGE)).await.unwrap();
+        brought += usize::from(answer_brings(&mut greedy, 2 * n + 1, LONG - 1).await);
+    }
+    assert_eq!(brought, 3);
+    let mut normal = Normal::connect(address).await;
+    assert_eq!(normal.call(RANGE).await, Code::ResourceExhausted);
+    drop(greedy);
+    let again = async { while normal.call(RANGE).await != Code::Ok {} };
+    tokio::time::timeout(BEARABLE, again).await.expect("who has gone gives everything back");
+}
+
 /// Puts that come as JSON, each answered when it is there.
 #[derive(Clone)]
 struct Puts;

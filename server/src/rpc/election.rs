@@ -1,10 +1,7 @@
 //! The Election service.
 
 use bytes::Bytes;
-use forebay_edge::{
-    Body, Request, Response, grpc,
-    listener::{Held, Memory},
-};
+use forebay_edge::{Body, Request, Response, grpc, listener::Memory};
 use forebay_proto::{
     Error,
     etcdserverpb::*,
@@ -111,17 +108,14 @@ pub(super) async fn observe(member: Member, request: Request) -> Result<Response
     let memory = Memory::of(&parts.extensions);
     let caller = Caller::new(member.clone(), parts)?;
     let observer = Observer { caller, prefix: concurrency::prefix(&request.name), leader: None, news: Vec::new() };
-    let begin = (member, observer, Held::default());
-    let news = futures::stream::try_unfold(begin, move |(member, mut observer, sent)| {
+    let news = futures::stream::try_unfold((member, observer), move |(member, mut observer)| {
         let memory = memory.clone();
         async move {
-            // Who asks for the next one has taken what was sent.
-            drop(sent);
             let caller = observer.caller.clone();
             match caller.in_time(observer.next()).await {
                 Ok(response) => {
                     let held = memory.hold(response.encoded_len()).await;
-                    Ok(Some((grpc::encode(&response), (member, observer, held))))
+                    Ok(Some((held.with(grpc::encode(&response)), (member, observer))))
                 }
                 Err(status) if status.code() == Code::DeadlineExceeded => Err(status),
                 Err(_) if member.is_draining() => Err(Error::Stopped.into()),

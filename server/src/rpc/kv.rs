@@ -4,7 +4,7 @@ use std::{fmt::Display, sync::Arc, time::Instant};
 
 use forebay_edge::{
     Body, Request, Response, grpc,
-    listener::{Held, Memory, SHORT},
+    listener::{Memory, SHORT},
     range, trace,
 };
 use forebay_keyspace::{
@@ -123,15 +123,10 @@ where
         return Ok(grpc::reply(write()));
     }
     let memory = Memory::of(&parts.extensions);
-    let written = stream::try_unfold((Some(write), Held::default()), move |(write, _sent)| {
-        let memory = memory.clone();
-        async move {
-            let Some(write) = write else { return Ok(None) };
-            let held = memory.hold(len).await;
-            let written = tokio::task::spawn_blocking(write).await;
-            let written = written.map_err(given_up)?;
-            Ok(Some((written, (None, held))))
-        }
+    let written = stream::once(async move {
+        let held = memory.hold(len).await;
+        let written = tokio::task::spawn_blocking(write).await.map_err(given_up)?;
+        Ok(held.with(written))
     });
     Ok(grpc::respond(Body::grpc_stream(written)))
 }

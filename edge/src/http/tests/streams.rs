@@ -121,3 +121,21 @@ async fn a_client_that_breaks_off_ends_the_call() {
     let answer = ask(&front, request).await;
     assert!(answer.body.ends_with("{\"error\":{\"code\":1,\"message\":\"context canceled\"}}\n"), "{}", answer.body);
 }
+
+#[tokio::test]
+async fn lines_take_the_memory_of_their_messages_until_their_last_byte_is_gone() {
+    let (front, _) = front();
+    let memory = Memory::with_budget(2 << 20);
+    let mut request = post("/v3/election/observe", "{}");
+    request.extensions_mut().insert(memory.clone());
+    let mut response = front.client(request).await;
+    let line = response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+    assert!(line.len() > LONG);
+    let last = line.slice(line.len() - 1..);
+    drop(line);
+    assert!(response.body_mut().frame().await.is_none());
+    drop(response);
+    assert!(memory.taken() >= 3 * LONG);
+    drop(last);
+    assert_eq!(memory.taken(), 0);
+}

@@ -12,10 +12,16 @@ use super::*;
 
 /// A connection to a server in this process.
 fn connect(front: Front) -> DuplexStream {
+    connect_with(front, Memory::default())
+}
+
+fn connect_with(front: Front, memory: Memory) -> DuplexStream {
     let (ours, theirs) = tokio::io::duplex(64 << 10);
     let service = service_fn(move |request: ::http::Request<hyper::body::Incoming>| {
         let front = front.clone();
-        async move { Ok::<_, std::convert::Infallible>(front.client(request.map(Body::from)).await) }
+        let mut request = request.map(Body::from);
+        request.extensions_mut().insert(memory.clone());
+        async move { Ok::<_, std::convert::Infallible>(front.client(request).await) }
     });
     tokio::spawn(
         hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(theirs), service).with_upgrades(),
@@ -64,6 +70,23 @@ async fn a_call_is_made_when_its_one_value_is_there() {
     assert_eq!(text(&mut socket).await, r#"{"kvs":[{"key":"YQ=="}],"count":"1"}"#);
     let (mut socket, _) = open(&front, "/v3/nothing", &[]).await.unwrap();
     assert_eq!(text(&mut socket).await, r#"{"code":5,"message":"Not Found"}"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_reads_takes_its_memory_all_the_while() {
+    for path in ["/v3/election/leader", "/v3/election/observe"] {
+        let memory = Memory::with_budget(2 << 20);
+        let handshake = format!("ws://here:2379{path}").into_client_request().unwrap();
+        let connection = connect_with(front().0, memory.clone());
+        let (mut socket, _) = tokio_tungstenite::client_async(handshake, connection).await.unwrap();
+        socket.send(Message::text("{}")).await.unwrap();
+        // The clock jumps ahead when nothing moves any more.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        assert!(memory.taken() >= 3 * LONG, "{path}");
+        assert!(text(&mut socket).await.len() > LONG);
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        assert_eq!(memory.taken(), 0, "{path}");
+    }
 }
 
 #[tokio::test]
