@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use forebay_proto::json::Route;
 use futures::{
     FutureExt as _,
     future::{self, Either},
@@ -328,8 +329,8 @@ where
                 extensions.insert(tls.clone());
             }
             let open = seat.open();
-            let (is_grpc, has_changed) =
-                (content_type_is_grpc(request.headers()), may_have_changed(request.uri().path()));
+            let is_grpc = content_type_is_grpc(request.headers());
+            let only_reads = only_reads(is_grpc, request.method(), request.uri().path());
             let request = match is_grpc {
                 true => request.map(|body| Body::of_messages(body, memory.clone())),
                 false => request.map(Body::from),
@@ -342,9 +343,9 @@ where
                 let response = match memory.try_hold(response.body().uncounted()) {
                     Ok(held) if held.is_counted() => response.map(|body| body.holding(held)),
                     Ok(_) => response,
-                    // What it answers has happened; a refusal would be a lie.
-                    Err(_) if has_changed => response,
-                    Err(_) => too_many_requests(is_grpc),
+                    Err(_) if only_reads => too_many_requests(is_grpc),
+                    // What it answers may have happened; a refusal would be a lie. Nor is it long.
+                    Err(_) => response,
                 };
                 Ok::<_, Infallible>(response.map(|body| Outgoing::new(body, open, memory)))
             })
@@ -390,9 +391,25 @@ fn content_type_is_grpc(headers: &http::HeaderMap) -> bool {
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// Whether a request may have changed something that its answer tells of, and nobody asked for the memory of that answer.
-fn may_have_changed(path: &str) -> bool {
-    path.starts_with("/v3lockpb.") || path.starts_with("/v3electionpb.")
+/// The methods that change nothing, and whose answers may be long.
+const READS: [&str; 9] = [
+    "/etcdserverpb.KV/Range",
+    "/etcdserverpb.Lease/LeaseLeases",
+    "/etcdserverpb.Lease/LeaseTimeToLive",
+    "/etcdserverpb.Auth/UserGet",
+    "/etcdserverpb.Auth/UserList",
+    "/etcdserverpb.Auth/RoleGet",
+    "/etcdserverpb.Auth/RoleList",
+    "/etcdserverpb.Cluster/MemberList",
+    "/v3electionpb.Election/Leader",
+];
+
+/// Whether a request is known to change nothing, so that it may be refused when it has been carried out.
+fn only_reads(is_grpc: bool, method: &http::Method, path: &str) -> bool {
+    match is_grpc {
+        true => READS.contains(&path),
+        false => method == http::Method::GET || Route::find(path).is_some_and(|route| READS.contains(&route.grpc_path)),
+    }
 }
 
 /// What etcd says when it has too much to do.

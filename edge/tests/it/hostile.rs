@@ -14,7 +14,7 @@ use bytes::Bytes;
 use forebay_edge::{
     Api, Body, Request, Response, Service, grpc,
     http::{Front, Options},
-    listener::{Drain, Limits, Port, serve},
+    listener::{self, Drain, Limits, Port, serve},
     tls::{Acceptor, ClientOptions, Connector, Protocol, ServerOptions, Verify, self_signed},
 };
 use forebay_proto::etcdserverpb::PutResponse;
@@ -346,6 +346,50 @@ async fn answers_of_which_a_byte_is_not_read_take_their_memory_all_the_same() {
     drop(greedy);
     let again = async { while normal.call(RANGE).await != Code::Ok {} };
     tokio::time::timeout(BEARABLE, again).await.expect("who has gone gives everything back");
+}
+
+#[tokio::test]
+async fn only_reads_are_refused_for_want_of_memory_once_they_were_carried_out() {
+    const ANSWER: usize = 20 << 10;
+    let answer = |request: Request| async move {
+        let len = if request.uri().path() == "/greedy" { LONG } else { ANSWER };
+        let bytes = Bytes::from(vec![0; len]);
+        match listener::is_grpc(&request) {
+            true => grpc::reply(bytes),
+            false => Response::new(Body::full(bytes)),
+        }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let patience = Duration::from_secs(60);
+    let limits = Limits { max_answer_bytes: LONG, answer_timeout: patience, ..Limits::default() };
+    tokio::spawn(serve(listener, answer, limits, Drain::default(), Duration::from_secs(1)));
+    let mut greedy = by_hand(address, &NO_WINDOW).await;
+    greedy.write_all(&call(1, "/greedy")).await.unwrap();
+    answer_begins(&mut greedy).await;
+    let mut normal = Normal::connect(address).await;
+    for (path, code) in [
+        (RANGE, Code::ResourceExhausted),
+        ("/v3electionpb.Election/Leader", Code::ResourceExhausted),
+        ("/etcdserverpb.KV/Txn", Code::Ok),
+        ("/v3lockpb.Lock/Lock", Code::Ok),
+        ("/etcdserverpb.KV/DeleteRange", Code::Ok),
+    ] {
+        assert_eq!(normal.call(path).await, code, "{path}");
+    }
+    for (request, status) in [
+        ("POST /v3/kv/range", 429),
+        ("GET /metrics", 429),
+        ("POST /v3/kv/txn", 200),
+        ("POST /v3beta/kv/txn", 200),
+        ("POST /v3/lease/grant", 200),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!("{request} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{{}}");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = answer_within(BEARABLE, &mut stream).await.unwrap();
+        assert_eq!(answer, format!("HTTP/1.1 {status}"), "{request}");
+    }
 }
 
 /// Puts that come as JSON, each answered when it is there.
