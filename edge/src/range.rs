@@ -159,20 +159,20 @@ impl http_body::Body for Pieces {
     }
 }
 
-/// The response to a RangeStream. `header` is asked for once, by the last chunk. `pinned` is how many bytes the chunks
-/// take from the start.
+/// The response to a RangeStream. `header` is asked for once, by the last chunk. `at_once` is how many bytes it takes all
+/// the while, if that is known: who holds something does not wait for more. Otherwise each chunk waits for its own.
 pub fn respond_stream(
     chunks: impl Iterator<Item = Result<RangeChunk, Error>> + Send + 'static,
     header: impl Fn() -> ResponseHeader + Send + 'static,
-    pinned: usize,
+    at_once: Option<usize>,
     memory: Memory,
 ) -> Response {
-    let held = match memory.try_hold(pinned) {
-        Ok(held) => held,
+    let room = match at_once.map(|bytes| memory.try_hold(bytes)).transpose() {
+        Ok(room) => room,
         Err(too_many) => return grpc::refuse(too_many.into()),
     };
-    let frames = stream::unfold(Some((chunks, header, memory)), |state| async {
-        let (mut chunks, header, memory) = state?;
+    let frames = stream::unfold(Some((chunks, header, memory, room)), |state| async {
+        let (mut chunks, header, memory, room) = state?;
         // A chunk is at most a few megabytes; between two of them others have their turn.
         let chunk = match chunks.next()? {
             Ok(chunk) => chunk,
@@ -180,13 +180,16 @@ pub fn respond_stream(
         };
         let base = header();
         let len = chunk.encoded_len(&base);
-        let held = memory.hold(len).await;
+        let held = match &room {
+            Some(room) => room.clone(),
+            None => memory.hold(len).await,
+        };
         let mut out = grpc::frame(len);
         chunk.encode(&base, &mut out);
         tokio::task::yield_now().await;
-        Some((Ok(held.with(out.freeze())), Some((chunks, header, memory))))
+        Some((Ok(held.with(out.freeze())), Some((chunks, header, memory, room))))
     });
-    grpc::respond(Body::grpc_stream(frames).holding(held))
+    grpc::respond(Body::grpc_stream(frames))
 }
 
 #[cfg(test)]
@@ -273,7 +276,7 @@ mod tests {
         let reader = keyspace(30, 100 << 10).reader();
         let memory = Memory::with_budget(1 << 20);
         let chunks = |reader| RangeChunks::new(reader, everything(), 1 << 20);
-        let stream = || respond_stream(chunks(reader.clone()), || BASE, 0, memory.clone()).into_body();
+        let stream = || respond_stream(chunks(reader.clone()), || BASE, None, memory.clone()).into_body();
         let (mut first, mut second) = (stream(), stream());
         let chunk = first.frame().await.unwrap().unwrap().into_data().unwrap();
         assert!(chunk.len() > 900 << 10 && memory.taken() >= chunk.len() - 10);
@@ -288,6 +291,43 @@ mod tests {
         drop(last);
         assert!(waits.await.is_some());
         drop(second);
+        assert_eq!(memory.taken(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_holds_its_keys_has_room_for_its_chunks_and_waits_for_nothing() {
+        const CHUNK: usize = 100 << 10;
+        let keyspace = keyspace(3000, 1000);
+        let mut load = Load::new(Ranges::all(), 2);
+        let all = keyspace.reader().evaluate(|snapshot| eval::range(snapshot, &everything())).unwrap();
+        let mut whole = BytesMut::new();
+        all.encode(&BASE, &mut whole);
+        RangeResponse::decode(whole).unwrap().kvs.iter().for_each(|kv| load.add(kv).unwrap());
+        let mirror = Mirror::new(load, Limits { bytes: 0, revisions: 0 }, 0).unwrap();
+        let memory = Memory::with_budget(1 << 20);
+        let mut bodies = Vec::new();
+        loop {
+            let chunks = mirror.reader().range_chunks(&everything(), CHUNK).unwrap();
+            let at_once = Some(chunks.memory());
+            let response = respond_stream(chunks.map(Ok), || BASE, at_once, memory.clone());
+            if response.headers().contains_key("grpc-status") {
+                break;
+            }
+            bodies.push(response.into_body());
+        }
+        assert!(bodies.len() > 1 && memory.taken() > 512 << 10, "{} streams", bodies.len());
+        // One after another, while all the others hold what they have.
+        for body in &mut bodies {
+            let mut last_two = [Bytes::new(), Bytes::new()];
+            let patience = std::time::Duration::from_secs(1);
+            while let Some(frame) = tokio::time::timeout(patience, body.frame()).await.expect("it does not wait") {
+                let Ok(chunk) = frame.unwrap().into_data() else { break };
+                last_two = [std::mem::take(&mut last_two[1]), chunk];
+                let len: usize = last_two.iter().map(Bytes::len).sum();
+                assert!(len <= 3000 * size_of::<Version>() + 4 * CHUNK, "{len}");
+            }
+        }
+        drop(bodies);
         assert_eq!(memory.taken(), 0);
     }
 
@@ -320,9 +360,9 @@ mod tests {
             RangeRequest { key: "none".into(), range_end: "none0".into(), ..everything() },
         ] {
             let chunks = RangeChunks::new(keyspace.reader(), request.clone(), 2000);
-            let member = streamed(respond_stream(chunks, || BASE, 0, Memory::default())).await;
+            let member = streamed(respond_stream(chunks, || BASE, None, Memory::default())).await;
             let chunks = mirror.reader().range_chunks(&request, 2000).unwrap().map(Ok);
-            assert_eq!(streamed(respond_stream(chunks, || BASE, 0, Memory::default())).await, member, "{request:?}");
+            assert_eq!(streamed(respond_stream(chunks, || BASE, None, Memory::default())).await, member, "{request:?}");
         }
     }
 

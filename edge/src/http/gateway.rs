@@ -71,6 +71,7 @@ impl Shared {
         let answer = async {
             let mut request = self.one_message(route, headers, request).await?;
             request.extensions_mut().insert(memory.clone());
+            let _making = memory.making();
             let (headers, mut replies) = Replies::new(self.api.call(request).await);
             let len = replies.next_len().await;
             let mut held = memory.kept();

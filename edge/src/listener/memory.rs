@@ -60,6 +60,8 @@ struct Exchange {
     place: Place,
     /// When the connection last took or brought some of it.
     moved_ms: AtomicU64,
+    /// How many of its answers are being made, so that it is not the client who keeps it.
+    making: AtomicUsize,
 }
 
 impl Budget {
@@ -93,7 +95,9 @@ impl Budget {
         }
         let limit = self.now_ms().saturating_sub(u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX));
         let held = self.held.lock();
-        let stalled = held.exchanges.values().filter(|exchange| exchange.moved_ms.load(Ordering::Relaxed) < limit);
+        let stalled = held.exchanges.values().filter(|exchange| {
+            exchange.making.load(Ordering::Relaxed) == 0 && exchange.moved_ms.load(Ordering::Relaxed) < limit
+        });
         stalled.for_each(|exchange| exchange.place.cut());
     }
 }
@@ -131,7 +135,7 @@ impl From<TooMany> for tonic::Status {
 impl Memory {
     pub(super) fn new(budget: &Arc<Budget>, place: Place) -> Memory {
         let moved_ms = AtomicU64::new(budget.now_ms());
-        let exchange = Exchange { budget: budget.clone(), place, moved_ms };
+        let exchange = Exchange { budget: budget.clone(), place, moved_ms, making: AtomicUsize::new(0) };
         Memory { exchange: Some(Arc::new(exchange)), ..Memory::default() }
     }
 
@@ -165,6 +169,14 @@ impl Memory {
         if let Some(exchange) = &self.exchange {
             exchange.moved_ms.store(exchange.budget.now_ms(), Ordering::Relaxed);
         }
+    }
+
+    /// The client waits for its answer, however long that takes, until what is returned is dropped.
+    pub(crate) fn making(&self) -> Making {
+        if let Some(exchange) = &self.exchange {
+            exchange.making.fetch_add(1, Ordering::Relaxed);
+        }
+        Making(self.clone())
     }
 
     /// Waits until the connection is cut because it held memory and did not move.
@@ -212,6 +224,18 @@ impl Memory {
                 kept.lock().add(held);
                 Held::default()
             }
+        }
+    }
+}
+
+/// An answer that is being made, until this is dropped.
+pub(crate) struct Making(Memory);
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        self.0.moved();
+        if let Some(exchange) = &self.0.exchange {
+            exchange.making.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -359,6 +383,27 @@ mod tests {
         drop(waits);
         drop(first);
         assert_eq!(memory.taken(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_waits_for_its_answer_is_not_cut_and_one_that_does_not_take_it_is() {
+        let memory = Memory::with_budget(1 << 20);
+        let budget = memory.exchange.as_ref().unwrap().budget.clone();
+        let is_cut_after = async |seconds| {
+            for _ in 0..2 * seconds {
+                tokio::time::advance(Duration::from_millis(500)).await;
+                assert!(memory.try_hold(1 << 20).is_err());
+                budget.look_after();
+            }
+            memory.was_cut().now_or_never().is_some()
+        };
+        let held = memory.try_hold(1 << 20).unwrap();
+        let making = memory.making();
+        assert!(!is_cut_after(60).await);
+        drop(making);
+        assert!(!is_cut_after(8).await);
+        assert!(is_cut_after(20).await);
+        drop(held);
     }
 
     #[test]

@@ -129,8 +129,8 @@ pub(super) async fn range(
         Ok(Evaluated::Whole(result)) => Outcome::answered(range::respond(result, &header(state), &memory)),
         Ok(Evaluated::Chunks(chunks)) => {
             let state = Arc::clone(state);
-            let pinned = chunks.memory();
-            Outcome::answered(range::respond_stream(chunks.map(Ok), move || header(&state), pinned, memory))
+            let at_once = Some(chunks.memory());
+            Outcome::answered(range::respond_stream(chunks.map(Ok), move || header(&state), at_once, memory))
         }
         Err(Unanswered::Outside { .. }) => Outcome::Pass(call, Served::Window),
         Err(Unanswered::Unmirrored) => Outcome::Pass(call, Served::Uncovered),

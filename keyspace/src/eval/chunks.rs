@@ -164,6 +164,8 @@ impl Iterator for RangeChunks {
 #[derive(Debug)]
 pub struct ResultChunks {
     kvs: std::vec::IntoIter<Version>,
+    /// How many bytes the keys of the largest two neighbouring chunks take.
+    largest_two: usize,
     /// The result without its keys; taken with the last chunk.
     rest: Option<RangeResult>,
     pace: Pace,
@@ -172,16 +174,25 @@ pub struct ResultChunks {
 impl ResultChunks {
     /// The chunks of what `request` selects in the order of keys.
     pub(crate) fn new(mut result: RangeResult, request: &RangeRequest, target_bytes: usize) -> ResultChunks {
-        let kvs = std::mem::take(&mut result.kvs).into_iter();
-        let rest = Some(RangeResult { form: form(request), ..result });
-        ResultChunks { kvs, rest, pace: Pace::new(request, target_bytes) }
+        let kvs = std::mem::take(&mut result.kvs);
+        let form = form(request);
+        let (mut rest, mut pace) = (&kvs[..], Pace::new(request, target_bytes));
+        let (mut before, mut largest_two) = (0, 0);
+        while !rest.is_empty() {
+            let (chunk, behind) = rest.split_at(pace.limit.min(rest.len()));
+            let bytes = kvs_len(chunk, form);
+            largest_two = largest_two.max(before + bytes);
+            pace.sent(bytes);
+            (before, rest) = (bytes, behind);
+        }
+        let rest = Some(RangeResult { form, ..result });
+        ResultChunks { kvs: kvs.into_iter(), largest_two, rest, pace: Pace::new(request, target_bytes) }
     }
-}
 
-impl ResultChunks {
-    /// How many bytes it takes from the start, the records themselves left aside.
+    /// How many bytes it takes all the while, the records themselves left aside, if two chunks at most are written and not
+    /// sent.
     pub fn memory(&self) -> usize {
-        self.kvs.len() * size_of::<Version>()
+        self.kvs.len() * size_of::<Version>() + self.largest_two
     }
 }
 

@@ -146,7 +146,7 @@ pub(super) async fn range_stream(member: Member, request: Request) -> Result<Res
     let auth = member.clone();
     let chunks = RangeChunks::new(member.reader().clone(), range, member.config().max_request_bytes)
         .map(move |chunk| chunk.and_then(|chunk| auth.auth().confirm(&caller).map(|()| chunk)));
-    Ok(range::respond_stream(chunks, move || member.header(), 0, Memory::of(&parts.extensions)))
+    Ok(range::respond_stream(chunks, move || member.header(), None, Memory::of(&parts.extensions)))
 }
 
 pub(super) async fn put(member: Member, request: Request) -> Result<Response, Status> {
