@@ -124,10 +124,11 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Bytes of long answers that are on their way, and of long requests that are coming. With what an allocator and the
     /// connections add, a process grows by less than a quarter of a gibibyte from them. When it is used up, long ranges
-    /// and such requests are refused, and other long answers and what is long on a stream waits.
+    /// and such requests are refused, and other long answers and what is long on a stream waits. What takes more than an
+    /// eighth of it at once has half of it.
     pub max_answer_bytes: usize,
     /// How long a client may take nothing of a long answer, or send nothing of a long request, while others are refused
-    /// for want of its memory.
+    /// for want of its memory; and it has to take so much that what it holds would be gone within thirty times that.
     pub answer_timeout: Duration,
 }
 

@@ -274,7 +274,7 @@ mod tests {
     #[tokio::test]
     async fn a_chunk_of_a_stream_is_made_once_there_is_memory_for_it() {
         let reader = keyspace(30, 100 << 10).reader();
-        let memory = Memory::with_budget(1 << 20);
+        let memory = Memory::with_budget(2 << 20);
         let chunks = |reader| RangeChunks::new(reader, everything(), 1 << 20);
         let stream = || respond_stream(chunks(reader.clone()), || BASE, None, memory.clone()).into_body();
         let (mut first, mut second) = (stream(), stream());
@@ -304,7 +304,7 @@ mod tests {
         all.encode(&BASE, &mut whole);
         RangeResponse::decode(whole).unwrap().kvs.iter().for_each(|kv| load.add(kv).unwrap());
         let mirror = Mirror::new(load, Limits { bytes: 0, revisions: 0 }, 0).unwrap();
-        let memory = Memory::with_budget(1 << 20);
+        let memory = Memory::with_budget(4 << 20);
         let mut bodies = Vec::new();
         loop {
             let chunks = mirror.reader().range_chunks(&everything(), CHUNK).unwrap();
@@ -315,7 +315,7 @@ mod tests {
             }
             bodies.push(response.into_body());
         }
-        assert!(bodies.len() > 1 && memory.taken() > 512 << 10, "{} streams", bodies.len());
+        assert!(bodies.len() > 1 && memory.taken() > 3 << 20, "{} streams", bodies.len());
         // One after another, while all the others hold what they have.
         for body in &mut bodies {
             let mut last_two = [Bytes::new(), Bytes::new()];

@@ -3,8 +3,11 @@
 //! A client that asks for much and reads slowly makes us hold it, and so does one that sends much and slowly. What is
 //! long shares a budget. Whoever makes a long answer, or the next long piece of one, asks for its memory *before* making
 //! it: a read or a long request that finds none is refused with what etcd says when it has too much to do, and what
-//! cannot be refused, because it has happened or is amid a stream, waits. While somebody wants memory, connections on
-//! which nothing has moved for long are cut, since it may never. What is short is not counted.
+//! cannot be refused, because it has happened or is amid a stream, waits. While somebody wants memory, connections are
+//! cut on which nothing moves, or so little that what they hold would be held for long. What is short is not counted.
+//!
+//! What is large has half of the budget and no more: one answer that fills that half, and those that wait for their turn
+//! there, leave the other half to all who ask for less.
 //!
 //! What was handed to a connection is not gone: one byte of it that the client has no window for keeps all of it. So the
 //! count goes [with the bytes](Held::with), into the connection's buffers.
@@ -32,12 +35,18 @@ pub const SHORT: usize = 16 << 10;
 const STEP: usize = 64 << 10;
 /// The budget is counted in units of so many bytes.
 const UNIT: usize = 1 << 10;
+/// What takes more than this part of the budget at once is large.
+const LARGE_PART: usize = 8;
+/// So many times its patience the budget gives a client for all that it holds: five minutes, if it is ten seconds. A client
+/// that takes 128 MiB needs 450 KB/s.
+const PATIENCE_FOR_ALL: u64 = 30;
 
 /// What all that is long on a listener may take.
 pub(super) struct Budget {
-    free: Semaphore,
-    /// How many units there are in all.
-    units: usize,
+    /// What is free of the half that only those have who ask for less than [`LARGE_PART`], and of the other.
+    free: [Semaphore; 2],
+    /// How many units there are in each half.
+    units: [usize; 2],
     /// How long a connection may take nothing of an answer while others want the memory.
     patience: Duration,
     start: Instant,
@@ -58,17 +67,53 @@ struct Holders {
 struct Exchange {
     budget: Arc<Budget>,
     place: Place,
-    /// When the connection last took or brought some of it.
-    moved_ms: AtomicU64,
+    /// How many bytes of it the connection took or brought.
+    moved: AtomicU64,
+    /// How many units it holds.
+    held: AtomicUsize,
+    /// How it was when it was last looked at, at least the budget's patience apart, the older first.
+    looks: Mutex<Option<[Look; 2]>>,
     /// How many of its answers are being made, so that it is not the client who keeps it.
     making: AtomicUsize,
 }
 
+/// What an exchange has come to.
+#[derive(Clone, Copy)]
+struct Look {
+    at_ms: u64,
+    moved: u64,
+    held: usize,
+}
+
+impl Exchange {
+    /// Whether it holds memory longer than it may. To be asked often.
+    fn is_slow(&self) -> bool {
+        let held = self.held.load(Ordering::Relaxed);
+        let now = Look { at_ms: self.budget.now_ms(), moved: self.moved.load(Ordering::Relaxed), held };
+        let mut looks = self.looks.lock();
+        if self.making.load(Ordering::Relaxed) > 0 {
+            *looks = None;
+            return false;
+        }
+        let patience_ms = u64::try_from(self.budget.patience.as_millis()).unwrap_or(u64::MAX);
+        let [older, newer] = looks.get_or_insert([now; 2]);
+        if now.at_ms - newer.at_ms >= patience_ms {
+            (*older, *newer) = (*newer, now);
+        }
+        let took_ms = now.at_ms - older.at_ms;
+        // What was held all the while.
+        let bytes = (now.held.min(older.held) * UNIT) as u64;
+        let due = bytes.saturating_mul(took_ms) / patience_ms.saturating_mul(PATIENCE_FOR_ALL).max(1);
+        took_ms >= patience_ms && now.moved - older.moved < due.max(1)
+    }
+}
+
 impl Budget {
     pub(super) fn new(bytes: usize, patience: Duration) -> Arc<Budget> {
-        let units = (bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS);
+        let half = (bytes / UNIT / 2).clamp(1, Semaphore::MAX_PERMITS);
+        let units = [half; 2];
         Arc::new(Budget {
-            free: Semaphore::new(units),
+            free: units.map(Semaphore::new),
             units,
             patience,
             start: Instant::now(),
@@ -82,24 +127,32 @@ impl Budget {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// What is counted of so many bytes. Who exceeds the budget alone has to have all of it.
-    fn units_of(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes.div_ceil(UNIT).min(self.units)).unwrap_or(u32::MAX)
+    /// What is counted of so many bytes, and in which half it may be from. Who exceeds a half alone has to have all of it.
+    fn share_of(&self, bytes: usize) -> Share {
+        let units = bytes.div_ceil(UNIT);
+        let is_large = units > 2 * self.units[LARGE] / LARGE_PART;
+        Share { units: u32::try_from(units.min(self.units[LARGE])).unwrap_or(u32::MAX), is_large }
     }
 
-    /// Cuts the connections that hold memory and do not move, if anybody wants it. To be called now and then.
+    /// Cuts the connections that hold memory for too long, if anybody wants it. To be called often.
     pub(super) fn look_after(&self) {
         let refused = self.refused.swap(false, Ordering::Relaxed);
-        if !refused && self.waiting.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        let limit = self.now_ms().saturating_sub(u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX));
+        let is_wanted = refused || self.waiting.load(Ordering::Relaxed) > 0;
         let held = self.held.lock();
-        let stalled = held.exchanges.values().filter(|exchange| {
-            exchange.making.load(Ordering::Relaxed) == 0 && exchange.moved_ms.load(Ordering::Relaxed) < limit
-        });
-        stalled.for_each(|exchange| exchange.place.cut());
+        let slow = held.exchanges.values().filter(|exchange| exchange.is_slow() && is_wanted);
+        slow.for_each(|exchange| exchange.place.cut());
     }
+}
+
+/// The halves of a budget.
+const SMALL: usize = 0;
+const LARGE: usize = 1;
+
+/// What is counted of somebody.
+#[derive(Clone, Copy)]
+struct Share {
+    units: u32,
+    is_large: bool,
 }
 
 /// What one request may take of its listener's memory, with its answer; an extension of the request. Of a request that
@@ -134,8 +187,14 @@ impl From<TooMany> for tonic::Status {
 
 impl Memory {
     pub(super) fn new(budget: &Arc<Budget>, place: Place) -> Memory {
-        let moved_ms = AtomicU64::new(budget.now_ms());
-        let exchange = Exchange { budget: budget.clone(), place, moved_ms, making: AtomicUsize::new(0) };
+        let exchange = Exchange {
+            budget: budget.clone(),
+            place,
+            moved: AtomicU64::new(0),
+            held: AtomicUsize::new(0),
+            looks: Mutex::new(None),
+            making: AtomicUsize::new(0),
+        };
         Memory { exchange: Some(Arc::new(exchange)), ..Memory::default() }
     }
 
@@ -164,10 +223,10 @@ impl Memory {
         self.kept.is_some()
     }
 
-    /// The connection took or brought some of it.
-    pub(crate) fn moved(&self) {
+    /// The connection took or brought so many bytes.
+    pub(crate) fn moved(&self, bytes: usize) {
         if let Some(exchange) = &self.exchange {
-            exchange.moved_ms.store(exchange.budget.now_ms(), Ordering::Relaxed);
+            exchange.moved.fetch_add(bytes as u64, Ordering::Relaxed);
         }
     }
 
@@ -189,32 +248,40 @@ impl Memory {
 
     /// Takes memory for as long as what is returned lives, unless there is too little.
     pub fn try_hold(&self, bytes: usize) -> Result<Held, TooMany> {
-        let Some((exchange, units)) = self.counted(bytes) else { return Ok(Held::default()) };
-        match exchange.budget.free.try_acquire_many(units) {
-            Ok(permit) => {
+        let Some((exchange, share)) = self.counted(bytes) else { return Ok(Held::default()) };
+        // Who asks for less may have what is free of either half.
+        let halves: &[usize] = if share.is_large { &[LARGE] } else { &[SMALL, LARGE] };
+        for half in halves.iter().copied() {
+            if let Ok(permit) = exchange.budget.free[half].try_acquire_many(share.units) {
                 permit.forget();
-                Ok(self.keep(Held::of(exchange, units)))
-            }
-            Err(_) => {
-                exchange.budget.refused.store(true, Ordering::Relaxed);
-                Err(TooMany)
+                return Ok(self.keep(Held::of(exchange, share.units, half)));
             }
         }
+        exchange.budget.refused.store(true, Ordering::Relaxed);
+        Err(TooMany)
     }
 
     /// Takes memory as soon as there is enough, in turn.
     pub async fn hold(&self, bytes: usize) -> Held {
-        let Some((exchange, units)) = self.counted(bytes) else { return Held::default() };
+        let Some((exchange, share)) = self.counted(bytes) else { return Held::default() };
         let budget = &exchange.budget;
         let _waiting = Waiting::of(&budget.waiting);
-        budget.free.acquire_many(units).await.expect("a budget is never closed").forget();
-        self.keep(Held::of(exchange, units))
+        let take = async |half: usize| {
+            budget.free[half].acquire_many(share.units).await.expect("a budget is never closed").forget();
+            half
+        };
+        let half = tokio::select! {
+            biased;
+            half = take(SMALL), if !share.is_large => half,
+            half = take(LARGE) => half,
+        };
+        self.keep(Held::of(exchange, share.units, half))
     }
 
-    fn counted(&self, bytes: usize) -> Option<(&Arc<Exchange>, u32)> {
+    fn counted(&self, bytes: usize) -> Option<(&Arc<Exchange>, Share)> {
         let bytes = bytes.saturating_mul(self.times);
         let exchange = self.exchange.as_ref().filter(|_| bytes > SHORT)?;
-        Some((exchange, exchange.budget.units_of(bytes)))
+        Some((exchange, exchange.budget.share_of(bytes)))
     }
 
     fn keep(&self, held: Held) -> Held {
@@ -233,7 +300,6 @@ pub(crate) struct Making(Memory);
 
 impl Drop for Making {
     fn drop(&mut self) {
-        self.0.moved();
         if let Some(exchange) = &self.0.exchange {
             exchange.making.fetch_sub(1, Ordering::Relaxed);
         }
@@ -264,17 +330,19 @@ struct Holding {
     exchange: Arc<Exchange>,
     id: u64,
     units: u32,
+    half: usize,
 }
 
 impl Held {
-    fn of(exchange: &Arc<Exchange>, units: u32) -> Held {
-        let budget = &exchange.budget;
-        exchange.moved_ms.store(budget.now_ms(), Ordering::Relaxed);
-        let mut held = budget.held.lock();
+    fn of(exchange: &Arc<Exchange>, units: u32, half: usize) -> Held {
+        let mut held = exchange.budget.held.lock();
+        if exchange.held.fetch_add(units as usize, Ordering::Relaxed) == 0 {
+            *exchange.looks.lock() = None;
+        }
         let id = held.next;
         held.next += 1;
         held.exchanges.insert(id, Arc::clone(exchange));
-        Held(vec![Arc::new(Holding { exchange: Arc::clone(exchange), id, units })])
+        Held(vec![Arc::new(Holding { exchange: Arc::clone(exchange), id, units, half })])
     }
 
     /// Holds what the other holds, too.
@@ -308,7 +376,8 @@ impl Drop for Holding {
     fn drop(&mut self) {
         let budget = &self.exchange.budget;
         budget.held.lock().exchanges.remove(&self.id);
-        budget.free.add_permits(self.units as usize);
+        self.exchange.held.fetch_sub(self.units as usize, Ordering::Relaxed);
+        budget.free[self.half].add_permits(self.units as usize);
     }
 }
 
@@ -316,20 +385,23 @@ impl Drop for Holding {
 #[derive(Default)]
 pub(crate) struct Collected {
     memory: Memory,
+    /// How much was held last.
+    bytes: usize,
     held: Vec<Held>,
 }
 
 impl Collected {
     /// Nothing yet.
     pub(crate) fn new(memory: Memory) -> Collected {
-        Collected { memory, held: Vec::new() }
+        Collected { memory, bytes: 0, held: Vec::new() }
     }
 
     /// So many bytes are held now, and some of them have just come.
     pub(crate) fn set(&mut self, bytes: usize) -> Result<(), TooMany> {
         let steps = bytes.saturating_sub(STEP).div_ceil(STEP);
         self.held.truncate(steps);
-        self.memory.moved();
+        self.memory.moved(bytes.saturating_sub(self.bytes));
+        self.bytes = bytes;
         while self.held.len() < steps {
             self.held.push(self.memory.try_hold(STEP)?);
         }
@@ -349,7 +421,8 @@ impl Memory {
     /// How much is taken, in bytes.
     pub(crate) fn taken(&self) -> usize {
         let budget = &self.exchange.as_ref().expect("it is a listener's").budget;
-        (budget.units - budget.free.available_permits()) * UNIT
+        let free: usize = budget.free.iter().map(Semaphore::available_permits).sum();
+        (budget.units.iter().sum::<usize>() - free) * UNIT
     }
 }
 
@@ -361,20 +434,20 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_refused_leaves_nothing_and_who_waits_is_served_in_turn() {
-        let memory = Memory::with_budget(1 << 20);
+        let memory = Memory::with_budget(2 << 20);
         let first = memory.try_hold(700 << 10).unwrap();
         assert!(!memory.try_hold(SHORT).unwrap().is_counted(), "what is short is not counted");
         assert!(memory.try_hold(400 << 10).is_err());
         assert_eq!(memory.taken(), 700 << 10);
         let mut large = Box::pin(memory.hold(4 << 20));
-        let mut small = Box::pin(memory.hold(100 << 10));
-        assert!(poll!(&mut large).is_pending() && poll!(&mut small).is_pending());
+        let mut less = Box::pin(memory.hold(300 << 10));
+        assert!(poll!(&mut large).is_pending() && poll!(&mut less).is_pending());
         drop(first);
         // Who wants more than there is gets all of it, once nobody else has any.
         let all = large.now_or_never().unwrap();
-        assert!(poll!(&mut small).is_pending());
+        assert!(poll!(&mut less).is_pending());
         drop(all);
-        drop(small.now_or_never().unwrap());
+        drop(less.now_or_never().unwrap());
         assert_eq!(memory.taken(), 0);
         // Somebody who gives up waiting leaves nothing behind.
         let first = memory.try_hold(1 << 20).unwrap();
@@ -383,6 +456,46 @@ mod tests {
         drop(waits);
         drop(first);
         assert_eq!(memory.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_large_and_what_waits_for_it_leave_half_to_those_who_ask_for_less() {
+        const LITTLE: usize = 256 << 10;
+        let memory = Memory::with_budget(2 << 20);
+        let all = memory.try_hold(1 << 30).unwrap();
+        let mut waits = Box::pin(memory.hold(1 << 30));
+        assert!(poll!(&mut waits).is_pending());
+        let little: Vec<Held> = (0..4).map(|_| memory.try_hold(LITTLE).expect("half is free")).collect();
+        assert!(memory.try_hold(LITTLE).is_err());
+        let mut also_waits = Box::pin(memory.hold(LITTLE));
+        assert!(poll!(&mut also_waits).is_pending());
+        drop(little);
+        assert!(also_waits.now_or_never().is_some());
+        // Where nobody wants much, those who ask for less have all of it.
+        drop((all, waits));
+        let little: Vec<Held> = (0..8).map(|_| memory.try_hold(LITTLE).expect("all is free")).collect();
+        assert_eq!(memory.taken(), 2 << 20);
+        drop(little);
+        assert_eq!(memory.taken(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_holds_much_and_moves_little_of_it_is_cut_and_who_takes_it_within_minutes_is_not() {
+        const HELD: usize = 512 << 10;
+        // Of a whole within 300 s, half a second's part is 874 bytes.
+        for (step, is_cut) in [(500, true), (1000, false)] {
+            let memory = Memory::with_budget(1 << 20);
+            let budget = memory.exchange.as_ref().unwrap().budget.clone();
+            let held = memory.try_hold(HELD).unwrap();
+            for _ in 0..HELD / step {
+                memory.moved(step);
+                tokio::time::advance(Duration::from_millis(500)).await;
+                assert!(memory.try_hold(HELD).is_err());
+                budget.look_after();
+            }
+            assert_eq!(memory.was_cut().now_or_never().is_some(), is_cut, "{step} bytes in half a second");
+            drop(held);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -34,7 +34,6 @@ impl http_body::Body for Outgoing {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.memory.moved();
         if self.rest.is_empty() {
             let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
             match frame.map(|frame| frame.map(Frame::into_data)) {
@@ -45,6 +44,7 @@ impl http_body::Body for Outgoing {
             }
         }
         let len = self.rest.len().min(PIECE);
+        self.memory.moved(len);
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(len)))))
     }
 

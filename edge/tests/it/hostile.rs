@@ -331,16 +331,16 @@ async fn answer_brings(stream: &mut TcpStream, id: u32, len: usize) -> bool {
 async fn answers_of_which_a_byte_is_not_read_take_their_memory_all_the_same() {
     let patience = Duration::from_secs(60);
     let address =
-        listen(Limits { max_answer_bytes: 3 * LONG, answer_timeout: patience, ..Limits::default() }, None).await;
+        listen(Limits { max_answer_bytes: 8 * LONG, answer_timeout: patience, ..Limits::default() }, None).await;
     let all_but_a_byte = u32::try_from(LONG - 1).unwrap().to_be_bytes();
     let mut greedy = by_hand(address, &[&[0, 4], &all_but_a_byte[..]].concat()).await;
     greedy.write_all(&frame(8, 0, 0, &0x7000_0000_u32.to_be_bytes())).await.unwrap();
     let mut brought = 0;
-    for n in 0..10 {
+    for n in 0..12 {
         greedy.write_all(&call(2 * n + 1, RANGE)).await.unwrap();
         brought += usize::from(answer_brings(&mut greedy, 2 * n + 1, LONG - 1).await);
     }
-    assert_eq!(brought, 3);
+    assert_eq!(brought, 8);
     let mut normal = Normal::connect(address).await;
     assert_eq!(normal.call(RANGE).await, Code::ResourceExhausted);
     drop(greedy);
@@ -362,11 +362,13 @@ async fn only_reads_are_refused_for_want_of_memory_once_they_were_carried_out() 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let patience = Duration::from_secs(60);
-    let limits = Limits { max_answer_bytes: LONG, answer_timeout: patience, ..Limits::default() };
+    let limits = Limits { max_answer_bytes: 8 * LONG, answer_timeout: patience, ..Limits::default() };
     tokio::spawn(serve(listener, answer, limits, Drain::default(), Duration::from_secs(1)));
     let mut greedy = by_hand(address, &NO_WINDOW).await;
-    greedy.write_all(&call(1, "/greedy")).await.unwrap();
-    answer_begins(&mut greedy).await;
+    for n in 0..8 {
+        greedy.write_all(&call(2 * n + 1, "/greedy")).await.unwrap();
+        answer_begins(&mut greedy).await;
+    }
     let mut normal = Normal::connect(address).await;
     for (path, code) in [
         (RANGE, Code::ResourceExhausted),
