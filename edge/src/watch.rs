@@ -207,15 +207,20 @@ impl Stream {
                     let held = std::mem::take(&mut self.allowed);
                     return Poll::Ready(Ok(held.with(take(&mut self.out))));
                 }
-                // Its memory came with it.
-                Polled::Long(_) if self.feeds.hold_memory() => stream.allow_long(),
                 Polled::Long(bytes) => {
-                    let memory = &self.memory;
-                    let asking = self.asking.get_or_insert_with(|| {
-                        let memory = memory.clone();
-                        async move { memory.hold(bytes).await }.boxed()
-                    });
-                    self.allowed = std::task::ready!(asking.poll_unpin(cx));
+                    // What a feed brought has its memory with it.
+                    let fed = stream.long_fed().filter(|_| self.asking.is_none());
+                    let brought = fed.map(|ticket| self.feeds.take_memory(ticket)).unwrap_or_default();
+                    self.allowed = if brought.is_counted() {
+                        brought
+                    } else {
+                        let memory = &self.memory;
+                        let asking = self.asking.get_or_insert_with(|| {
+                            let memory = memory.clone();
+                            async move { memory.hold(bytes).await }.boxed()
+                        });
+                        std::task::ready!(asking.poll_unpin(cx))
+                    };
                     self.asking = None;
                     stream.allow_long();
                 }

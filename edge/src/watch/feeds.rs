@@ -56,9 +56,9 @@ impl Feeds {
         self.aborts.insert(ticket, abort);
     }
 
-    /// Whether what is to be written has memory already.
-    pub(super) fn hold_memory(&self) -> bool {
-        self.resting.values().any(|(_, held)| held.is_counted())
+    /// The memory of what a feed delivered last.
+    pub(super) fn take_memory(&mut self, ticket: Ticket) -> Held {
+        self.resting.get_mut(&ticket).map(|(_, held)| std::mem::take(held)).unwrap_or_default()
     }
 
     /// The next delivery; none from a feed that gave up. Pending if there is no feed, too.

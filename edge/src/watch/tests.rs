@@ -30,7 +30,12 @@ struct Scripted {
     fresh: Mutex<VecDeque<oneshot::Receiver<()>>>,
     feeds: Mutex<VecDeque<mpsc::UnboundedReceiver<Fed>>>,
     opened: Mutex<Vec<WatchCreateRequest>>,
+    /// What deliveries of feeds take of.
+    memory: Mutex<Memory>,
 }
+
+/// The memory of a delivery.
+const DELIVERED: usize = 300 << 10;
 
 impl Source for Scripted {
     fn header(&self) -> HeaderBase {
@@ -50,7 +55,8 @@ impl Source for Scripted {
     fn catch_up(&self, catch_up: CatchUp) -> BoxStream<'static, (Fed, Held)> {
         self.opened.lock().push(catch_up.request);
         let feed = self.feeds.lock().pop_front().expect("the test feeds");
-        UnboundedReceiverStream::new(feed).map(|fed| (fed, Held::default())).boxed()
+        let memory = self.memory.lock().clone();
+        UnboundedReceiverStream::new(feed).map(move |fed| (fed, memory.try_hold(DELIVERED).unwrap())).boxed()
     }
 }
 
@@ -313,6 +319,34 @@ async fn a_long_message_takes_its_memory_until_its_last_byte_is_gone() {
     assert_eq!(client.next().await, "nothing");
     assert!(memory.taken() >= LEN, "what the connection has is not gone");
     drop(last);
+    assert_eq!(memory.taken(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_message_has_the_memory_that_its_own_feed_brought_and_no_others() {
+    const LEN: usize = 100 << 10;
+    let (mut mirror, source) = (mirror(), Arc::new(Scripted::default()));
+    let memory = Memory::with_budget(4 << 20);
+    *source.memory.lock() = memory.clone();
+    let mut client = Client::with_memory(&mirror, &source, memory.clone());
+    let (feed, admission) = (source.feed(), source.admission());
+    admission.send(Admission::Feed).unwrap();
+    client.create("elsewhere", 0).await;
+    client.create("a", 0).await;
+    assert_eq!(client.next().await, "0@9/0 created");
+    assert_eq!(client.next().await, "1@9/0 created");
+    feed.send(Fed::Events(Events::new(&[long("elsewhere", 11, LEN)]).unwrap())).unwrap();
+    assert_eq!(client.next().await, "nothing", "the mirror is not there yet");
+    assert_eq!(memory.taken(), DELIVERED);
+    mirror.apply(&[long("a", 10, LEN)]).unwrap();
+    let of_mirror = client.body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert!(memory.taken() >= DELIVERED + LEN, "what waits in a feed is not for the messages of others");
+    drop(of_mirror);
+    mirror.advance(11).unwrap();
+    let fed = client.body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(client.next().await, "nothing");
+    assert_eq!((fed.len() > LEN, memory.taken()), (true, DELIVERED), "nothing is counted twice");
+    drop(fed);
     assert_eq!(memory.taken(), 0);
 }
 

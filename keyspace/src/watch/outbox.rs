@@ -6,6 +6,7 @@ use std::ops::Range;
 use bytes::BytesMut;
 
 use super::encode::{Event, FRAME_HEAD, Frame, Head, HeaderBase};
+use super::feed::Ticket;
 use super::hub::kind_of;
 use super::interval::Span;
 use super::stream::NO_WATCHER;
@@ -35,6 +36,8 @@ pub(super) struct Due {
     pub(super) revision: i64,
     /// About how many bytes its events take.
     pub(super) bytes: usize,
+    /// The feed that they came from.
+    pub(super) fed: Option<Ticket>,
 }
 
 /// A response beyond this is written once there is memory for it.
@@ -73,6 +76,8 @@ struct Long {
     events: VecDeque<(Version, Option<Version>)>,
     /// Whether there is memory for the next piece.
     is_allowed: bool,
+    /// The feed that it came from.
+    fed: Option<Ticket>,
 }
 
 impl Long {
@@ -145,11 +150,11 @@ impl Outbox {
         base: &HeaderBase,
         out: &mut BytesMut,
     ) -> bool {
-        let Due { to, revision, bytes } = due;
+        let Due { to, revision, bytes, fed } = due;
         let revision = (*revision).max(self.revision);
         let head = Head { watch_id: to.id, revision, ..Head::default() };
         if *bytes > LONG {
-            return self.keep(&head, to.fragment, events, base);
+            return self.keep(&head, to.fragment, *fed, events, base);
         }
         let frame = Frame::begin(&head, base, out);
         let mut count = 0;
@@ -172,6 +177,7 @@ impl Outbox {
         &mut self,
         head: &Head<'_>,
         fragment: bool,
+        fed: Option<Ticket>,
         events: impl Iterator<Item = Event<'a>> + Clone,
         base: &HeaderBase,
     ) -> bool {
@@ -183,7 +189,7 @@ impl Outbox {
         self.revision = head.revision;
         let is_split = fragment && events.len() > 1 && len >= self.fragment_bytes;
         let piece_bytes = if is_split { self.fragment_bytes } else { usize::MAX };
-        let long = Long { id: head.watch_id, revision: head.revision, piece_bytes, events, is_allowed: false };
+        let long = Long { id: head.watch_id, revision: head.revision, piece_bytes, events, is_allowed: false, fed };
         self.long = Some(Box::new(long));
         true
     }
@@ -191,6 +197,11 @@ impl Outbox {
     /// Whether a long response is not written to its end.
     pub(super) fn is_amid_long(&self) -> bool {
         self.long.is_some()
+    }
+
+    /// The feed that a long response which is under way came from.
+    pub(super) fn long_fed(&self) -> Option<Ticket> {
+        self.long.as_ref()?.fed
     }
 
     /// There is memory for the next piece of a long response.

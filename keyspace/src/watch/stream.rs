@@ -284,6 +284,11 @@ impl WatchStream {
         self.watchers.len()
     }
 
+    /// The feed that the long message came from which [`Polled::Long`] told of.
+    pub fn long_fed(&self) -> Option<Ticket> {
+        self.outbox.long_fed()
+    }
+
     /// There is memory for the long message that [`Polled::Long`] told of.
     pub fn allow_long(&mut self) {
         self.outbox.allow_long();
@@ -377,7 +382,7 @@ impl WatchStream {
         let range = *start as usize..*end as usize;
         let revision = batch.changes[range.start].version.mod_revision();
         let events = events_of(batch, range, &watcher.span, watcher.wants, watcher.target.prev_kv.then_some(compacted));
-        let due = Due { to: watcher.target, revision, bytes: *bytes as usize };
+        let due = Due { to: watcher.target, revision, bytes: *bytes as usize, fed: None };
         if self.outbox.respond(&due, events, base, out) {
             watcher.got_events();
         }
@@ -444,7 +449,8 @@ impl WatchStream {
             return 1;
         }
         let events = slice.events(watcher.target.prev_kv);
-        let due = Due { to: watcher.target, revision: slice.current, bytes: slice.bytes(watcher.target.prev_kv) };
+        let due =
+            Due { to: watcher.target, revision: slice.current, bytes: slice.bytes(watcher.target.prev_kv), fed: None };
         if self.outbox.respond(&due, events, base, out) {
             watcher.got_events();
         }
@@ -483,7 +489,7 @@ impl WatchStream {
                 let prev_kv = watcher.target.prev_kv;
                 let shown = shown.map(|(version, prev)| Event { version, prev: prev.as_ref().filter(|_| prev_kv) });
                 let bytes = shown.clone().map(|event| event.len()).sum();
-                let due = Due { to: watcher.target, revision: current, bytes };
+                let due = Due { to: watcher.target, revision: current, bytes, fed: Some(ticket) };
                 if self.outbox.respond(&due, shown, base, out) {
                     watcher.got_events();
                 }
