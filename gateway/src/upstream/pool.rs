@@ -69,7 +69,7 @@ impl Pool {
         let pool = Arc::new(pool);
         let mut tasks = JoinSet::new();
         let cluster = Arc::new(Cluster::new(addresses.len()));
-        let unread = Unread::new();
+        let unread = Arc::new(Unread::default());
         tasks.spawn(Arc::clone(&unread).look_after());
         let mut endpoints = Vec::new();
         for (index, address) in addresses.into_iter().enumerate() {
